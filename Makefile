@@ -1,0 +1,55 @@
+# Two commands on a fresh machine with Python 3.10 or later, make and git: `make course` and `make test`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The first Python that is new enough and can make virtual environments; override with `make PYTHON=...`.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
+OUT ?= build/course
+
+.PHONY: help setup course test lint notebooks lock clean
+
+help:
+	@echo "make course     run the seven notebooks headlessly; results in $(OUT)"
+	@echo "make test       unit tests, notebooks, papermill, JupyterLab where Chromium is installed"
+	@echo "make lint       ruff on modules and notebooks"
+	@echo "make notebooks  execute the notebooks anew, in place, and leave only what belongs in git"
+	@echo "make lock       choose the exact versions of requirements.lock anew (needs uv)"
+	@echo "make clean      remove .venv and build (never data or runs)"
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: Python: none from 3.10 on with venv was found." \
+		"Install one (Debian: python3 python3-venv) or name it: make PYTHON=..." >&2; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON): once, and some minutes long"
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip check
+	@touch $@
+
+course: $(READY)
+	$(BIN)/python -m lungseg_utils course --output "$(OUT)"
+
+test: $(READY)
+	$(BIN)/python -m pytest --nbval
+
+lint: $(READY)
+	$(BIN)/python -m ruff check .
+
+notebooks: $(READY)
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.timeout=900 notebooks/0*.ipynb
+	$(BIN)/python -m nbstripout --keep-output --keep-count \
+		--extra-keys "metadata.widgets metadata.language_info metadata.papermill" notebooks/0*.ipynb
+
+lock:
+	uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.10 --upgrade \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file build.lock
+	{ head -n 2 requirements.lock; grep -v -E '^(nvidia-|cuda-|triton)' build.lock; } > requirements.new
+	rm build.lock && mv requirements.new requirements.lock
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,141 @@
+"""The one safe loader of checkpoints, and their writer.
+
+Weights are safetensors: numbers and a JSON header, nothing that can be executed. The state of a training run is a
+torch zip archive, read with its checksums verified and with nothing but tensors and plain values allowed in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import torch
+
+from lungseg_utils.runtime import LungsegError, file_error, writing
+from lungseg_utils.segunet import SegUNet
+
+SHIPPED = Path(__file__).parent / "weights" / "segunet.safetensors"
+LARGEST_BYTES = 4 * 2**30
+AGAIN = "copy or download it again, or train anew"
+
+
+def save_weights(path: str | Path, model: SegUNet, facts: dict) -> None:
+    """Write the network's weights, how to build it, and `facts` (JSON values; at least "spacing_mm")."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if unsound:
+        raise LungsegError(path, f"the weights are not finite ({unsound[0]})", "an earlier checkpoint is kept")
+    described = json.dumps({"network": model.config(), "facts": facts}, sort_keys=True)
+    metadata = {"lungseg": described, "digest": _digest(tensors, described)}
+    with writing(path) as partial:
+        partial.write_bytes(save(tensors, metadata))
+
+
+def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
+    """Build the network that `path` holds; give it and its facts. A run's `last.pt` serves as well.
+
+    Raises LungsegError for a file that is missing, damaged, not of this project or does not fit.
+    """
+    content = _read(path)
+    if zipfile.is_zipfile(io.BytesIO(content)):
+        state = _unzip_state(path, content)
+        described, tensors = state.get("described"), state.get("ema")
+    else:
+        described, tensors = _parse_weights(path, content)
+    try:
+        parts = json.loads(described)
+        model = SegUNet(**parts["network"])
+        facts = dict(parts["facts"])
+        facts["spacing_mm"] = float(facts["spacing_mm"])
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, RecursionError) as error:
+        raise LungsegError(path, "it holds no SegUNet of this project", "give a checkpoint that `lungseg train` wrote") from error
+    fill(model, tensors, path)
+    facts["digest"] = hashlib.blake2b(content, digest_size=8).hexdigest()
+    return model.eval(), facts
+
+
+def fill(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
+    """Put `tensors` into `model`; raise LungsegError naming what does not fit."""
+    own = model.state_dict()
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise LungsegError(path, "it holds no table of weights", AGAIN)
+    misfits = [f"{name} is missing" for name in own if name not in tensors]
+    misfits += [f"{name} is unknown" for name in tensors if name not in own]
+    misfits += [f"{name} is {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
+                for name, tensor in tensors.items() if name in own and tensor.shape != own[name].shape]
+    if misfits:
+        more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+        raise LungsegError(path, f"its weights do not fit the network: {'; '.join(misfits[:3])}{more}", AGAIN)
+    unsound = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if unsound:
+        raise LungsegError(path, f"its weights are not finite ({unsound[0]})", AGAIN)
+    model.load_state_dict(tensors)
+
+
+def save_state(path: str | Path, state: dict) -> None:
+    """Write the state of a training run: tensors, numbers, strings, lists and dictionaries only."""
+    with writing(path) as partial:
+        torch.save(state, partial)
+
+
+def load_state(path: str | Path) -> dict:
+    """Read the state of a training run; raise LungsegError when it is missing, damaged or holds anything else."""
+    return _unzip_state(path, _read(path))
+
+
+def _read(path: str | Path) -> bytes:
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise LungsegError(path, f"larger than {LARGEST_BYTES / 2**30:.0f} GiB, so no checkpoint", AGAIN)
+        content = path.read_bytes()
+    except OSError as error:
+        raise file_error(path, error, "give the path of a checkpoint") from error
+    if not content.strip(b"\0"):
+        raise LungsegError(path, "empty" if not content else "nothing but zeros", AGAIN)
+    return content
+
+
+def _parse_weights(path: str | Path, content: bytes) -> tuple[str, dict]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header.get("__metadata__", {})
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+        raise LungsegError(path, "damaged or not a checkpoint", AGAIN) from error
+    if "lungseg" not in metadata:
+        raise LungsegError(path, "weights of another program", "give a checkpoint that `lungseg train` wrote")
+    if metadata.get("digest") != _digest(tensors, metadata["lungseg"]):
+        raise LungsegError(path, "damaged: its checksum does not match", AGAIN)
+    return metadata["lungseg"], tensors
+
+
+def _unzip_state(path: str | Path, content: bytes) -> dict:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch itself never verifies the checksums
+            broken = archive.testzip()
+        if broken:
+            raise LungsegError(path, f"damaged: the checksum of {broken} does not match", AGAIN)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except LungsegError:
+        raise
+    except Exception as error:  # torch's own text tells how to load it unsafely: never repeat it
+        raise LungsegError(path, "damaged, or it holds more than numbers and so may run code", AGAIN) from error
+    if not isinstance(state, dict):
+        raise LungsegError(path, "not the state of a training run", AGAIN)
+    return state
+
+
+def _digest(tensors: dict[str, torch.Tensor], described: str) -> str:
+    digest = hashlib.blake2b(described.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].numpy().tobytes())
+    return digest.hexdigest()

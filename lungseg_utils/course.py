@@ -1,0 +1,173 @@
+"""The course as a whole: what a notebook needs and an earlier one would have left, and all seven in a row."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lungseg_utils import decathlon, parameters
+from lungseg_utils.runtime import ROOT, LungsegError, home, require_writable, resolve, warn, writing
+
+if TYPE_CHECKING:
+    from lungseg_utils.training import TrainingConfig
+
+NOTEBOOKS = ROOT / "notebooks"
+PATHS = ("dataset_dir", "run_dir", "checkpoint", "ct_path")
+
+
+def ensure_dataset(dataset_dir: str = "") -> decathlon.Dataset:
+    """Load the set in `dataset_dir`; without one the synthetic quick set, which is made first where it is missing.
+
+    A synthetic set that an earlier version of the generator made is made anew. Both are said, in one line.
+    """
+    if dataset_dir:
+        return decathlon.load(resolve(dataset_dir, ""))
+    folder = home() / "data" / "synthetic_quick"
+    state = "found" if (folder / "dataset.json").is_file() else "made"
+    try:
+        _write_quick_set(folder)
+    except LungsegError:
+        if not (folder / "phantom.json").is_file():
+            raise  # somebody else's files
+        state = "of an earlier version replaced"
+        shutil.rmtree(folder)
+        _write_quick_set(folder)
+    dataset = decathlon.load(folder)
+    count = f"{len(dataset.training)} training and {len(dataset.test)} test scans"
+    print(f"synthetic set {state} in {_short(folder)}: {count}")
+    return dataset
+
+
+def _write_quick_set(folder: Path) -> None:
+    """Write the synthetic quick set, or what is missing of it; quietly, for what is said must not name the machine."""
+    from lungseg_utils import phantom
+
+    quick = parameters.defaults()
+    with contextlib.redirect_stdout(None):
+        phantom.write_dataset(folder, cases=quick["cases"], test_cases=quick["test_cases"], tier=quick["tier"])
+
+
+def ensure_model(run_dir: str = "", dataset: decathlon.Dataset | None = None, settings: Mapping | None = None) -> Path:
+    """Give the run's best weights; without sound ones train a short run first, and say so in one line.
+
+    `settings` are parameters (as of `parameters.validate`, see `vars`) that differ from the quick defaults.
+    """
+    from lungseg_utils import checkpoint
+
+    folder = resolve(run_dir, "runs/quick")
+    best = folder / "best.safetensors"
+    if best.exists():
+        try:
+            checkpoint.load_weights(best)
+            print(f"model found in {_short(folder)}")
+            return best
+        except LungsegError as error:
+            warn(f"{error} Training a new one")
+    print(f"no model in {_short(folder)} yet: training one (notebook 04 shows how)")
+    train(dataset or ensure_dataset(), folder, parameters.defaults() | dict(settings or {}))
+    return best
+
+
+def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *, resume: bool = False) -> list[dict]:
+    """Split and prepare `dataset`, train on it as the parameters in `settings` say, and give the history."""
+    from lungseg_utils.preprocess.cache import prepare_cases
+    from lungseg_utils.training import fit
+
+    run_dir = require_writable(run_dir)
+    training, validation = (
+        prepare_cases(cases, spacing_mm=settings["spacing_mm"], workers=settings["workers"])
+        for cases in decathlon.split(dataset, fold=settings["fold"], seed=settings["seed"])
+    )
+    return fit(training, validation, run_dir=run_dir, config=training_config(settings), device=settings["device"],
+               resume=resume)
+
+
+def training_config(settings: Mapping) -> TrainingConfig:
+    """Pick from `settings` what training needs; what they leave out has its default."""
+    import dataclasses
+
+    from lungseg_utils.training import TrainingConfig
+
+    names = {field.name for field in dataclasses.fields(TrainingConfig)}
+    chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    return TrainingConfig(**{name: value for name, value in chosen.items() if name in names})
+
+
+def run_course(settings: Mapping | None = None, out: str | Path = "build/course") -> Path:
+    """Execute the seven notebooks in order, headlessly, with one run folder for all; say where the results are.
+
+    Leaves the executed notebooks, figures/, run/ (the model), metrics.csv and summary.json in `out`. An earlier
+    course in the same place is replaced. Raises LungsegError naming the notebook and the cell that failed.
+    """
+    notebooks = sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))
+    if not notebooks:
+        raise LungsegError(NOTEBOOKS, "the notebooks are not there", "run the course from a clone of the repository")
+    out = require_writable(Path(out).expanduser().resolve())
+    chosen = parameters.check(settings or {})
+    chosen |= {name: str(resolve(chosen[name], "")) for name in PATHS if chosen.get(name)}
+    _remove_earlier(out, notebooks)
+    run_dir = Path(chosen.setdefault("run_dir", "") or out / "run")
+    chosen["run_dir"] = str(run_dir)
+    started = time.perf_counter()
+    with _environment(LUNGSEG_FIGURES=str(out / "figures")):
+        for notebook in notebooks:
+            _run_notebook(notebook, out / notebook.name, chosen)
+    for name in ("metrics.csv", "summary.json"):
+        if (run_dir / name).is_file():
+            with writing(out / name) as partial:
+                shutil.copyfile(run_dir / name, partial)
+    print(f"the course took {(time.perf_counter() - started) / 60:.1f} minutes; its results:")
+    for result in [out / "*.ipynb", out / "figures", out / "metrics.csv", out / "summary.json", run_dir]:
+        if result.name == "*.ipynb" or result.exists():
+            print(f"  {result}")
+    return out
+
+
+def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
+    """Execute one notebook with those of the parameters that it has."""
+    import papermill
+
+    started = time.perf_counter()
+    print(f"{notebook.stem} …", end=" ", flush=True)
+    own = papermill.inspect_notebook(str(notebook))
+    try:
+        papermill.execute_notebook(str(notebook), str(executed), {n: v for n, v in chosen.items() if n in own},
+                                   kernel_name="python3", progress_bar=sys.stderr.isatty(), cwd=str(executed.parent))
+    except papermill.PapermillExecutionError as error:
+        print("failed", flush=True)
+        raise LungsegError(notebook, f"cell {error.exec_count} failed with {error.ename}: {error.evalue}",
+                           f"see {executed}") from error
+    print(f"{time.perf_counter() - started:.0f} s", flush=True)
+
+
+def _remove_earlier(out: Path, notebooks: list[Path]) -> None:
+    """Remove what an earlier course left in `out`: nothing of it may be taken for a result of this one."""
+    for name in [notebook.name for notebook in notebooks] + ["metrics.csv", "summary.json"]:
+        (out / name).unlink(missing_ok=True)
+    for figure in (out / "figures").glob("0[1-9]_*.png"):
+        figure.unlink()
+    if (out / "run" / "config.json").is_file():
+        shutil.rmtree(out / "run")
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Set environment variables, which the kernels inherit, while the block runs."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _short(path: Path) -> str:
+    """Show a path under the home of the course without the machine's part of it."""
+    return path.relative_to(home()).as_posix() if path.is_relative_to(home()) else path.name

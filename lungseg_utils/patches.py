@@ -1,0 +1,186 @@
+"""Patches for training: where they are drawn, and how they are varied, in one resampling on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lungseg_utils.preprocess import Prepared
+from lungseg_utils.runtime import LungsegError
+
+AIR_HU = -1024.0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far patches are varied; all zero leaves them as they are."""
+
+    mirror: float = 0.5  # probability; left and right only: nobody lies with the head where the feet are
+    rotate_degrees: float = 20.0
+    scale: float = 0.2  # relative
+    gain: float = 0.08  # relative, of HU + 1000
+    offset_hu: float = 30.0
+    noise_hu: float = 40.0
+    blur: float = 0.25  # probability of a softer kernel or thicker slices
+    sharpen: float = 0.15  # probability of a sharper kernel
+
+
+NO_AUGMENTATION = Augmentation(0, 0, 0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One case on the device, with the voxels that patches may be centred on."""
+
+    name: str
+    hu: Tensor  # (D, H, W) int16
+    label: Tensor  # (D, H, W) uint8
+    lesions: list[Tensor]  # of each lesion: voxels (n, 3)
+    elsewhere: Tensor  # voxels (n, 3) of the region
+
+
+def make_source(case: Prepared, device: torch.device | str = "cpu", most_centres: int = 20_000) -> Source:
+    """Put a prepared case on `device` and list the centres for its patches; needs a label."""
+    import cc3d
+
+    if case.label is None:
+        raise LungsegError(case.name, "it has no label", "train on labelled cases only")
+    parts = cc3d.connected_components(np.array(case.label), connectivity=26)
+    lesions = [np.argwhere(parts == number) for number in range(1, int(parts.max()) + 1)]
+    elsewhere = np.argwhere(np.asarray(case.region) > 0)
+    elsewhere = elsewhere[:: max(1, len(elsewhere) // most_centres)]
+    return Source(
+        name=case.name,
+        hu=torch.from_numpy(np.array(case.hu)).to(device),
+        label=torch.from_numpy(np.array(case.label)).to(device),
+        lesions=[torch.from_numpy(lesion[:: max(1, len(lesion) // most_centres)]) for lesion in lesions],
+        elsewhere=torch.from_numpy(elsewhere),
+    )
+
+
+def draw_batch(
+    sources: Sequence[Source],
+    *,
+    batch_size: int,
+    patch_size: Sequence[int],
+    generator: torch.Generator,
+    foreground: float = 0.67,
+    augmentation: Augmentation = Augmentation(),
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Draw HU (B, 1, d, h, w), labels (B, 1, d, h, w) and the names of the cases they come from.
+
+    A share `foreground` of the batch is centred in a lesion: first a lesion is drawn, then a voxel of it, so that
+    a nodule is seen as often as a tumour a thousand times its volume. The rest is centred anywhere in the region.
+    """
+    images, labels, names = [], [], []
+    for number in range(batch_size):
+        source = sources[_integer(len(sources), generator)]
+        # The share is kept in every batch; what is left of it is drawn.
+        in_lesion = number + _uniform(generator) < foreground * batch_size
+        if in_lesion and source.lesions:
+            centres = source.lesions[_integer(len(source.lesions), generator)]
+        else:
+            centres = source.elsewhere
+        centre = centres[_integer(len(centres), generator)].float()
+        jitter = (torch.rand(3, generator=generator) - 0.5) * torch.tensor(patch_size) * 0.5
+        matrix = _random_matrix(augmentation, generator)
+        hu, label = cut_patch(source, centre + jitter, patch_size, matrix)
+        images.append(vary_intensity(hu, augmentation, generator))
+        labels.append(label)
+        names.append(source.name)
+    return torch.stack(images)[:, None], torch.stack(labels)[:, None], names
+
+
+def cut_patch(
+    source: Source, centre: Tensor, patch_size: Sequence[int], matrix: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cut HU and label (d, h, w) round `centre` (voxel), turned and scaled by `matrix` (3, 3); air outside.
+
+    Without `matrix` the patch is a plain crop. With it, one trilinear resampling does flips, rotation and scale.
+    """
+    size = torch.tensor(patch_size)
+    extent = torch.tensor(source.hu.shape)
+    # Patches stay inside the scan where it is large enough: air beside the box is no anatomy.
+    low, high = (size - 1) / 2, extent - 1 - (size - 1) / 2
+    centre = torch.where(high > low, torch.minimum(torch.maximum(centre, low), high), (extent - 1) / 2)
+    if matrix is None:
+        matrix = torch.eye(3)
+        centre = torch.floor(centre - low + 0.5) + low  # whole voxels
+    reach = (matrix.abs() @ (size / 2.0)).ceil() + 1  # half the box that the turned patch needs
+    start = torch.clamp((centre - reach).floor(), min=0).long()
+    stop = torch.minimum((centre + reach).ceil().long() + 1, extent)
+    cut = tuple(slice(int(a), int(b)) for a, b in zip(start, torch.maximum(stop, start + 1)))
+    device = source.hu.device
+    hu, label = source.hu[cut].float() - AIR_HU, source.label[cut].float()
+
+    # grid_sample wants coordinates in [-1, 1], the last axis first
+    box = torch.tensor(hu.shape, dtype=torch.float32)
+    to_unit = 2.0 / box
+    theta = torch.cat([to_unit[:, None] * matrix * (size / 2.0), ((centre - start + 0.5) * to_unit - 1)[:, None]], 1)
+    theta = torch.cat([theta[:, :3].flip(0).flip(1), theta[:, 3:].flip(0)], 1).to(device)
+    grid = F.affine_grid(theta[None], [1, 1, *patch_size], align_corners=False)
+    both = F.grid_sample(torch.stack([hu, label])[None], grid, mode="bilinear", align_corners=False)[0]
+    return both[0] + AIR_HU, (both[1] >= 0.5).to(torch.uint8)
+
+
+def vary_intensity(hu: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Vary HU as scanners do: gain and offset, softer or sharper kernel, thicker slices, then noise."""
+    gain = 1 + augmentation.gain * (2 * _uniform(generator) - 1)
+    offset = augmentation.offset_hu * (2 * _uniform(generator) - 1)
+    hu = (hu + 1000) * gain - 1000 + offset
+    kind = _uniform(generator)
+    if kind < augmentation.blur:
+        axes = [2, 3, 4] if _uniform(generator) < 0.5 else [2 + _integer(3, generator)]
+        hu = _smooth(hu, axes, 0.4 + 0.8 * _uniform(generator))
+    elif kind < augmentation.blur + augmentation.sharpen:
+        hu = hu + (0.3 + 0.7 * _uniform(generator)) * (hu - _smooth(hu, [2, 3, 4], 0.8))
+    if augmentation.noise_hu:
+        sd = augmentation.noise_hu * _uniform(generator) ** 2
+        seed = int(torch.randint(2**62, (), generator=generator))
+        noise = torch.randn(hu.shape, device=hu.device, generator=torch.Generator(hu.device).manual_seed(seed))
+        hu = hu + sd * noise
+    return hu
+
+
+def _smooth(hu: Tensor, axes: list[int], sigma: float) -> Tensor:
+    """Smooth (d, h, w) along `axes` (2, 3, 4 of the batched tensor) with a Gaussian of `sigma` voxels."""
+    offsets = torch.arange(-3, 4, device=hu.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    hu = hu[None, None]
+    for axis in axes:
+        shape = [1, 1, 1, 1, 1]
+        shape[axis] = 7
+        padding = [0, 0, 0, 0, 0, 0]
+        padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = 3
+        hu = F.conv3d(F.pad(hu, padding, mode="replicate"), kernel.view(shape))
+    return hu[0, 0]
+
+
+def _random_matrix(augmentation: Augmentation, generator: torch.Generator) -> Tensor | None:
+    if not (augmentation.mirror or augmentation.rotate_degrees or augmentation.scale):
+        return None
+    signs = torch.tensor([1.0, 1.0, -1.0 if _uniform(generator) < augmentation.mirror else 1.0])
+    scale = 1 + augmentation.scale * (2 * torch.rand(3, generator=generator) - 1)
+    angles = math.radians(augmentation.rotate_degrees) * (2 * torch.rand(3, generator=generator) - 1)
+    matrix = torch.diag(signs / scale)
+    for (a, b), angle in zip(((0, 1), (0, 2), (1, 2)), angles.tolist()):
+        turn = torch.eye(3)
+        turn[a, a] = turn[b, b] = math.cos(angle)
+        turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
+        matrix = turn @ matrix
+    return matrix
+
+
+def _uniform(generator: torch.Generator) -> float:
+    return float(torch.rand((), generator=generator))
+
+
+def _integer(below: int, generator: torch.Generator) -> int:
+    return int(torch.randint(below, (), generator=generator))

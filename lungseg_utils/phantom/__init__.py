@@ -1,0 +1,11 @@
+"""Synthetic chest CTs: seeded, parametric, in HU, with labelled lung tumours and unlabelled look-alikes.
+
+`make_case(seed)` gives a scan as the reader would, `write_dataset(out)` a set in the Medical Segmentation
+Decathlon's layout, `synthesise(seed, spacing_mm=...)` the bare arrays at any spacing. The same seed gives the
+same voxels. No real scan is copied: anatomy is built from formulas and random numbers.
+"""
+
+from .chest import TIERS, Chest, make_case, synthesise
+from .dataset import write_dataset
+
+__all__ = ["TIERS", "Chest", "make_case", "synthesise", "write_dataset"]

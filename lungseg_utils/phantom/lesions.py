@@ -1,0 +1,168 @@
+"""Lung tumours: where they sit, how large and of what shape, and their painting (the labelled part of a case)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .fields import Canvas, coverage, noise
+
+# Task06_Lung (Antonelli et al. 2022): 0.74 - 370 mL, quartiles 2.7 / 5.2 / 17.6: a log-normal of this width.
+MEDIAN_ML, LOG_SD, SMALLEST_ML, LARGEST_ML = 5.2, 1.39, 0.74, 370.0
+OUTLINE_MM = 0.7  # label beyond the half-way surface; tuned so that border HU come near LIDC-IDRI's outlines
+SITES = ("lung", "pleura", "vessel", "hilum", "wall", "mediastinum")
+TEXTURES = ("solid", "part-solid", "ground-glass", "necrotic", "cavitated")
+OUTLINES = ("round", "lobulated", "spiculated")
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """The facts of one tumour: what was asked for, and its place (world mm: z, y, x)."""
+
+    site: str
+    texture: str
+    outline: str
+    volume_ml: float
+    centre_mm: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0))
+
+    @property
+    def radius_mm(self) -> float:
+        """The radius of the ball of the same volume."""
+        return float((self.volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3))
+
+
+def draw_lesion(rng: np.random.Generator, *, kind: bool) -> Lesion:
+    """Draw size, site and looks; `kind` leaves out what 3 mm voxels cannot show."""
+    if rng.random() < (0.0 if kind else 0.2):
+        volume = np.pi / 6 * rng.uniform(6, 12) ** 3 / 1000  # a nodule
+    else:
+        low, high = (2.0, 120.0) if kind else (SMALLEST_ML, LARGEST_ML)
+        volume = float(np.clip(MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()) * (1.6 if kind else 1), low, high))
+    large = volume > 12
+    site = rng.choice(SITES, p=[0.22, 0.12, 0.08, 0.26, 0.12, 0.2] if large else [0.4, 0.22, 0.13, 0.12, 0.06, 0.07])
+    texture = rng.choice(TEXTURES, p=[0.55, 0.05, 0.02, 0.26, 0.12] if large else [0.68, 0.12, 0.1, 0.04, 0.06])
+    if kind and texture == "ground-glass":
+        texture = "solid"
+    return Lesion(str(site), str(texture), str(rng.choice(OUTLINES, p=[0.3, 0.4, 0.3])), float(volume))
+
+
+def place(rng: np.random.Generator, lesion: Lesion, world) -> np.ndarray | None:
+    """Find a centre in world mm for the lesion's site, or None when the lungs have no such place."""
+    grid, r = world.coarse, lesion.radius_mm
+    d = np.minimum(*world.lungs)
+    reach_hilum = rng.uniform(8, 30)
+    wall = world.shell > d - 8  # the nearest surface is the chest wall, not the mediastinum
+    wanted = {
+        "lung": d < -max(min(1.15 * r, 30), 6),
+        "pleura": (np.abs(d + 0.75 * r) < 3) & (world.shell > -1.2 * r - 6),
+        "wall": (np.abs(d + 0.3 * r) < 3) & (world.shell > -r - 8),
+        "mediastinum": (np.abs(d + 0.35 * r) < 3) & ~wall & (world.dome > r),
+        "hilum": d < 4,
+        "vessel": d < -max(0.9 * min(r, 25), 6),
+    }[lesion.site]
+    if lesion.site == "hilum":
+        z, y, x = grid.mesh()
+        hilum = world.hila[rng.integers(2)]
+        wanted = wanted & (
+            (z - hilum[0]) ** 2 + (y - hilum[1]) ** 2 + (x - hilum[2]) ** 2 < (reach_hilum + 0.8 * r) ** 2
+        )
+    wanted = wanted & world.in_view
+    choices = np.flatnonzero(wanted.ravel())
+    if not len(choices):
+        choices = np.flatnonzero(((d < -0.5 * min(r, 20)) & world.in_view).ravel())
+    if not len(choices):
+        return None
+    index = np.unravel_index(choices[rng.integers(len(choices))], d.shape)
+    centre = np.array([o + s * i for o, s, i in zip(grid.origin_mm, grid.spacing_mm, index)])
+    if lesion.site == "vessel" and len(world.vessels):
+        ends = world.vessels[world.vessels[:, 7] > 0.8]
+        if len(ends):
+            near = ends[np.argmin(((ends[:, 3:6] - centre) ** 2).sum(1)), 3:6]
+            centre = near + rng.normal(0, 0.4 * min(r, 12), 3)
+    return centre
+
+
+def shape(rng: np.random.Generator, canvas: Canvas, lesion: Lesion, centre: np.ndarray):
+    """Give the lesion's box on the fine grid and its signed distance there (mm, negative inside)."""
+    r = lesion.radius_mm
+    reach = 1.9 * r + 8
+    box = canvas.fine.box(centre - reach, centre + reach)
+    if any(s.stop - s.start < 2 for s in box):
+        return box, None
+    z, y, x = (axis - np.float32(c) for axis, c in zip(canvas.fine.mesh(box), centre))
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0].astype(np.float32)
+    axes = np.exp(rng.normal(0, 0.16, 3))
+    axes = (axes / np.prod(axes) ** (1 / 3)).astype(np.float32)
+    total = 0
+    for row, axis in zip(turn, axes):
+        total = total + ((row[0] * z + row[1] * y + row[2] * x) / axis) ** 2
+    distance = np.sqrt(total) - np.float32(r)
+    lumps = {"round": 0.06, "lobulated": 0.24, "spiculated": 0.13}[lesion.outline]
+    distance += np.float32(lumps * r) * noise(rng, canvas.fine, max(1.1 * r, 6), box)
+    distance += np.float32(min(0.07 * r, 1.2)) * noise(rng, canvas.fine, max(0.4 * r, 3.0), box)
+    if lesion.outline == "spiculated":
+        for _ in range(rng.integers(6, 22)):
+            way = rng.standard_normal(3)
+            way /= np.linalg.norm(way)
+            start, length = 0.7 * r, rng.uniform(0.25, 0.8) * min(r, 14) + 3
+            t = np.clip((z * way[0] + y * way[1] + x * way[2] - start) / (0.3 * r + length), 0, 1).astype(np.float32)
+            along = start + t * (0.3 * r + length)
+            off = np.sqrt((z - along * way[0]) ** 2 + (y - along * way[1]) ** 2 + (x - along * way[2]) ** 2).astype(
+                np.float32
+            )
+            distance = np.minimum(distance, off - np.float32(rng.uniform(0.5, 1.3) + 0.03 * r) * (1.15 - t))
+    return box, distance
+
+
+def paint(
+    rng: np.random.Generator, canvas: Canvas, lesion: Lesion, centre: np.ndarray, world
+) -> tuple[tuple, np.ndarray] | None:
+    """Paint one lesion. Returns its box and its coverage there (the label before thresholding), or None."""
+    box, distance = shape(rng, canvas, lesion, centre)
+    if distance is None:
+        return None
+    r = lesion.radius_mm
+    lung = coverage(world.sample(np.minimum(*world.lungs), box), canvas.edge_mm)
+    if lesion.site in (
+        "wall",
+        "mediastinum",
+        "hilum",
+    ):  # it grows past the pleura, but not into heart and great vessels
+        deep = rng.uniform(0.15, 0.6) * r + (4 if lesion.site == "hilum" else 0)
+        allowed = np.maximum(
+            np.maximum(world.sample(np.minimum(*world.lungs), box) - deep, -world.sample(world.spared, box)),
+            -world.sample(world.dome, box),
+        )
+        may = coverage(allowed, canvas.edge_mm)
+    else:
+        may = lung
+    soft = rng.uniform(0.6, 2.6) + (2.0 if lesion.texture == "ground-glass" else 0)
+    cover = np.clip(0.5 - distance / (canvas.edge_mm + soft), 0, 1) * may
+    outline = np.clip(0.5 - (distance - OUTLINE_MM) / canvas.edge_mm, 0, 1) * may
+    grain = noise(rng, canvas.fine, max(0.5 * r, 4), box)
+    target = canvas.hu[box]
+    enhanced = 0.25 * max(world.person.blood["aorta"] - 40, 0) * rng.uniform(0, 1)
+    solid = rng.uniform(5, 55) + min(enhanced, 60) + rng.uniform(3, 22) * grain
+    if lesion.texture == "ground-glass":
+        haze = rng.uniform(180, 420) + 60 * grain
+        target += cover * np.minimum(haze, np.maximum(20 - target, 0))
+        return box, outline
+    if lesion.texture == "part-solid":
+        haze = rng.uniform(180, 420) + 60 * grain
+        target += cover * np.minimum(haze, np.maximum(20 - target, 0))
+        core = cover * np.clip(0.5 - (distance + rng.uniform(0.3, 0.65) * r + 0.15 * r * grain) / canvas.edge_mm, 0, 1)
+        target += core * (solid - target)
+        return box, outline
+    target += cover * (solid - target)
+    wall = rng.uniform(0.2, 0.5) * r
+    inner = np.clip(0.5 - (distance + wall + 0.2 * r * grain) / (canvas.edge_mm + 2), 0, 1)
+    if lesion.texture == "necrotic":
+        target += inner * cover * (rng.uniform(0, 25) - target)
+    elif lesion.texture == "cavitated":
+        level = np.float32(rng.uniform(-0.3, 1.2) * r)  # fluid below, air above, for a patient on the back
+        air = np.broadcast_to(canvas.fine.mesh(box)[1] - np.float32(centre[1]) < level, cover.shape)
+        target += inner * cover * (np.where(air, np.float32(rng.uniform(-980, -850)), np.float32(10)) - target)
+    elif rng.random() < 0.15:  # specks of calcium
+        target += np.clip(noise(rng, canvas.fine, 4, box) - rng.uniform(0, 2), 0, 1) * cover * rng.uniform(150, 500)
+    return box, outline

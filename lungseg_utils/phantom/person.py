@@ -1,0 +1,97 @@
+"""Who is scanned and how: every random choice about one synthetic patient, drawn in one place.
+
+Ranges are wider than a clinic's: a network that has met every mixture meets no surprise in a real scan.
+Sizes and HU are plausible values chosen by hand, then tuned until lungs and tumours met `statistics.REAL`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Person:
+    """One synthetic patient: sizes in mm, attenuations in HU."""
+
+    width: float  # scale of the chest from side to side (1 = average)
+    depth: float  # front to back
+    height: float  # head to feet
+    fat_mm: float
+    muscle_mm: float
+    breasts_mm: float  # 0 where there are none
+    arms_up: bool
+    rotation_deg: float
+    tilt: float
+    dome_mm: tuple[float, float]  # height of the right and left diaphragm
+    kyphosis_mm: float
+    blood: dict[str, float]  # HU of each vessel and chamber in this contrast phase
+    organs: dict[str, float]
+    lung_hu: float
+    dorsal_gradient_hu: float
+    emphysema: float  # 0 none … 1 severe
+    calcified: bool  # old vessel walls
+
+
+def draw_person(rng: np.random.Generator) -> Person:
+    """Draw a patient."""
+    size = float(np.clip(rng.normal(0.945, 0.035), 0.86, 0.99))
+    phase = rng.choice(["none", "pulmonary", "arterial", "portal"], p=[0.3, 0.2, 0.25, 0.25])
+    plain = rng.uniform(32, 50)
+    rise = {
+        "none": (0, 0, 0, 0),
+        "pulmonary": (250, 120, 60, 5),
+        "arterial": (130, 200, 180, 25),
+        "portal": (85, 90, 90, 75),
+    }[phase]
+    right, left, aorta, veins = (plain + r * rng.uniform(0.5, 1.35) for r in rise)
+    cava = right + (rng.uniform(0, 350) if phase in ("pulmonary", "arterial") else 0)
+    enhanced = {"none": 0.0, "pulmonary": 0.15, "arterial": 0.5, "portal": 1.0}[phase]
+    organs = {
+        "muscle": rng.uniform(42, 62) + 8 * enhanced,
+        "myocardium": rng.uniform(35, 50) + enhanced * rng.uniform(30, 70),
+        "liver": rng.uniform(35, 65) + enhanced * rng.uniform(25, 60),
+        "spleen": rng.uniform(40, 52) + enhanced * rng.uniform(30, 90),
+        "kidney": rng.uniform(28, 38) + enhanced * rng.uniform(80, 170),
+        "wall": rng.uniform(30, 45) + enhanced * rng.uniform(10, 60),
+        "node": rng.uniform(25, 50) + enhanced * rng.uniform(0, 50),
+        "thyroid": rng.uniform(70, 120) + enhanced * 60,
+        "fat": rng.uniform(-115, -92),
+        "mediastinal_fat": rng.uniform(-105, -70),
+        "marrow": rng.uniform(60, 230),
+        "cortex": rng.uniform(380, 800),
+        "disc": rng.uniform(60, 95),
+        "cord": rng.uniform(22, 36),
+        "content": rng.uniform(-20, 60),
+    }
+    # Deep inspiration is dark and large; a shallow one brighter, with a higher diaphragm.
+    shallow = rng.beta(1.4, 2.2)
+    dome = -116 + 46 * shallow + rng.normal(0, 6)
+    return Person(
+        width=size * rng.normal(1.0, 0.04),
+        depth=size * rng.normal(1.0, 0.06),
+        height=size * rng.normal(1.0, 0.05),
+        fat_mm=float(np.clip(rng.lognormal(2.6, 0.55), 4, 40)),
+        muscle_mm=rng.uniform(12, 26),
+        breasts_mm=rng.uniform(25, 62) if rng.random() < 0.4 else 0.0,
+        arms_up=rng.random() < 0.75,
+        rotation_deg=rng.normal(0, 4),
+        tilt=rng.normal(0, 0.03),
+        dome_mm=(dome, dome - rng.normal(12, 8)),
+        kyphosis_mm=rng.normal(14, 8),
+        blood={
+            "right": right,
+            "left": left,
+            "aorta": aorta,
+            "cava": cava,
+            "veins": veins,
+            "arteries": right * 0.95 + 2,
+            "lower_cava": (plain + veins) / 2,
+        },
+        organs=organs,
+        lung_hu=-915 + 150 * shallow + rng.normal(0, 12),
+        dorsal_gradient_hu=rng.uniform(15, 70) * (0.6 + shallow),
+        emphysema=float(max(0.0, rng.uniform(-1.6, 1.0))),
+        calcified=rng.random() < 0.4,
+    )

@@ -1,0 +1,103 @@
+"""Prepared scans on disk: made once, memory-mapped afterwards, made anew when anything they depend on changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from lungseg_utils import volume
+from lungseg_utils.decathlon import Case
+from lungseg_utils.preprocess import CLIP_HU, Prepared, prepare
+from lungseg_utils.preprocess.lungs import MARGIN_MM
+from lungseg_utils.runtime import home, progress, require_writable, warn, writing
+
+CACHE_VERSION = 1  # raise it whenever `prepare` gives other voxels for the same scan
+
+
+def prepare_cases(
+    cases: tuple[Case, ...] | list[Case],
+    *,
+    spacing_mm: float = 3.0,
+    folder: str | Path | None = None,
+    workers: int = 2,
+) -> list[Prepared]:
+    """Prepare `cases` through the cache under `folder` (default `data/processed`); arrays are memory-mapped.
+
+    A file of the cache is named by the case and a hash of its content; its folder by a hash of the parameters.
+    Files that are damaged or belong to an earlier version of the scan are made anew, and that is said.
+    """
+    key = _digest(json.dumps([CACHE_VERSION, float(spacing_mm), CLIP_HU, MARGIN_MM]).encode())
+    folder = require_writable(Path(folder or home() / "data" / "processed") / key)
+
+    def one(case: Case) -> Prepared:
+        contents = [path.read_bytes() for path in (case.image, case.label) if path]
+        path = folder / f"{case.id}-{_digest(*contents)}.safetensors"
+        del contents
+        if path.exists():
+            prepared = load(path)
+            if prepared is not None:
+                return prepared
+            warn(f"{path}: damaged; made anew")
+        for stale in folder.glob(f"{case.id}-*.safetensors"):
+            if stale != path and len(stale.name) == len(path.name):
+                warn(f"{case.id}: the scan or its label has changed; prepared anew")
+                stale.unlink(missing_ok=True)
+        scan = volume.read(case.image)
+        label = volume.read_label(case.label, like=scan) if case.label else None
+        save(path, prepare(scan, label=label, spacing_mm=spacing_mm))
+        return load(path)
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        return list(progress(pool.map(one, cases), "preparing scans", total=len(cases)))
+
+
+def save(path: Path, prepared: Prepared) -> None:
+    """Write one prepared scan whole: plain tensors and a line of JSON, nothing that could be executed."""
+    from safetensors.numpy import save_file
+
+    tensors = {"hu": prepared.hu, "region": prepared.region, "lungs": prepared.lungs}
+    if prepared.label is not None:
+        tensors["label"] = prepared.label
+    facts = {
+        "name": prepared.name,
+        "box": [[cut.start, cut.stop] for cut in prepared.box],
+        "spacing_mm": prepared.spacing_mm,
+    }
+    with writing(path) as partial:
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)})
+
+
+def load(path: Path) -> Prepared | None:
+    """Map a file of the cache into memory; None when it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:  # checks the header, the sizes and their sum
+            facts = json.loads(file.metadata()["facts"])
+            names = set(file.keys())
+        with open(path, "rb") as file:
+            start = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(start))
+        arrays = {
+            name: np.memmap(path, {"I16": np.int16, "U8": np.uint8}[header[name]["dtype"]], "r",
+                            8 + start + header[name]["data_offsets"][0], tuple(header[name]["shape"]))
+            for name in names
+        }
+        return Prepared(
+            name=facts["name"], hu=arrays["hu"], region=arrays["region"], lungs=arrays["lungs"],
+            label=arrays.get("label"), box=tuple(slice(*cut) for cut in facts["box"]),
+            spacing_mm=tuple(facts["spacing_mm"]),
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _digest(*contents: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for content in contents:
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()

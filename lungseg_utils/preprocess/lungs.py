@@ -1,0 +1,113 @@
+"""Where the lungs are: a box round them, and the region in which a lung tumour may lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lungseg_utils.runtime import warn
+from lungseg_utils.volume import Volume
+
+COARSE_MM = 4.0  # fine enough to tell the lungs, coarse enough to take a tenth of a second
+AIR_BELOW_HU = -400  # between lung (about -850) and soft tissue (about 40)
+SMALLEST_LUNG_ML = 100.0  # bowel gas and the airways alone stay below
+MARGIN_MM = 12.0  # round the lungs: pleura and the inner chest wall, where tumours grow too
+
+
+@dataclass(frozen=True)
+class LungRegion:
+    """The lungs of one scan, found on a coarse copy.
+
+    box: slices (d, h, w) on the scan's grid. lungs: aerated lung, bool, on the coarse grid of the whole scan.
+    region: lungs, all between them and a margin. found: False where the whole scan stands in for the lungs.
+    """
+
+    box: tuple[slice, slice, slice]
+    lungs: np.ndarray
+    region: np.ndarray
+    step: tuple[int, int, int]
+    found: bool
+
+    def on_grid(self, mask: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+        """Give a coarse mask (`lungs` or `region`) inside the box on a grid of `shape`, by nearest neighbour."""
+        for axis, (cut, step, size) in enumerate(zip(self.box, self.step, shape)):
+            centres = cut.start + (np.arange(size) + 0.5) * (cut.stop - cut.start) / size
+            mask = mask.take(np.minimum((centres / step).astype(int), mask.shape[axis] - 1), axis=axis)
+        return mask
+
+
+def find_lungs(volume: Volume) -> LungRegion:
+    """Find both lungs in `volume`: enclosed, lung-like air on a coarse copy; the whole scan where there is none.
+
+    A mask of aerated lung alone would lose most of a large tumour, which is as dense as muscle. So the region
+    takes in everything between the two lungs, a margin round them, and both sides of the body alike, should
+    one lung be filled.
+    """
+    import cc3d
+
+    step = tuple(max(1, round(COARSE_MM / spacing)) for spacing in volume.spacing_mm)
+    coarse = _block_means(volume.hu, step)
+    coarse_mm = np.array(volume.spacing_mm) * step
+    air = coarse < AIR_BELOW_HU
+    parts = cc3d.connected_components(air, connectivity=6)
+    sizes_ml = np.bincount(parts.ravel()) * np.prod(coarse_mm) / 1000
+    sizes_ml[0] = 0
+    # Air that reaches a side of the image is outside the body; the top and the bottom may cut a lung.
+    for side in (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1]):
+        sizes_ml[np.unique(side)] = 0
+    keep = sizes_ml >= max(SMALLEST_LUNG_ML, 0.1 * sizes_ml.max(initial=0))
+    lungs = keep[parts]
+    if not lungs.any():
+        warn(f"{volume.name}: no lungs found; the whole scan is searched")
+        everything = np.ones(air.shape, bool)
+        return LungRegion(tuple(slice(0, n) for n in volume.hu.shape), air, everything, step, found=False)
+
+    region = _grow(_between(lungs), MARGIN_MM / coarse_mm)
+    body_middle = np.nonzero((coarse > -200).any(axis=(0, 1)))[0].mean()
+    box = []
+    for axis, size in enumerate(volume.hu.shape):
+        inside = np.nonzero(region.any(axis=tuple(a for a in range(3) if a != axis)))[0]
+        first, last = int(inside[0]), int(inside[-1])
+        if axis == 2:  # as far on the one side of the body's middle as on the other
+            reach = max(body_middle - first, last - body_middle)
+            first, last = int(max(0, body_middle - reach)), int(np.ceil(body_middle + reach))
+        box.append(slice(first * step[axis], min(size, (last + 1) * step[axis])))
+    return LungRegion(tuple(box), lungs, region, step, found=True)
+
+
+def _block_means(hu: np.ndarray, step: tuple[int, int, int]) -> np.ndarray:
+    """Average blocks of `step` voxels, the last ones possibly smaller; reads every other voxel of large blocks."""
+    total = None
+    offsets = [sorted({0, s // 2}) for s in step]
+    shape = [-(-n // s) for n, s in zip(hu.shape, step)]
+    for d in offsets[0]:
+        for h in offsets[1]:
+            for w in offsets[2]:
+                index = [np.minimum(np.arange(n) * s + o, m - 1) for n, s, o, m in zip(shape, step, (d, h, w), hu.shape)]
+                part = np.clip(hu[np.ix_(*index)], -1024, 3000).astype(np.float32)
+                total = part if total is None else total + part
+    return total / np.prod([len(o) for o in offsets])
+
+
+def _between(lungs: np.ndarray) -> np.ndarray:
+    """Fill each row (left to right) and each column (front to back) between its first and last voxel of lung."""
+    filled = lungs.copy()
+    for axis in (2, 1):
+        from_start = np.logical_or.accumulate(lungs, axis=axis)
+        from_end = np.flip(np.logical_or.accumulate(np.flip(lungs, axis), axis=axis), axis)
+        filled |= from_start & from_end
+    return filled
+
+
+def _grow(mask: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Dilate by a box of `radius` voxels (d, h, w)."""
+    for axis, steps in enumerate(np.ceil(radius).astype(int)):
+        for _ in range(steps):
+            grown = mask.copy()
+            front, back = [slice(None)] * 3, [slice(None)] * 3
+            front[axis], back[axis] = slice(1, None), slice(None, -1)
+            grown[tuple(front)] |= mask[tuple(back)]
+            grown[tuple(back)] |= mask[tuple(front)]
+            mask = grown
+    return mask

@@ -1,0 +1,126 @@
+"""The course: what a notebook needs is made where it is missing, and all notebooks run in a row."""
+
+import dataclasses
+
+import pytest
+
+from lungseg_utils import course, decathlon, parameters
+from lungseg_utils.runtime import LungsegError
+from lungseg_utils.training import TrainingConfig
+
+TINY = {"spacing_mm": 8.0, "patch_size": [16, 16, 16], "channels": [2, 4], "epochs": 1, "steps_per_epoch": 1}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty home of the course, and a synthetic set of two scans and one instead of the usual number."""
+    folder = tmp_path / "my home"
+    monkeypatch.setenv("LUNGSEG_HOME", str(folder))
+    for name, value in {"cases": 2, "test_cases": 1}.items():
+        row = dataclasses.replace(parameters.PARAMETERS[name], default=value)
+        monkeypatch.setitem(parameters.PARAMETERS, name, row)
+    return folder
+
+
+def test_the_synthetic_set_is_made_once_and_said_without_naming_the_machine(home, capsys):
+    dataset = course.ensure_dataset()
+    stamp = dataset.training[0].image.stat().st_mtime_ns
+    again = course.ensure_dataset("")
+    assert again == dataset and again.training[0].image.stat().st_mtime_ns == stamp
+    assert capsys.readouterr().out.splitlines() == [
+        f"synthetic set {state} in data/synthetic_quick: 2 training and 1 test scans" for state in ("made", "found")]
+
+
+def test_an_interrupted_set_is_finished_and_an_older_one_replaced(home, capsys):
+    folder = course.ensure_dataset().root
+    (folder / "dataset.json").unlink()
+    (folder / "imagesTr" / "lung_001.nii.gz").unlink()
+    assert len(course.ensure_dataset().training) == 2
+    recipe = folder / "phantom.json"
+    recipe.write_text(recipe.read_text().replace('"version": ', '"version": 9'))
+    course.ensure_dataset()
+    assert "replaced" in capsys.readouterr().out
+
+
+def test_somebody_elses_files_are_never_replaced(home):
+    folder = home / "data" / "synthetic_quick" / "imagesTr"
+    folder.mkdir(parents=True)
+    (folder / "mine.txt").touch()
+    with pytest.raises(LungsegError, match="synthetic_quick"):
+        course.ensure_dataset()
+    assert (folder / "mine.txt").exists()
+
+
+def test_a_model_is_trained_once_and_again_when_it_is_damaged(home, capsys):
+    dataset = course.ensure_dataset()
+    best = course.ensure_model("runs/a b", dataset, TINY)
+    assert best == home / "runs" / "a b" / "best.safetensors" and best.is_file()
+    assert course.ensure_model("runs/a b", dataset, TINY) == best
+    assert capsys.readouterr().out.count("no model in runs/a b yet") == 1
+    best.write_bytes(best.read_bytes()[:100])
+    course.ensure_model("runs/a b", dataset, TINY)
+    said = capsys.readouterr()
+    assert "damaged" in said.err and "no model in runs/a b yet" not in said.out and "training" in said.out
+
+
+def test_settings_become_a_configuration():
+    assert course.training_config({}) == TrainingConfig()
+    config = course.training_config(parameters.defaults() | {"epochs": 3, "patch_size": [16, 16, 32]})
+    assert config == TrainingConfig(epochs=3, patch_size=(16, 16, 32))
+
+
+# --- all notebooks in a row ------------------------------------------------------------------------------------
+
+PARAMETERS_CELL = "epochs: int = 5  # epochs; of training\nrun_dir: str = \"\"  # path; of the run"
+WORK = """import os, pathlib
+pathlib.Path(run_dir).mkdir(exist_ok=True)
+pathlib.Path(run_dir, "metrics.csv").write_text(f"{epochs}")
+pathlib.Path(os.environ["LUNGSEG_FIGURES"]).mkdir(exist_ok=True)"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, write_notebook):
+    """A clone, in a folder with a space, whose course is two tiny notebooks."""
+    folder = tmp_path / "a clone" / "notebooks"
+    write_notebook(PARAMETERS_CELL, WORK, path=folder / "01_first.ipynb")
+    write_notebook(PARAMETERS_CELL, "assert epochs < 9, 'too many'", path=folder / "02_second.ipynb")
+    monkeypatch.setattr(course, "NOTEBOOKS", folder)
+    return folder
+
+
+def test_the_course_leaves_notebooks_figures_and_metrics_and_says_where(folder, tmp_path, capsys):
+    out = course.run_course({"epochs": "7", "seed": 1}, tmp_path / "the results")
+    said = capsys.readouterr().out
+    assert [line.split(" …")[0] for line in said.splitlines()[:2]] == ["01_first", "02_second"]
+    assert (out / "metrics.csv").read_text() == "7"
+    for name in ("01_first.ipynb", "02_second.ipynb", "figures", "run"):
+        assert (out / name).exists()
+    for name in ("*.ipynb", "figures", "metrics.csv", "run"):
+        assert str(out / name) in said
+
+
+def test_a_failing_cell_is_named_and_nothing_of_an_earlier_course_remains(folder, tmp_path):
+    out = course.run_course({}, tmp_path / "out")
+    with pytest.raises(LungsegError, match=r"02_second.ipynb: cell \d+ failed with AssertionError: too many"):
+        course.run_course({"epochs": 9}, out)
+    assert (out / "02_second.ipynb").is_file()  # the failed one, to look at
+    (folder / "01_first.ipynb").write_text((folder / "01_first.ipynb").read_text().replace("import os", "1 / 0"))
+    with pytest.raises(LungsegError, match="01_first.ipynb"):
+        course.run_course({}, out)
+    assert not (out / "02_second.ipynb").exists() and not (out / "metrics.csv").exists()
+
+
+def test_unknown_parameters_stop_the_course_before_it_starts(folder, tmp_path):
+    with pytest.raises(LungsegError, match="did you mean epochs"):
+        course.run_course({"epoch": 5}, tmp_path / "out")
+
+
+def test_without_the_notebooks_the_course_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(course, "NOTEBOOKS", tmp_path)
+    with pytest.raises(LungsegError, match="clone of the repository"):
+        course.run_course({}, tmp_path / "out")
+
+
+def test_a_dataset_given_by_path_is_loaded(home):
+    made = course.ensure_dataset()
+    assert course.ensure_dataset(str(made.root)) == decathlon.load(made.root)

@@ -1,0 +1,168 @@
+"""The synthetic chest CT: reproducible, calibrated on real chests, and written as a Decathlon set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from lungseg_utils import volume
+from lungseg_utils.phantom import fields, lesions, make_case, synthesise, trees, write_dataset
+from lungseg_utils.phantom.statistics import REAL, measure_lungs, measure_tumours
+from lungseg_utils.runtime import LungsegError
+
+
+@pytest.fixture(scope="module")
+def chests():
+    return [synthesise(seed, spacing_mm=(3.0, 2.5, 2.5)) for seed in range(900, 906)]
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("phantom") / "set", cases=2, test_cases=1, seed=3)
+
+
+def _hashes(folder):
+    return {p.relative_to(folder): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+# --- one case --------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_voxels_and_another_seed_others():
+    first, again, other = (make_case(seed) for seed in (5, 5, 6))
+    assert np.array_equal(first[0].hu, again[0].hu) and np.array_equal(first[1], again[1])
+    assert first[0].hu.shape != other[0].hu.shape or not np.array_equal(first[0].hu, other[0].hu)
+
+
+def test_a_quick_case_is_a_whole_chest_of_int16_with_a_tumour_that_3_mm_voxels_show():
+    scan, label = make_case(7)
+    assert isinstance(scan, volume.Volume) and scan.hu.dtype == np.int16 and label.dtype == np.uint8
+    assert label.shape == scan.hu.shape and set(np.unique(label)) == {0, 1}
+    assert all(2.5 <= step <= 3.3 for step in scan.spacing_mm)
+    assert label.sum() * np.prod(scan.spacing_mm) > 500  # mm³
+    assert np.allclose(np.linalg.norm(scan.affine[:3, :3], axis=0), scan.spacing_mm)
+
+
+def test_an_unknown_tier_is_refused():
+    with pytest.raises(LungsegError, match="tier.*quick, full"):
+        make_case(0, tier="huge")
+
+
+# --- calibration -----------------------------------------------------------------------------------------------
+
+
+def test_lungs_are_as_large_and_as_dark_as_real_ones(chests):
+    rows = [measure_lungs(chest) for chest in chests]
+    low, high = REAL["lung volume (L)"]
+    assert low - 1 <= np.median([row["lung volume (L)"] for row in rows]) <= high + 1
+    medians = np.median([row["lung HU"] for row in rows], axis=0)
+    deep, shallow = REAL["lung HU, deep inspiration"], REAL["lung HU, shallow inspiration"]
+    assert all(a - 30 <= value <= b + 30 for a, value, b in zip(deep, medians, shallow, strict=True))
+
+
+def test_vessels_fill_as_much_of_the_lungs_as_in_real_chests(chests):
+    low, high = REAL["lung above -500 HU (%)"]
+    assert low <= np.median([measure_lungs(chest)["lung above -500 HU (%)"] for chest in chests]) <= high
+
+
+def test_tumours_have_the_core_and_the_border_of_real_ones(chests):
+    rows = [row for chest in chests for row in measure_tumours(chest)]
+    for name in ("nodule core (HU)", "inside border (HU)", "outside border (HU)"):
+        assert REAL[name][0] - 100 <= np.median([row[name] for row in rows]) <= REAL[name][-1] + 100, name
+
+
+def test_tumour_sizes_are_those_of_task06():
+    rng = np.random.default_rng(0)
+    sizes = [lesions.draw_lesion(rng, kind=False).volume_ml for _ in range(2000)]
+    tumours = [size for size in sizes if size > 0.95]  # a nodule of 12 mm has 0.9 mL
+    assert 2 < np.percentile(tumours, 25) < 4 and 4 < np.median(tumours) < 7 and 12 < np.percentile(tumours, 75) < 22
+    assert max(sizes) <= 370
+
+
+def test_every_chest_has_a_labelled_tumour_of_a_known_kind(chests):
+    for chest in chests:
+        assert chest.lesions and chest.label.any()
+        assert {lesion.site for lesion in chest.lesions} <= set(lesions.SITES)
+
+
+# --- drawing tools ---------------------------------------------------------------------------------------------
+
+
+def test_a_ball_painted_from_a_coarse_distance_keeps_its_volume():
+    coarse = fields.Grid((-40.0,) * 3, (4.0,) * 3, (21,) * 3)
+    fine = fields.Grid((-30.0, -30.0, -30.0), (2.0, 1.0, 1.0), (31, 61, 61))
+    z, y, x = coarse.mesh()
+    canvas = fields.Canvas(fine, coarse, 0.0)
+    canvas.paint(np.sqrt(z * z + y * y + x * x) - 20, 1.0)
+    assert canvas.hu.sum() * 2 == pytest.approx(4 / 3 * np.pi * 20**3, rel=0.03)
+
+
+def test_linear_interpolation_is_exact_for_a_plane():
+    coarse = fields.Grid((0.0, 0.0, 0.0), (4.0,) * 3, (6, 6, 6))
+    fine = fields.Grid((1.0, 2.0, 3.0), (1.0, 1.5, 2.0), (10, 10, 8))
+    plane = sum(k * axis for k, axis in zip((1, 2, 3), coarse.mesh()))
+    expected = sum(k * axis for k, axis in zip((1, 2, 3), fine.mesh()))
+    assert np.allclose(fields.resample(plane, coarse, fine), expected, atol=1e-4)
+
+
+def test_a_thin_vessel_covers_its_own_volume_at_any_voxel_size():
+    segment = np.array([[5.0, 6.0, 5.0, 25.0, 20.0, 24.0, 0.5, 0.5]])
+    volume_mm3 = np.pi * 0.25 * np.linalg.norm(segment[0, 3:6] - segment[0, :3])
+    for step in (1.0, 2.0, 3.0):
+        grid = fields.Grid((0.0,) * 3, (step,) * 3, (int(30 / step),) * 3)
+        cover = trees.rasterise(fields.Canvas(grid, grid, 0.0), segment)
+        assert cover.sum() * step**3 == pytest.approx(volume_mm3, rel=0.05)
+
+
+def test_a_tree_reaches_every_target_and_tapers():
+    rng = np.random.default_rng(1)
+    targets = rng.uniform(-50, 50, (64, 3))
+    segments = trees.grow(np.zeros(3), targets, rng, tip_mm=0.6, stem_mm=6.0)
+    ends = {tuple(np.round(end, 6)) for end in segments[:, 3:6]}
+    assert {tuple(np.round(target, 6)) for target in targets} <= ends
+    assert (segments[:, 7] <= segments[:, 6] * 1.001).all()
+
+
+# --- data set --------------------------------------------------------------------------------------------------
+
+
+def test_the_set_has_the_decathlons_layout_with_hidden_test_labels(small_set):
+    description = json.loads((small_set / "dataset.json").read_text())
+    assert description["numTraining"] == 2 and description["numTest"] == 1
+    assert description["test"] == ["./imagesTs/lung_003.nii.gz"]
+    assert (small_set / "labelsTs" / "lung_003.nii.gz").is_file()
+    for pair in description["training"]:
+        scan = volume.read(small_set / pair["image"])
+        assert volume.read_label(small_set / pair["label"], like=scan).any() and scan.hu.dtype == np.int16
+
+
+def test_affines_and_orientations_vary(small_set):
+    grids = [volume.read(small_set / "imagesTr" / f"lung_00{k}.nii.gz").grid for k in (1, 2)]
+    assert grids[0].flips != grids[1].flips and not np.allclose(grids[0].affine[:3, 3], grids[1].affine[:3, 3])
+
+
+def test_a_complete_set_is_left_and_an_interrupted_one_is_finished(small_set, capsys):
+    before = _hashes(small_set)
+    write_dataset(small_set, cases=2, test_cases=1, seed=3)
+    assert "complete" in capsys.readouterr().out and _hashes(small_set) == before
+    (small_set / "labelsTr" / "lung_002.nii.gz").unlink()
+    (small_set / "dataset.json").unlink()
+    write_dataset(small_set, cases=2, test_cases=1, seed=3)
+    assert _hashes(small_set) == before
+
+
+def test_another_set_in_the_same_place_is_not_overwritten(small_set):
+    before = _hashes(small_set)
+    with pytest.raises(LungsegError, match="other parameters.*seed"):
+        write_dataset(small_set, cases=2, test_cases=1, seed=4)
+    assert _hashes(small_set) == before
+
+
+@pytest.mark.parametrize("wrong", [{"cases": 0}, {"cases": "3"}, {"test_cases": -1}, {"seed": 1.5}, {"tier": "x"}])
+def test_parameters_out_of_range_are_refused_before_anything_is_written(tmp_path, wrong):
+    with pytest.raises(LungsegError, match=next(iter(wrong))):
+        write_dataset(tmp_path / "set", **wrong)
+    assert not (tmp_path / "set").exists()
