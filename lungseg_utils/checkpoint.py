@@ -1,4 +1,4 @@
-"""The one safe loader of checkpoints, and their writer.
+"""The one safe loader of checkpoints, and the writer of weights.
 
 Weights are safetensors: numbers and a JSON header, nothing that can be executed. The state of a training run is a
 torch zip archive, read with its checksums verified and with nothing but tensors and plain values allowed in it.
@@ -20,6 +20,7 @@ from lungseg_utils.segunet import SegUNet
 SHIPPED = Path(__file__).parent / "weights" / "segunet.safetensors"
 LARGEST_BYTES = 4 * 2**30
 AGAIN = "copy or download it again, or train anew"
+OWN = "give a checkpoint that `lungseg train` wrote"
 
 
 def save_weights(path: str | Path, model: SegUNet, facts: dict) -> None:
@@ -53,7 +54,7 @@ def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
         facts = dict(parts["facts"])
         facts["spacing_mm"] = float(facts["spacing_mm"])
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, RecursionError) as error:
-        raise LungsegError(path, "it holds no SegUNet of this project", "give a checkpoint that `lungseg train` wrote") from error
+        raise LungsegError(path, "it holds no SegUNet of this project", OWN) from error
     fill(model, tensors, path)
     facts["digest"] = hashlib.blake2b(content, digest_size=8).hexdigest()
     return model.eval(), facts
@@ -71,16 +72,10 @@ def fill(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
     if misfits:
         more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
         raise LungsegError(path, f"its weights do not fit the network: {'; '.join(misfits[:3])}{more}", AGAIN)
-    unsound = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if unsound:
         raise LungsegError(path, f"its weights are not finite ({unsound[0]})", AGAIN)
     model.load_state_dict(tensors)
-
-
-def save_state(path: str | Path, state: dict) -> None:
-    """Write the state of a training run: tensors, numbers, strings, lists and dictionaries only."""
-    with writing(path) as partial:
-        torch.save(state, partial)
 
 
 def load_state(path: str | Path) -> dict:
@@ -112,7 +107,7 @@ def _parse_weights(path: str | Path, content: bytes) -> tuple[str, dict]:
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise LungsegError(path, "damaged or not a checkpoint", AGAIN) from error
     if "lungseg" not in metadata:
-        raise LungsegError(path, "weights of another program", "give a checkpoint that `lungseg train` wrote")
+        raise LungsegError(path, "weights of another program", OWN)
     if metadata.get("digest") != _digest(tensors, metadata["lungseg"]):
         raise LungsegError(path, "damaged: its checksum does not match", AGAIN)
     return metadata["lungseg"], tensors

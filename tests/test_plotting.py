@@ -214,10 +214,17 @@ def test_the_drawing_of_the_network_follows_its_switches(switches, shown, hidden
 
 def test_save_figure_writes_the_same_bytes_twice_and_says_where(tmp_path, hu, monkeypatch):
     monkeypatch.setenv("LUNGSEG_HOME", str(tmp_path))
+    monkeypatch.delenv("LUNGSEG_FIGURES", raising=False)
     path = plotting.save_figure(plotting.show_slice(hu, spacing_mm=SPACING_MM), "01_slice")
     again = plotting.save_figure(plotting.show_slice(hu, spacing_mm=SPACING_MM), "01_slice", tmp_path / "elsewhere")
     assert path == tmp_path.resolve() / "figures" / "01_slice.png"
     assert path.read_bytes() == again.read_bytes()
+
+
+def test_the_course_collects_its_figures_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("LUNGSEG_FIGURES", str(tmp_path / "figures of a course"))
+    path = plotting.save_figure(plotting.new_figure(1, 1), "01_nothing")
+    assert path == tmp_path / "figures of a course" / "01_nothing.png" and path.is_file()
 
 
 def test_a_thin_outline_keeps_its_colour_among_256(mask):

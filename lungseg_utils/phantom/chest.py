@@ -12,8 +12,9 @@ from . import anatomy, bones, distractors, lesions, scanner, tissue
 from .fields import Canvas, Grid, resample
 from .person import Person, draw_person
 
-TIERS = ("quick", "full")
+TIERS = ("quick", "medium", "full")
 AIR_HU = -1000.0
+SMALLEST_LABEL_MM3 = 80.0  # a nodule of 6 mm has 113
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,21 @@ def synthesise(
     lung_share = resample(np.minimum(*world.lungs), coarse, grid) < 0
     return Chest(
         hu,
-        (share > 0.5).astype(np.uint8),
+        _without_specks((share > 0.5).astype(np.uint8), spacing_mm),
         lung_share.astype(np.uint8),
         tuple(map(float, spacing_mm)),
         tuple(found),
         person,
         settings,
     )
+
+
+def _without_specks(label: np.ndarray, spacing_mm) -> np.ndarray:
+    """Drop components that are smaller than any lesion: crumbs that a spicule leaves where it meets the voxels."""
+    import cc3d
+
+    parts = cc3d.connected_components(label, connectivity=26)
+    return label * (np.bincount(parts.ravel()) * np.prod(spacing_mm) >= SMALLEST_LABEL_MM3)[parts].astype(np.uint8)
 
 
 def _place_grids(rng, person: Person, spacing_mm, shape, slabs: int) -> tuple[Grid, Grid]:
@@ -161,7 +170,10 @@ def _paint_lesions(rng, canvas: Canvas, world: World, label: np.ndarray, kind: b
 
 
 def make_case(seed: int, *, tier: str = "quick"):
-    """Make a scan and its label as `(volume.Volume, uint8 (D, H, W))`; `tier` is "quick" or "full"."""
+    """Make a scan and its label as `(volume.Volume, uint8 (D, H, W))`.
+
+    `tier` is "quick" (3 mm, kinder), "medium" (2.5 mm, as hard as the full one, to train on) or "full" (native).
+    """
     from .. import volume
     from ..volume.grid import grid_along
 
@@ -171,6 +183,8 @@ def make_case(seed: int, *, tier: str = "quick"):
     if tier == "quick":
         in_plane = rng.uniform(2.9, 3.2)
         chest = synthesise(seed, spacing_mm=(3.0, in_plane, in_plane), kind=True, slabs=1)
+    elif tier == "medium":
+        chest = synthesise(seed, spacing_mm=(2.5, 2.5, 2.5))
     else:
         in_plane, slice_mm = rng.uniform(0.62, 0.9), float(rng.choice([0.625, 1.0, 1.25, 1.25, 1.5, 2.5, 3.0]))
         slice_mm = max(slice_mm, 1.0) if in_plane > 0.7 else slice_mm

@@ -93,7 +93,7 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
     d = np.minimum(*world.lungs)
     near_wall = (d < -1) & (d > -9) & (world.shell > -16)
     deep = d < -5
-    often = 0.35 if kind else 1.0
+    often = 0.2 if kind else 1.0
 
     def haze(*what, **how):
         _haze(rng, canvas, world, *what, **how)

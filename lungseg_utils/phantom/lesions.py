@@ -37,12 +37,16 @@ def draw_lesion(rng: np.random.Generator, *, kind: bool) -> Lesion:
     if rng.random() < (0.0 if kind else 0.2):
         volume = np.pi / 6 * rng.uniform(6, 12) ** 3 / 1000  # a nodule
     else:
-        low, high = (2.0, 120.0) if kind else (SMALLEST_ML, LARGEST_ML)
-        volume = float(np.clip(MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()) * (1.6 if kind else 1), low, high))
+        low, high = (6.0, 120.0) if kind else (SMALLEST_ML, LARGEST_ML)
+        volume = float(np.clip(MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()) * (2.5 if kind else 1), low, high))
     large = volume > 12
-    site = rng.choice(SITES, p=[0.22, 0.12, 0.08, 0.26, 0.12, 0.2] if large else [0.4, 0.22, 0.13, 0.12, 0.06, 0.07])
+    if kind:
+        shares = [0.5, 0.25, 0.1, 0.07, 0.05, 0.03]
+    else:
+        shares = [0.22, 0.12, 0.08, 0.26, 0.12, 0.2] if large else [0.4, 0.22, 0.13, 0.12, 0.06, 0.07]
+    site = rng.choice(SITES, p=shares)
     texture = rng.choice(TEXTURES, p=[0.55, 0.05, 0.02, 0.26, 0.12] if large else [0.68, 0.12, 0.1, 0.04, 0.06])
-    if kind and texture == "ground-glass":
+    if kind and texture in ("ground-glass", "part-solid"):
         texture = "solid"
     return Lesion(str(site), str(texture), str(rng.choice(OUTLINES, p=[0.3, 0.4, 0.3])), float(volume))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import matplotlib.figure
@@ -73,11 +74,11 @@ def png(figure: matplotlib.figure.Figure, dpi: float, *, few_colours: bool = Fal
 
 
 def save_figure(figure: Figure, name: str, folder: str | Path | None = None) -> Path:
-    """Write `figure` as `folder`/`name`.png, by default among the figures of this home, and give its path.
+    """Write `figure` as `folder`/`name`.png and give its path; by default in $LUNGSEG_FIGURES, else figures/ of home.
 
     `name` is the notebook's number and what is to be seen: "05_dice_by_size".
     """
-    path = Path(folder or runtime.home() / "figures") / f"{name}.png"
+    path = Path(folder or os.environ.get("LUNGSEG_FIGURES") or runtime.home() / "figures") / f"{name}.png"
     with runtime.writing(path) as partial:
         partial.write_bytes(png(figure, dpi=150))
     return path

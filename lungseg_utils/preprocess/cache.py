@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,7 @@ def prepare_cases(
             if prepared is not None:
                 return prepared
             warn(f"{path}: damaged; made anew")
-        for stale in folder.glob(f"{case.id}-*.safetensors"):
+        for stale in folder.glob(f"{glob.escape(case.id)}-*.safetensors"):
             if stale != path and len(stale.name) == len(path.name):
                 warn(f"{case.id}: the scan or its label has changed; prepared anew")
                 stale.unlink(missing_ok=True)
@@ -92,7 +93,7 @@ def load(path: Path) -> Prepared | None:
             label=arrays.get("label"), box=tuple(slice(*cut) for cut in facts["box"]),
             spacing_mm=tuple(facts["spacing_mm"]),
         )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

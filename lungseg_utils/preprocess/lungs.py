@@ -58,13 +58,14 @@ def find_lungs(volume: Volume) -> LungRegion:
         sizes_ml[np.unique(side)] = 0
     keep = sizes_ml >= max(SMALLEST_LUNG_ML, 0.1 * sizes_ml.max(initial=0))
     lungs = keep[parts]
-    if not lungs.any():
+    body = coarse > -200
+    if not lungs.any() or not body.any():
         warn(f"{volume.name}: no lungs found; the whole scan is searched")
         everything = np.ones(air.shape, bool)
         return LungRegion(tuple(slice(0, n) for n in volume.hu.shape), air, everything, step, found=False)
 
     region = _grow(_between(lungs), MARGIN_MM / coarse_mm)
-    body_middle = np.nonzero((coarse > -200).any(axis=(0, 1)))[0].mean()
+    body_middle = np.nonzero(body.any(axis=(0, 1)))[0].mean()
     box = []
     for axis, size in enumerate(volume.hu.shape):
         inside = np.nonzero(region.any(axis=tuple(a for a in range(3) if a != axis)))[0]
@@ -84,7 +85,8 @@ def _block_means(hu: np.ndarray, step: tuple[int, int, int]) -> np.ndarray:
     for d in offsets[0]:
         for h in offsets[1]:
             for w in offsets[2]:
-                index = [np.minimum(np.arange(n) * s + o, m - 1) for n, s, o, m in zip(shape, step, (d, h, w), hu.shape)]
+                index = [np.minimum(np.arange(n) * s + offset, size - 1)
+                         for n, s, offset, size in zip(shape, step, (d, h, w), hu.shape)]
                 part = np.clip(hu[np.ix_(*index)], -1024, 3000).astype(np.float32)
                 total = part if total is None else total + part
     return total / np.prod([len(o) for o in offsets])

@@ -11,14 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungseg_utils.checkpoint import SHIPPED, load_weights
+from lungseg_utils.prediction.tumours import drop_small, measure_tumours
+from lungseg_utils.prediction.windows import blending_weight, window_positions
 from lungseg_utils.preprocess import CLIP_HU, Prepared, normalise, prepare, resampled_slabs
 from lungseg_utils.runtime import pick_device, pick_precision, warn
 from lungseg_utils.segunet import SegUNet, fold_batch_norms
 from lungseg_utils.volume import Volume
 
+__all__ = ["OVERLAP", "Predictor", "WINDOW", "drop_small", "measure_tumours", "predict", "predict_files"]
+
 WINDOW = (96, 96, 96)
 OVERLAP = 0.25  # of a window's side
-SMALLEST_TUMOUR_MM3 = 50.0  # smaller components are noise at the working spacing
 
 
 class Predictor:
@@ -104,41 +107,8 @@ def predict(
     return predictor.mask(volume, prepared, predictor.probabilities(prepared), threshold)
 
 
-def window_positions(
-    region: np.ndarray, shape: Sequence[int], window: Sequence[int], overlap: float
-) -> list[tuple[slice, slice, slice]]:
-    """Give the windows of a regular grid over `shape` whose own middle part holds any of `region`.
+def predict_files(inputs, output, **options):
+    """Segment scans from file to file; see `files.predict_files`."""
+    from lungseg_utils.prediction.files import predict_files
 
-    The grid is spread evenly so that the last window ends at the border. Middle parts together cover everything.
-    """
-    starts = []
-    for size, side in zip(shape, window):
-        count = 1 + int(np.ceil((size - side) / (side * (1 - overlap)) - 1e-9)) if size > side else 1
-        starts.append(np.round(np.linspace(0, size - side, count)).astype(int))
-    # each window answers for the voxels up to half-way to its neighbours
-    borders = [np.concatenate([[0], (s[1:] + s[:-1] + w) // 2, [n]]) for s, w, n in zip(starts, window, shape)]
-    windows = []
-    for i, d in enumerate(starts[0]):
-        for j, h in enumerate(starts[1]):
-            for k, w in enumerate(starts[2]):
-                own = tuple(slice(b[n], b[n + 1]) for b, n in zip(borders, (i, j, k)))
-                if region[own].any():
-                    windows.append(tuple(slice(int(a), int(a) + n) for a, n in zip((d, h, w), window)))
-    return windows
-
-
-def blending_weight(window: Sequence[int]) -> Tensor:
-    """Give the weight of each voxel of a window: a Gaussian, an eighth of the side wide, as nnU-Net's."""
-    axes = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in window]
-    weight = axes[0][:, None, None] * axes[1][:, None] * axes[2]
-    return weight.clamp(min=1e-4)
-
-
-def drop_small(mask: np.ndarray, spacing_mm: Sequence[float], smallest_mm3: float = SMALLEST_TUMOUR_MM3) -> None:
-    """Remove components below `smallest_mm3` from `mask`, in place."""
-    import cc3d
-
-    if mask.any():
-        parts = cc3d.connected_components(mask, connectivity=26)
-        small = np.bincount(parts.ravel()) * float(np.prod(spacing_mm)) < smallest_mm3
-        mask[small[parts]] = 0
+    return predict_files(inputs, output, **options)

@@ -1,0 +1,54 @@
+"""From a mask to tumours: which components count, and how large they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lungseg_utils.volume import Volume
+
+SMALLEST_TUMOUR_MM3 = 50.0  # smaller components are noise at the working spacing
+
+
+def drop_small(mask: np.ndarray, spacing_mm: Sequence[float], smallest_mm3: float = SMALLEST_TUMOUR_MM3) -> None:
+    """Remove components below `smallest_mm3` from `mask`, in place."""
+    import cc3d
+
+    if mask.any():
+        parts = cc3d.connected_components(mask, connectivity=26)
+        small = np.bincount(parts.ravel()) * float(np.prod(spacing_mm)) < smallest_mm3
+        mask[small[parts]] = 0
+
+
+def measure_tumours(mask: np.ndarray, volume: Volume) -> list[dict]:
+    """Give a row a tumour, largest first: volume in mL, longest diameter in mm (3D), centre in world mm (RAS+).
+
+    A tumour is a component of `mask` whose voxels touch by face, edge or corner. An empty mask gives no row.
+    """
+    import cc3d
+
+    parts = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
+    boxes = cc3d.statistics(parts)["bounding_boxes"]
+    tumours = []
+    for number in range(1, int(parts.max(initial=0)) + 1):
+        voxels = np.argwhere(parts[boxes[number]] == number) + [cut.start for cut in boxes[number]]
+        world = voxels @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+        tumours.append({
+            "volume_ml": round(len(voxels) * float(np.prod(volume.spacing_mm)) / 1000, 3),
+            "longest_mm": round(_longest_mm(world) + min(volume.spacing_mm), 1),
+            "centre_mm": [round(float(c), 1) for c in world.mean(axis=0)],
+        })
+    return sorted(tumours, key=lambda tumour: -tumour["volume_ml"])
+
+
+def _longest_mm(points: np.ndarray) -> float:
+    """Give the largest distance between two of `points`; only corners of their hull can be that far apart."""
+    from scipy.spatial import ConvexHull, QhullError
+    from scipy.spatial.distance import pdist
+
+    try:
+        points = points[ConvexHull(points).vertices]
+    except (QhullError, ValueError):
+        points = points[:: max(1, len(points) // 2000)]  # flat or a line: few points, as a rule
+    return float(pdist(points).max()) if len(points) > 1 else 0.0

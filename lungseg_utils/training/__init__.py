@@ -1,0 +1,189 @@
+"""Training: Dice + cross-entropy, a plain loop, and a run folder that survives anything but losing the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lungseg_utils.patches import NO_AUGMENTATION, Augmentation, Source, draw_batch, make_source
+from lungseg_utils.prediction import Predictor, drop_small
+from lungseg_utils.preprocess import Prepared, normalise
+from lungseg_utils.runtime import LungsegError, pick_device, pick_precision, require_writable, seed_everything, warn
+from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training.run_folder import Run, describe_environment, restore, save, set_aside, write_json
+from lungseg_utils.training.settings import TrainingConfig, learning_rate_at
+
+__all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "learning_rate_at", "make_loss", "restore", "save",
+           "set_aside", "start_run", "stop_on_sigterm", "train_one_epoch", "update_mean", "validate"]
+
+SPIKE = 20.0  # Dice + cross-entropy starts near 1.5; a loss beyond this means that the weights have blown up
+
+
+def fit(
+    training: Sequence[Prepared],
+    validation: Sequence[Prepared],
+    *,
+    run_dir: str | Path,
+    config: TrainingConfig | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    model: SegUNet | None = None,
+) -> list[dict]:
+    """Train a SegUNet and give its history, a row an epoch; leave everything in `run_dir`.
+
+    config.json, environment.json, history.csv, last.pt (the state after the last whole epoch) and
+    best.safetensors (the running mean of the weights at the best validation Dice). With `resume` a run goes on
+    as if it had never stopped: on a CPU bit for bit. Without it an earlier run in the folder is moved aside.
+    """
+    config = config or TrainingConfig()
+    run_dir = require_writable(run_dir)
+    if not training:
+        raise LungsegError(run_dir, "there is no case to train on", "give a dataset with labelled cases")
+    chosen = pick_device(device)
+    run = start_run(config, chosen, model)
+    run.settings = dataclasses.asdict(config) | {
+        "training_cases": [case.name for case in training], "validation_cases": [case.name for case in validation]}
+    if resume:
+        restore(run, run_dir)
+    if run.epoch >= config.epochs:
+        return run.history
+    sources = [make_source(case, chosen) for case in training]
+    if not run.history:
+        set_aside(run_dir)
+    write_json(run_dir / "config.json", run.settings)
+    write_json(run_dir / "environment.json", describe_environment(chosen))
+    loss_function = make_loss()
+    started, first = time.perf_counter(), run.epoch
+    with stop_on_sigterm():
+        try:
+            while run.epoch < config.epochs:
+                row = train_one_epoch(run, sources, loss_function, config)
+                if row["epoch"] % config.validate_every == 0:
+                    row |= validate(run.ema, validation, config)
+                run.history.append(row)
+                save(run, run_dir)
+                left = (time.perf_counter() - started) / (run.epoch - first) * (config.epochs - run.epoch)
+                print(_describe_row(row, config.epochs, left), flush=True)
+        except KeyboardInterrupt:
+            warn(f"{run_dir}: stopped; resume goes on after the last whole epoch")
+            raise
+    return run.history
+
+
+def start_run(config: TrainingConfig, device: torch.device, model: SegUNet | None = None) -> Run:
+    """Build network, running mean, optimiser and random generator for `config`."""
+    seed_everything(config.seed)
+    if model is None:
+        model = SegUNet(channels=config.channels, upsample=config.upsample, skip=config.skip)
+        # Tumours fill about a hundredth of a patch: starting from there saves the first epoch.
+        torch.nn.init.constant_(model.head.bias, -math.log(99))
+    model = model.to(device, memory_format=torch.channels_last_3d)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    generator = torch.Generator().manual_seed(config.seed)
+    return Run(model, copy.deepcopy(model).eval(), optimiser, generator, dataclasses.asdict(config))
+
+
+def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: TrainingConfig) -> dict:
+    """Make `steps_per_epoch` steps; give the epoch's row of the history."""
+    device = next(run.model.parameters()).device
+    precision = pick_precision(device)
+    augmentation = Augmentation() if config.augment else NO_AUGMENTATION
+    run.model.train()
+    losses = []
+    for within in range(config.steps_per_epoch):
+        step = run.epoch * config.steps_per_epoch + within
+        hu, label, names = draw_batch(
+            sources, batch_size=config.batch_size, patch_size=config.patch_size, generator=run.generator,
+            foreground=config.foreground, augmentation=augmentation,
+        )
+        image = normalise(hu).contiguous(memory_format=torch.channels_last_3d)  # (B, 1, d, h, w)
+        for group in run.optimiser.param_groups:
+            group["lr"] = learning_rate_at(step, config)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+            logits = run.model(image)
+        loss = loss_function(logits.float(), label.float())
+        run.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        steepness = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.gradient_clip)
+        if not torch.isfinite(loss + steepness) or loss > SPIKE:
+            raise LungsegError(
+                f"step {step}", f"loss {loss.item():.3g}, gradient {steepness.item():.3g} on {', '.join(names)}",
+                "the last checkpoint is kept: lower the learning rate, or check these cases")
+        run.optimiser.step()
+        update_mean(run.ema, run.model, min(config.ema_decay, (1 + step) / (10 + step)))
+        losses.append(loss.detach())
+    return {"epoch": run.epoch + 1, "learning_rate": learning_rate_at(step, config),
+            "loss": float(torch.stack(losses).mean())}
+
+
+def make_loss():
+    """Give Dice + binary cross-entropy on logits, the Dice taken over the whole batch (MONAI's DiceCELoss)."""
+    from monai.losses import DiceCELoss
+
+    return DiceCELoss(sigmoid=True, batch=True)
+
+
+@torch.no_grad()
+def update_mean(ema: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    """Move the running mean of weights and batch-norm statistics a little towards `model`."""
+    for mean, value in zip(ema.state_dict().values(), model.state_dict().values()):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def validate(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig) -> dict:
+    """Give the mean Dice per case, the share of lesions found and false positives a scan, on whole lung boxes.
+
+    The whole path of prediction on the working grid, not a "pseudo-Dice" over patches, which flatters.
+    """
+    from lungseg_utils.evaluation import dice, lesion_detection
+
+    if not cases:
+        return {}
+    device = next(model.parameters()).device
+    predictor = Predictor(model=model, facts={"spacing_mm": config.spacing_mm}, device=str(device))
+    scores, found, true, false = [], 0, 0, 0
+    for case in cases:
+        mask = (predictor.probabilities(case) >= 0.5).to(torch.uint8).cpu().numpy()
+        drop_small(mask, case.spacing_mm)
+        scores.append(dice(case.label, mask))
+        lesions = lesion_detection(np.array(case.label), mask, case.spacing_mm)
+        found, true = found + lesions["lesions_found"], true + lesions["lesions_true"]
+        false += lesions["false_positives"]
+    return {"validation_dice": float(np.mean(scores)), "validation_recall": found / true if true else float("nan"),
+            "validation_false_positives": false / len(cases)}
+
+
+def _describe_row(row: dict, epochs: int, left_s: float) -> str:
+    text = f"epoch {row['epoch']:3d} of {epochs}: loss {row['loss']:.3f}"
+    if "validation_dice" in row:
+        text += f", validation Dice {row['validation_dice']:.3f}, lesions found {row['validation_recall']:.0%}"
+    return text + f", {left_s / 60:.1f} min left"
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C while the block runs, where the main thread allows it."""
+    def interrupt(_number, _frame):
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

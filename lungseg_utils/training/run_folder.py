@@ -1,0 +1,125 @@
+"""The folder of a run: its state is written whole after every epoch, and nothing good is overwritten."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from lungseg_utils import __version__, checkpoint
+from lungseg_utils.runtime import LungsegError, warn, writing
+from lungseg_utils.segunet import SegUNet
+
+
+@dataclass
+class Run:
+    """The moving state of a training run; all of it is in `last.pt`."""
+
+    model: SegUNet
+    ema: SegUNet
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
+    settings: dict  # what must not change on resume
+    history: list[dict] = field(default_factory=list)
+    best_dice: float = -1.0
+
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
+
+def save(run: Run, run_dir: Path) -> None:
+    """Write the run after an epoch: best weights if they are, then history, then the state."""
+    facts = {"spacing_mm": run.settings["spacing_mm"], "epoch": run.epoch, "trained_with": __version__}
+    score = run.history[-1].get("validation_dice")
+    if score is None and not any("validation_dice" in row for row in run.history):
+        score = run.best_dice + 1e-9  # nothing to choose by: the latest
+    if score is not None and score > run.best_dice:
+        run.best_dice = score
+        checkpoint.save_weights(run_dir / "best.safetensors", run.ema, facts)
+    with writing(run_dir / "history.csv") as partial, open(partial, "w", newline="") as file:
+        table = csv.DictWriter(file, list({name: 0 for row in run.history for name in row}))
+        table.writeheader()
+        table.writerows(run.history)
+    state = {
+        "model": run.model.state_dict(), "ema": run.ema.state_dict(), "optimiser": run.optimiser.state_dict(),
+        "generator": run.generator.get_state(), "torch": torch.get_rng_state(), "history": run.history,
+        "best_dice": run.best_dice, "settings": json.dumps(run.settings),
+        "described": json.dumps({"network": run.model.config(), "facts": facts}),
+    }
+    last = run_dir / "last.pt"
+    with writing(last) as partial:
+        torch.save(state, partial)
+        if last.exists():
+            os.replace(last, run_dir / "previous.pt")
+
+
+def restore(run: Run, run_dir: Path) -> None:
+    """Bring `run` to where the folder's last whole epoch left it; fall back to the epoch before, and say so.
+
+    Raises LungsegError when the settings differ in anything but the number of epochs (and in that too where the
+    schedule depends on it), or when both states are damaged.
+    """
+    candidates = [path for path in (run_dir / "last.pt", run_dir / "previous.pt") if path.exists()]
+    if not candidates:
+        warn(f"{run_dir}: no earlier run to resume; starting anew")
+        return
+    for path in candidates:
+        try:
+            state = checkpoint.load_state(path)
+            break
+        except LungsegError as error:
+            if path == candidates[-1]:
+                raise
+            warn(f"{error} Falling back to {candidates[-1].name}.")
+    try:
+        earlier, wanted = json.loads(state["settings"]), json.loads(json.dumps(run.settings))
+        free = {"epochs"} if wanted["schedule"] == "constant" else set()
+        differences = [f"{name} was {earlier.get(name)} and is now {wanted[name]}"
+                       for name in wanted if name not in free and earlier.get(name) != wanted[name]]
+        if differences:
+            raise LungsegError(path, f"the run was made with other settings: {'; '.join(differences)}",
+                               "resume with the same ones or choose another run folder")
+        checkpoint.fill(run.model, state["model"], path)
+        checkpoint.fill(run.ema, state["ema"], path)
+        run.optimiser.load_state_dict(state["optimiser"])
+        run.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch"])
+        run.history[:] = state["history"]
+        run.best_dice = float(state["best_dice"])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise LungsegError(path, "not the state of a training run", "choose another run folder") from error
+
+
+def set_aside(run_dir: Path) -> None:
+    """Move an earlier run's files into a numbered folder: nothing good is overwritten."""
+    names = ["config.json", "environment.json", "history.csv", "last.pt", "previous.pt", "best.safetensors"]
+    earlier = [run_dir / name for name in names if (run_dir / name).exists()]
+    if not any(path.suffix in (".pt", ".safetensors") for path in earlier):
+        return  # stopped before its first epoch was whole
+    number = 1 + max((int(p.name.split("-")[1]) for p in run_dir.glob("earlier-*") if p.name[8:].isdigit()), default=0)
+    folder = run_dir / f"earlier-{number}"
+    folder.mkdir()
+    for path in earlier:
+        os.replace(path, folder / path.name)
+    warn(f"{run_dir}: an earlier run was moved to {folder.name}")
+
+
+def describe_environment(device: torch.device) -> dict:
+    """Give the versions and the machine that a run depends on; no names, no paths."""
+    return {
+        "lungseg_utils": __version__, "torch": torch.__version__, "python": platform.python_version(),
+        "system": platform.system(), "processor": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def write_json(path: Path, content: dict) -> None:
+    with writing(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,38 @@
+"""What decides how a run turns out: its settings, and the learning rate they give at each step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that decides how a run turns out; written to config.json and compared on resume."""
+
+    epochs: int = 30
+    steps_per_epoch: int = 12
+    batch_size: int = 4
+    patch_size: tuple[int, int, int] = (40, 40, 40)
+    spacing_mm: float = 3.0
+    learning_rate: float = 3e-3
+    schedule: str = "constant"  # after the warm-up; "cosine" falls to zero at the last epoch
+    warmup_steps: int = 20
+    weight_decay: float = 1e-2
+    gradient_clip: float = 5.0
+    foreground: float = 0.67  # share of patches that are centred in a lesion
+    ema_decay: float = 0.95  # the weights that are used are a running mean of those that are trained
+    validate_every: int = 1  # epochs
+    channels: tuple[int, ...] = (8, 16, 32, 64)
+    upsample: str = "unpool"
+    skip: str = "concat"
+    augment: bool = True
+    seed: int = 0
+
+
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """Give the learning rate of `step`: a linear warm-up, then constant or a half cosine to zero."""
+    rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if config.schedule == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * step / (config.epochs * config.steps_per_epoch)))
+    return rate

@@ -1,0 +1,130 @@
+"""Patches: cut where they should be, label and scan turned alike, lesions seen as often as asked for."""
+
+import numpy as np
+import pytest
+import torch
+from helpers_cases import ball, make_prepared
+
+from lungseg_utils.patches import AIR_HU, NO_AUGMENTATION, Augmentation, cut_patch, draw_batch, make_source
+from lungseg_utils.runtime import LungsegError
+
+SHAPE = (20, 24, 22)
+
+
+def source(label=None, hu=None):
+    case = make_prepared(shape=SHAPE)
+    arrays = {"label": label, "hu": hu}
+    return make_source(type(case)(**vars(case) | {name: a for name, a in arrays.items() if a is not None}))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(sources, seed=0, **options):
+    options = {"batch_size": 2, "patch_size": (8, 8, 8), "augmentation": NO_AUGMENTATION} | options
+    return draw_batch(sources, generator=generator(seed), **options)
+
+
+@pytest.mark.parametrize("size", [(6, 8, 10), (5, 7, 9), (1, 4, 3)])
+def test_a_plain_patch_is_the_crop(size):
+    case = source()
+    start = [4, 5, 6]
+    centre = torch.tensor([s + (n - 1) / 2 for s, n in zip(start, size)])
+    hu, label = cut_patch(case, centre, size)
+    crop = tuple(slice(s, s + n) for s, n in zip(start, size))
+    assert torch.allclose(hu, case.hu[crop].float(), atol=1e-2)
+    assert torch.equal(label, case.label[crop])
+
+
+def test_a_patch_beyond_the_border_is_moved_inside():
+    case = source()
+    hu, _ = cut_patch(case, torch.tensor([-5.0, 100.0, 11.5]), (8, 8, 8))
+    assert torch.allclose(hu, case.hu[:8, -8:, 8:16].float(), atol=1e-2)
+
+
+def test_a_patch_larger_than_the_scan_holds_all_of_it_with_air_round_it():
+    case = source()
+    hu, label = cut_patch(case, torch.zeros(3), (32, 32, 30))
+    inside = (slice(6, 26), slice(4, 28), slice(4, 26))
+    assert torch.allclose(hu[inside], case.hu.float(), atol=1e-2) and torch.equal(label[inside], case.label)
+    outside = torch.ones(hu.shape, dtype=bool)
+    outside[inside] = False
+    assert torch.allclose(hu[outside], torch.tensor(AIR_HU)) and not label[outside].any()
+
+
+def test_a_mirrored_patch_is_the_flipped_crop():
+    case = source()
+    hu, label = cut_patch(case, torch.tensor([9.5, 11.5, 10.5]), (8, 8, 8), torch.diag(torch.tensor([1.0, 1.0, -1.0])))
+    assert torch.allclose(hu, case.hu[6:14, 8:16, 7:15].flip(2).float(), atol=1e-2)
+    assert torch.equal(label, case.label[6:14, 8:16, 7:15].flip(2))
+
+
+def test_a_quarter_turn_is_exact():
+    case = source()
+    turn = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    hu, _ = cut_patch(case, torch.tensor([9.5, 11.5, 10.5]), (8, 8, 8), turn)
+    assert torch.allclose(hu, torch.rot90(case.hu[6:14, 8:16, 7:15], -1, (1, 2)).float(), atol=1e-2)
+
+
+def test_the_label_follows_the_scan_under_every_augmentation():
+    """In a scan that is bright exactly where the label is 1, it still is after flips, turns and scaling."""
+    label = ball(SHAPE, (10, 9, 13), 4).astype(np.uint8)
+    case = source(label, np.where(label, 0, -1000).astype(np.int16))
+    spatial = Augmentation(gain=0, offset_hu=0, noise_hu=0, blur=0, sharpen=0)
+    volumes = []
+    for seed in range(10):
+        hu, patch, _ = draw([case], seed, augmentation=spatial, foreground=1.0, patch_size=(16, 16, 16))
+        clear = (hu + 500).abs() > 50  # half-way voxels may fall on either side
+        assert torch.equal((hu > -500)[clear], (patch > 0)[clear])
+        volumes += patch.sum((1, 2, 3, 4)).tolist()
+    assert max(volumes) > 1.15 * np.median(volumes)  # the scale did vary
+
+
+def test_the_share_of_patches_on_lesions_is_kept():
+    """The lesion touches no border and patches are one voxel: a patch's label says where it was centred."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[6:14, 8:16, 7:15] = 1
+    case = source(label)
+    shares = [draw([case], seed, batch_size=10, patch_size=(1, 1, 1), foreground=0.67)[1].float().mean()
+              for seed in range(30)]
+    by_chance = label.mean()
+    assert np.mean(shares) == pytest.approx(0.67 + 0.33 * by_chance, abs=0.05)
+    assert min(shares) >= 0.6  # in every batch, not only in the long run
+    assert draw([case], batch_size=40, patch_size=(1, 1, 1), foreground=1.0)[1].all()
+
+
+def test_a_small_lesion_is_drawn_as_often_as_a_large_one():
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:10, 2:20, 2:20] = 1
+    label[15, 15, 15] = 1
+    case = source(label)
+    hu = torch.zeros(SHAPE, dtype=torch.int16)
+    hu[15, 15, 15] = 1000
+    marked = type(case)(**vars(case) | {"hu": hu})
+    drawn = draw([marked], batch_size=200, patch_size=(1, 1, 1), foreground=1.0)[0]
+    assert (drawn > 500).float().mean() == pytest.approx(0.5, abs=0.12)
+
+
+def test_a_case_without_a_lesion_is_drawn_from_its_region():
+    case = source(np.zeros(SHAPE, np.uint8))
+    hu, label, names = draw([case], foreground=1.0)
+    assert hu.shape == (2, 1, 8, 8, 8) and not label.any() and names == ["case_0", "case_0"]
+
+
+def test_a_case_without_a_label_cannot_be_trained_on():
+    case = make_prepared()
+    with pytest.raises(LungsegError, match="case_0: it has no label"):
+        make_source(type(case)(**vars(case) | {"label": None}))
+
+
+def test_the_generator_decides_everything():
+    cases = [source(), source()]
+    once, again, other = (draw(cases, seed, augmentation=Augmentation()) for seed in (3, 3, 4))
+    assert torch.equal(once[0], again[0]) and torch.equal(once[1], again[1])
+    assert not torch.equal(once[0], other[0])
+
+
+def test_without_augmentation_the_voxels_are_those_of_the_scan():
+    hu, _, _ = draw([source()])
+    assert torch.isin(hu.round().to(torch.int16), source().hu).all()

@@ -1,0 +1,290 @@
+"""From a scan to the working grid: the right voxels, all of the tumour, and a cache that is never wrong."""
+
+import json
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers_cases import ball, make_scan
+
+from lungseg_utils import phantom, volume
+from lungseg_utils.decathlon import Case
+from lungseg_utils.preprocess import CLIP_HU, cache, find_lungs, normalise, prepare, resample, resampled_slabs
+from lungseg_utils.runtime import LungsegError
+
+SEEDS = range(5)
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def chest(request):
+    return phantom.make_case(request.param, tier="quick")
+
+
+def random_volume(shape, seed=0):
+    return np.random.default_rng(seed).normal(0, 300, shape).astype(np.float32)
+
+
+def lungs_alone(shape=(40, 60, 80), spacing_mm=(4.0, 4.0, 4.0), dtype=np.int16):
+    """A block of water with two lungs of air in it."""
+    hu = np.full(shape, -1000)
+    hu[:, 8:52, 6:74] = 20
+    for centre in (22, 58):
+        hu[ball(shape, (20, 30, centre), 12)] = -850
+    return make_scan(hu.astype(dtype), spacing_mm)
+
+
+# --- resampling ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "size"), [((5, 6, 7), (10, 9, 7)), ((1, 4, 3), (3, 8, 12)), ((4, 4, 4), (4, 4, 4))])
+def test_upsampling_is_trilinear_interpolation(shape, size):
+    array = random_volume(shape)
+    expected = F.interpolate(torch.from_numpy(array)[None, None], size, mode="trilinear", align_corners=False)[0, 0]
+    assert torch.allclose(resample(array, size), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(10, 12, 7), (5, 4, 3), (20, 8, 14), (1, 1, 1), (3, 30, 14)])
+def test_a_constant_stays_constant(size):
+    assert torch.allclose(resample(np.full((20, 24, 14), -700, np.int16), size), torch.tensor(-700.0), atol=1e-2)
+
+
+def test_downsampling_averages():
+    """White noise loses its variance with the voxels that are averaged: nothing is folded in."""
+    noise = random_volume((48, 48, 48))
+    small = resample(noise, (12, 12, 12))
+    assert abs(float(small.mean()) - noise.mean()) < 2
+    assert float(small.std()) < noise.std() / 4
+    assert F.interpolate(torch.from_numpy(noise)[None, None], (12, 12, 12), mode="trilinear").std() > noise.std() / 4
+
+
+def test_a_small_nodule_keeps_its_volume():
+    nodule = ball((60, 60, 60), (30.3, 29.1, 31.7), 5).astype(np.uint8)
+    for size in ((30, 30, 30), (20, 24, 40)):
+        share = resample(nodule, size)
+        assert float(share.sum()) * 60**3 / np.prod(size) == pytest.approx(nodule.sum(), rel=0.02)
+    assert float((resample(nodule, (30, 30, 30)) >= 0.5).sum()) * 8 == pytest.approx(nodule.sum(), rel=0.15)
+
+
+@pytest.mark.parametrize("size", [(40, 13, 9), (7, 21, 30), (1, 5, 5), (20, 13, 9)])
+def test_piece_by_piece_is_the_same(size):
+    array = torch.from_numpy(random_volume((20, 12, 11)))
+    pieces = list(resampled_slabs(array, size))
+    assert [cut.start for cut, _ in pieces] == list(range(0, size[0], 16))
+    assert torch.allclose(torch.cat([piece for _, piece in pieces]), resample(array, size), atol=1e-2)
+
+
+# --- the lungs -------------------------------------------------------------------------------------------------
+
+
+def test_the_lungs_box_and_region_hold_all_of_the_tumour(chest):
+    scan, label = chest
+    found = find_lungs(scan)
+    assert found.found and label[found.box].sum() == label.sum()
+    assert np.prod([cut.stop - cut.start for cut in found.box]) < 0.6 * label.size
+    region = found.on_grid(found.region, label[found.box].shape)
+    assert region[label[found.box] > 0].mean() > 0.97
+
+
+def test_the_lungs_of_a_cropped_scan_are_found():
+    scan, label = phantom.make_case(1, tier="quick")
+    whole = find_lungs(scan).box
+    middle = (whole[0].start + whole[0].stop) // 2
+    cut = slice(middle - 8, middle + 8)  # no apices, no diaphragm
+    found = find_lungs(make_scan(scan.hu[cut], scan.spacing_mm))
+    assert found.found and found.box[0] == slice(0, 16)
+    assert label[cut][found.box].sum() == label[cut].sum()
+
+
+def test_one_filled_lung_is_still_inside():
+    scan = lungs_alone()
+    scan.hu[:, :, 40:][scan.hu[:, :, 40:] == -850] = 30  # the left lung is all fluid
+    found = find_lungs(scan)
+    assert found.found and found.box[2].stop >= 58 + 12
+
+
+@pytest.mark.parametrize("hu", [-1000, 40, 0], ids=["air", "tissue", "water"])
+def test_fault_39_no_lungs_is_said_and_the_whole_scan_is_searched(capsys, hu):
+    found = find_lungs(make_scan(np.full((10, 12, 14), hu, np.int16)))
+    assert not found.found and found.box == (slice(0, 10), slice(0, 12), slice(0, 14)) and found.region.all()
+    assert "warning: scan: no lungs found; the whole scan is searched" in capsys.readouterr().err
+
+
+def test_lungs_in_nothing_denser_than_fat_are_no_lungs(capsys):
+    scan = lungs_alone()
+    scan.hu[scan.hu == 20] = -300
+    assert not find_lungs(scan).found
+    assert "no lungs found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(1, 60, 80), (1, 1, 1), (8, 8, 4), (5, 70, 3)])
+def test_fault_21_tiny_scans_are_prepared(shape):
+    ready = prepare(make_scan(np.full(shape, -300, np.int16), (5.0, 1.0, 1.0)))
+    assert ready.hu.shape == ready.region.shape == ready.lungs.shape and ready.region.all()
+
+
+# --- prepare ---------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_fills_the_box_exactly(chest):
+    scan, label = chest
+    ready = prepare(scan, label=label, spacing_mm=4.0)
+    extent_mm = [(cut.stop - cut.start) * mm for cut, mm in zip(ready.box, scan.spacing_mm)]
+    assert [n * mm for n, mm in zip(ready.hu.shape, ready.spacing_mm)] == pytest.approx(extent_mm)
+    assert ready.spacing_mm == pytest.approx((4, 4, 4), rel=0.03)
+    assert ready.hu.dtype == np.int16 and ready.hu.min() >= CLIP_HU[0] and ready.hu.max() <= CLIP_HU[1]
+    assert ready.hu.shape == ready.label.shape == ready.region.shape == ready.lungs.shape
+
+
+def test_scan_and_label_stay_together():
+    """In a scan that is dense exactly where the label is 1, it still is on the working grid."""
+    scan = lungs_alone()
+    label = ball(scan.hu.shape, (20, 30, 22), 5)
+    scan.hu[label] = 100
+    ready = prepare(scan, label=label.astype(np.uint8), spacing_mm=6.0)
+    centre = np.argwhere(ready.label).mean(0)
+    near = ball(ready.hu.shape, centre, 6)  # within the lung
+    assert np.array_equal(ready.hu[near] >= -375, ready.label[near] == 1)  # half-way between -850 and 100
+    place = [cut.start + (c + 0.5) * mm / 4.0 - 0.5 for cut, c, mm in zip(ready.box, centre, ready.spacing_mm)]
+    assert place == pytest.approx([20, 30, 22], abs=0.3)
+
+
+def test_the_same_scan_in_floats_is_prepared_alike():
+    one, other = (prepare(lungs_alone(dtype=dtype)) for dtype in (np.int16, np.float32))
+    assert np.array_equal(one.hu, other.hu)
+
+
+def test_a_label_of_another_shape_is_refused():
+    with pytest.raises(LungsegError, match="scan: its label has the shape"):
+        prepare(lungs_alone(), label=np.zeros((3, 4, 5), np.uint8))
+
+
+def test_metal_and_padding_are_clipped():
+    assert normalise(torch.tensor([-32768.0, -1024, -312, 400, 30000])).tolist() == [-1, -1, 0, 1, 1]
+
+
+# --- the cache -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def case(tmp_path):
+    scan = lungs_alone()
+    label = ball(scan.hu.shape, (20, 30, 22), 5).astype(np.uint8)
+    volume.write_nifti(tmp_path / "lung_001.nii.gz", scan.hu, scan.affine)
+    volume.write_nifti(tmp_path / "label.nii.gz", label, scan.affine)
+    return Case("lung_001", tmp_path / "lung_001.nii.gz", tmp_path / "label.nii.gz")
+
+
+def cached(case, tmp_path, **options):
+    return cache.prepare_cases([case], folder=tmp_path / "cache", workers=1, **options)[0]
+
+
+def cache_file(tmp_path):
+    (path,) = tmp_path.glob("cache/*/*.safetensors")
+    return path
+
+
+def same(one, other) -> bool:
+    arrays = all(np.array_equal(getattr(one, n), getattr(other, n)) for n in ("hu", "region", "lungs", "label"))
+    return arrays and (one.name, one.box, one.spacing_mm) == (other.name, other.box, other.spacing_mm)
+
+
+def test_the_cache_gives_what_prepare_gives_and_is_read_the_second_time(case, tmp_path, monkeypatch):
+    scan = volume.read(case.image)
+    expected = prepare(scan, label=volume.read_label(case.label, like=scan))
+    assert same(cached(case, tmp_path), expected)
+    monkeypatch.setattr(cache, "prepare", None)  # not called again
+    again = cached(case, tmp_path)
+    assert same(again, expected) and isinstance(again.hu, np.memmap)
+
+
+def test_a_case_without_a_label_is_cached_too(case, tmp_path):
+    assert cached(Case("lung_001", case.image, None), tmp_path).label is None
+
+
+def test_fault_77_other_parameters_have_another_place(case, tmp_path):
+    assert cached(case, tmp_path).hu.shape != cached(case, tmp_path, spacing_mm=5.0).hu.shape
+    assert len(list(tmp_path.glob("cache/*"))) == 2
+
+
+@pytest.mark.parametrize("which", ["image", "label"])
+def test_fault_77_a_changed_input_is_prepared_anew_and_said(case, tmp_path, capsys, which):
+    before = cached(case, tmp_path)
+    path = getattr(case, which)
+    scan = lungs_alone()
+    changed = {"image": scan.hu + 7, "label": ball(scan.hu.shape, (20, 30, 58), 4).astype(np.uint8)}[which]
+    volume.write_nifti(path, changed, scan.affine)
+    after = cached(case, tmp_path)
+    assert "warning: lung_001: the scan or its label has changed; prepared anew" in capsys.readouterr().err
+    assert np.array_equal(before.hu, after.hu) == (which == "label")
+    assert np.array_equal(before.label, after.label) == (which == "image")
+    assert cache_file(tmp_path)  # the only one: the stale file is gone
+
+
+def object_array(path):
+    """Give a .npy file of Python objects, which opens a file when it is unpickled."""
+
+    class Canary:
+        def __reduce__(self):
+            return open, (str(path.parent / "canary"), "w")
+
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00\x76\x00" + header + pickle.dumps(Canary())
+
+
+def absurd(_path):
+    header = json.dumps({"hu": {"dtype": "I16", "shape": [10**6] * 3, "data_offsets": [0, 2 * 10**18]}}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+def nested(_path):
+    header = b'{"__metadata__":' + b"[" * 100_000
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: b"", lambda path: path.read_bytes()[:-100], lambda path: path.read_bytes()[:20],
+    lambda path: bytes(path.stat().st_size), lambda path: b"<html>" * 1000, object_array, absurd, nested],
+    ids=["empty", "cut", "cut in the header", "zeros", "html", "object npy", "absurd header", "nested"])  # fmt: skip
+def test_fault_65_a_damaged_cache_is_made_anew_and_said(case, tmp_path, capsys, damage):
+    expected = cached(case, tmp_path)
+    path = cache_file(tmp_path)
+    content = damage(path)
+    path.unlink()  # the arrays above stay mapped to the old file
+    path.write_bytes(content)
+    assert same(cached(case, tmp_path), expected)
+    assert f"warning: {path}: damaged; made anew" in capsys.readouterr().err
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no canary, no partial file
+
+
+def test_fault_73_what_a_killed_run_left_behind_is_ignored_and_removed(case, tmp_path):
+    expected = cached(case, tmp_path)
+    path = cache_file(tmp_path)
+    whole = path.read_bytes()
+    path.unlink()
+    leftover = path.with_name(f".partial-999999999-{path.name}")
+    leftover.write_bytes(whole[: len(whole) // 2])
+    assert same(cached(case, tmp_path), expected) and not leftover.exists()
+
+
+def _together(case, folder, barrier):
+    torch.set_num_threads(1)
+    for number in range(3):
+        barrier.wait(60)
+        assert cache.prepare_cases([case], folder=folder / f"race_{number}", workers=1)[0].label.any()
+
+
+def test_fault_76_two_processes_at_once_are_both_right(case, tmp_path):
+    expected = cached(case, tmp_path)
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    barrier = context.Barrier(2)
+    workers = [context.Process(target=_together, args=(case, tmp_path, barrier)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    for path in tmp_path.glob("race_*/*/*"):
+        assert path.suffix == ".safetensors" and same(cache.load(path), expected)

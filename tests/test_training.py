@@ -1,0 +1,320 @@
+"""Training: it learns, it resumes to the bit, and nothing that stops it loses more than the epoch under way."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_cases import TINY, make_prepared
+
+from lungseg_utils import checkpoint, training
+from lungseg_utils.runtime import LungsegError
+from lungseg_utils.training import fit, learning_rate_at
+
+FILES = ["best.safetensors", "config.json", "environment.json", "history.csv", "last.pt", "previous.pt"]
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [make_prepared(seed) for seed in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run(cases, tmp_path):
+    """Train in `tmp_path / name`, on the first two cases."""
+
+    def start(name="run", resume=False, **changes):
+        config = dataclasses.replace(TINY, **changes)
+        return fit(cases[:2], cases[2:], run_dir=tmp_path / name, config=config, device="cpu", resume=resume)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def straight(cases, tmp_path_factory):
+    """The folder of a run of four epochs that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("straight")
+    fit(cases[:2], cases[2:], run_dir=folder, config=TINY, device="cpu")
+    return folder
+
+
+def equal(one, other) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def same_run(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same to the bit: state with optimiser and generators, best weights, history."""
+    return (equal(*(checkpoint.load_state(folder / "last.pt") for folder in (one, other)))
+            and (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
+            and (one / "best.safetensors").read_bytes() == (other / "best.safetensors").read_bytes())
+
+
+# --- a run -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_files_and_nothing_else(straight, capsys):
+    assert sorted(path.name for path in straight.iterdir()) == FILES
+    rows = list(csv.DictReader((straight / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert {"loss", "learning_rate", "validation_dice", "validation_recall"} <= set(rows[0])
+    config = json.loads((straight / "config.json").read_text())
+    assert config["patch_size"] == [8, 8, 8] and config["training_cases"] == ["case_0", "case_1"]
+    environment = json.loads((straight / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__ and environment["device"] == "cpu"
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(straight):
+    rows = list(csv.DictReader((straight / "history.csv").open()))
+    scores = [float(row["validation_dice"]) for row in rows]
+    _, facts = checkpoint.load_weights(straight / "best.safetensors")
+    assert facts["epoch"] == 1 + scores.index(max(scores)) and facts["spacing_mm"] == TINY.spacing_mm
+
+
+def test_it_learns(run):
+    """A bright ball in dark noise is outlined on a case that was not trained on."""
+    history = run(epochs=3, steps_per_epoch=15, patch_size=(12, 12, 12), channels=(4, 8), learning_rate=2e-2,
+                  ema_decay=0.8, augment=False)
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert history[-1]["validation_dice"] > 0.8 and history[-1]["validation_recall"] == 1
+
+
+def test_each_epoch_says_how_it_went_and_what_is_left(run, capsys):
+    run(epochs=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("epoch   1 of 2: loss ") and lines[1].endswith("0.0 min left")
+
+
+def test_without_validation_cases_the_latest_weights_are_kept(cases, tmp_path):
+    fit(cases[:1], [], run_dir=tmp_path, config=dataclasses.replace(TINY, epochs=2), device="cpu")
+    _, facts = checkpoint.load_weights(tmp_path / "best.safetensors")
+    assert facts["epoch"] == 2
+
+
+def test_the_learning_rate_warms_up_and_falls():
+    config = dataclasses.replace(TINY, epochs=10, steps_per_epoch=10, warmup_steps=4, learning_rate=1.0)
+    assert [learning_rate_at(step, config) for step in (0, 1, 3, 50)] == [0.25, 0.5, 1, 1]
+    cosine = dataclasses.replace(config, schedule="cosine")
+    assert learning_rate_at(50, cosine) == pytest.approx(0.5) and learning_rate_at(99, cosine) < 1e-3
+
+
+def test_the_running_mean_moves_towards_the_weights():
+    mean, model = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    torch.nn.init.constant_(model.weight, 3.0)
+    model.num_batches_tracked += 5
+    training.update_mean(mean, model, 0.75)
+    assert mean.weight.tolist() == [1.5, 1.5] and mean.num_batches_tracked == 5
+
+
+def test_nothing_to_train_on_is_an_error(tmp_path):
+    with pytest.raises(LungsegError, match="no case to train on"):
+        fit([], [], run_dir=tmp_path, config=TINY)
+
+
+def test_an_earlier_run_is_set_aside(run, tmp_path, capsys):
+    run(epochs=1)
+    first = (tmp_path / "run" / "last.pt").read_bytes()
+    run(epochs=1, seed=1)
+    run(epochs=1, seed=2)
+    assert (tmp_path / "run" / "earlier-1" / "last.pt").read_bytes() == first
+    assert sorted(path.name for path in (tmp_path / "run").glob("earlier-*")) == ["earlier-1", "earlier-2"]
+    assert "an earlier run was moved to earlier-1" in capsys.readouterr().err
+
+
+def test_cases_that_cannot_be_trained_on_leave_the_earlier_run_where_it_is(run, cases, tmp_path):
+    run(epochs=1)
+    unlabelled = dataclasses.replace(cases[0], label=None)
+    with pytest.raises(LungsegError, match="no label"):
+        fit([unlabelled], [], run_dir=tmp_path / "run", config=TINY)
+    assert (tmp_path / "run" / "last.pt").is_file()
+
+
+# --- resume ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_fault_81_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run, tmp_path, monkeypatch, schedule):
+    run("straight", schedule=schedule)
+    if schedule == "constant":
+        assert len(run("parts", epochs=2)) == 2
+    else:  # a cosine depends on the number of epochs, so the run is cut off, not extended
+        stop_in_epoch(monkeypatch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run("parts", schedule=schedule)
+        monkeypatch.undo()
+    assert len(run("parts", resume=True, schedule=schedule)) == 4
+    assert same_run(tmp_path / "straight", tmp_path / "parts")
+
+
+def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
+    history = run()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert run(resume=True) == history
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_resuming_where_there_is_no_run_starts_one_and_says_so(run, tmp_path, straight, capsys):
+    run(resume=True)
+    assert "no earlier run to resume" in capsys.readouterr().err
+    assert same_run(tmp_path / "run", straight)
+
+
+def test_fault_82_other_settings_are_listed(run, tmp_path, cases):
+    run(epochs=1)
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    with pytest.raises(LungsegError) as caught:
+        run(resume=True, patch_size=(4, 4, 4), channels=(2, 6), seed=5)
+    text = str(caught.value)
+    for difference in ("patch_size was [8, 8, 8] and is now [4, 4, 4]", "channels was [2, 4] and is now [2, 6]",
+                       "seed was 0 and is now 5"):
+        assert difference in text
+    assert "epochs" not in text and "resume with the same ones" in text
+    with pytest.raises(LungsegError, match="training_cases was"):  # another fold
+        fit(cases[1:], cases[:1], run_dir=tmp_path / "run", config=TINY, resume=True)
+    with pytest.raises(LungsegError, match="epochs was 2 and is now 4"):
+        run("cosine", epochs=2, schedule="cosine")
+        run("cosine", resume=True, schedule="cosine")
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+DAMAGES = {"empty": lambda b: b"", "cut": lambda b: b[: len(b) // 2], "zeros": lambda b: bytes(len(b)),
+           "html": lambda b: b"<html>" * 99, "bit flip": lambda b: b[:2000] + bytes([b[2000] ^ 4]) + b[2001:]}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_fault_62_a_damaged_state_falls_back_to_the_one_before_and_says_so(run, tmp_path, straight, capsys, damage):
+    run(epochs=3)
+    last = tmp_path / "run" / "last.pt"
+    last.write_bytes(DAMAGES[damage](last.read_bytes()))
+    assert len(run(resume=True)) == 4
+    said = capsys.readouterr().err
+    assert f"warning: {last}: " in said and "Falling back to previous.pt" in said
+    assert same_run(tmp_path / "run", straight)
+
+
+def test_fault_62_two_damaged_states_are_an_error(run, tmp_path):
+    run(epochs=2)
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / "run" / name).write_bytes(b"")
+    with pytest.raises(LungsegError, match="previous.pt: empty"):
+        run(resume=True)
+
+
+@pytest.mark.parametrize("state", [{}, {"settings": "{}"}, {"settings": 3}, {"settings": "[]"}, {"settings": "no json"}])
+def test_fault_64_a_file_that_is_no_state_of_a_run_is_an_error(run, tmp_path, state):
+    (tmp_path / "run").mkdir()
+    torch.save(state, tmp_path / "run" / "last.pt")
+    with pytest.raises(LungsegError, match="last.pt: "):
+        run(resume=True)
+
+
+# --- what stops a run ------------------------------------------------------------------------------------------
+
+
+def spoiled(monkeypatch, spoil, step):
+    """Let `spoil` change the loss of one step."""
+    honest, steps = training.make_loss(), iter(range(1000))
+    monkeypatch.setattr(training, "make_loss", lambda: lambda logits, label: (
+        spoil(honest(logits, label), logits) if next(steps) == step else honest(logits, label)))
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda loss, logits: loss * float("nan"), lambda loss, logits: loss + 1000,
+    lambda loss, logits: loss + (0 * logits).sum().sqrt()], ids=["NaN", "spike", "NaN in the gradient alone"])
+def test_fault_80_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(run, tmp_path, monkeypatch, spoil):
+    run(epochs=2)
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("last.pt", "best.safetensors", "history.csv")}
+    spoiled(monkeypatch, spoil, step=1)
+    with pytest.raises(LungsegError, match=r"^step 5: loss .* on case_[01], case_[01]\. the last checkpoint is kept"):
+        run(resume=True)
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
+
+
+def stop_in_epoch(monkeypatch, epoch, how=None):
+    """Interrupt the validation of `epoch`, by Ctrl-C or by what `how` does."""
+    validate, epochs = training.validate, iter(range(1, 100))
+
+    def interrupted(*arguments):
+        if next(epochs) == epoch:
+            if how is None:
+                raise KeyboardInterrupt
+            how()
+        return validate(*arguments)
+
+    monkeypatch.setattr(training, "validate", interrupted)
+
+
+@pytest.mark.parametrize("how", [None, lambda: os.kill(os.getpid(), signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process at once on SIGTERM")
+def test_fault_83_an_interrupted_run_goes_on_where_it_was(run, tmp_path, straight, monkeypatch, capsys, how):
+    before = signal.getsignal(signal.SIGTERM)
+    stop_in_epoch(monkeypatch, 3, how)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert "stopped; resume goes on" in capsys.readouterr().err
+    assert len(checkpoint.load_state(tmp_path / "run" / "last.pt")["history"]) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.undo()
+    run(resume=True)
+    assert same_run(tmp_path / "run", straight)
+
+
+KILLED = """
+import os, signal, sys
+import torch
+from pathlib import Path
+from helpers_cases import TINY, make_prepared
+from lungseg_utils.training import fit
+import lungseg_utils.checkpoint, lungseg_utils.prediction, lungseg_utils.evaluation, monai.losses
+
+torch.set_num_threads(1)  # and no computation before the forks: they inherit no pool of threads
+folder, moments = Path(sys.argv[1]), [int(moment) for moment in sys.argv[2:]]
+for moment in [*moments, None]:
+    child = os.fork()
+    if not child:
+        left = moment
+
+        def deadly(function):
+            def wrapped(*arguments, **options):
+                global left
+                if left is not None:
+                    if left == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    left -= 1
+                return function(*arguments, **options)
+            return wrapped
+
+        os.fsync, os.replace = deadly(os.fsync), deadly(os.replace)
+        cases = [make_prepared(seed) for seed in range(3)]
+        fit(cases[:2], cases[2:], run_dir=folder, config=TINY, device="cpu", resume=True)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) if moment is not None else status == 0, status
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fault_73_kill_9_at_any_write_and_resume_gives_the_same_run(tmp_path, straight):
+    """A run is killed before one flush or rename after another, resumed each time, and ends as if undisturbed."""
+    moments = [0, 3, 5, 6, 8, 9, 10, 11, 12, 13, 7, 4]  # counted from each start: settings, best, history, state
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "run"), *map(str, moments)], check=True, timeout=300,
+                   cwd=Path(__file__).parent, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    assert same_run(tmp_path / "run", straight)
+    assert not list((tmp_path / "run").glob(".partial-*"))
