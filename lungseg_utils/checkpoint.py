@@ -56,7 +56,7 @@ def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, RecursionError) as error:
         raise LungsegError(path, "it holds no SegUNet of this project", OWN) from error
     fill(model, tensors, path)
-    facts["digest"] = hashlib.blake2b(content, digest_size=8).hexdigest()
+    facts["digest"] = _digest(tensors, described)[:16]  # of the content: the same weights may be stored in two ways
     return model.eval(), facts
 
 
@@ -132,5 +132,5 @@ def _unzip_state(path: str | Path, content: bytes) -> dict:
 def _digest(tensors: dict[str, torch.Tensor], described: str) -> str:
     digest = hashlib.blake2b(described.encode(), digest_size=16)
     for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].numpy().tobytes())
+        digest.update(name.encode() + tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -98,7 +98,8 @@ def validate(namespace: MutableMapping) -> SimpleNamespace:
     cells = [_assigned(source) for source in sources]
     first = next((i for i, source in enumerate(sources) if "validate(globals())" in source), len(cells) - 1)
     here = _just_before(len(cells) - 1, cells)
-    names = here | _just_before(first, cells) if "In" in namespace else namespace.keys()
+    has_history = len(sources) > 1  # nbval runs cells without keeping them
+    names = here | _just_before(first, cells) if has_history else namespace.keys()
     values = {name: namespace[name] for name in PARAMETERS if name in names and name in namespace}
     if here & PARAMETERS.keys() or sources[-2:][0].startswith("# Parameters\n"):  # papermill's cell, not a scratch one
         values |= dict.fromkeys(here - PARAMETERS.keys())

@@ -53,6 +53,7 @@ def make_source(case: Prepared, device: torch.device | str = "cpu", most_centres
         raise LungsegError(case.name, "it has no label", "train on labelled cases only")
     parts = cc3d.connected_components(np.array(case.label), connectivity=26)
     lesions = [np.argwhere(parts == number) for number in range(1, int(parts.max()) + 1)]
+    lesions = [lesion for lesion in lesions if len(lesion) > 2] or lesions  # no crumbs that resampling has split off
     elsewhere = np.argwhere(np.asarray(case.region) > 0)
     elsewhere = elsewhere[:: max(1, len(elsewhere) // most_centres)]
     return Source(

@@ -78,7 +78,8 @@ class Predictor:
             for cut, probability in zip(cuts, output):
                 total[cut] += probability * weight
                 weights[cut] += weight
-        return (total / weights.clamp_(min=1e-6))[tuple(slice(0, n) for n in shape)]
+        probability = (total / weights.clamp_(min=1e-6))[tuple(slice(0, n) for n in shape)]
+        return probability * torch.from_numpy(np.array(region)).to(self.device)  # no lung tumour far from the lungs
 
     def mask(self, volume: Volume, prepared: Prepared, probability: Tensor, threshold: float = 0.5) -> np.ndarray:
         """Bring `probability` back to the scan's grid and cut it at `threshold`: uint8 (D, H, W) as `volume.hu`."""
