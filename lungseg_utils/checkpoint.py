@@ -50,18 +50,26 @@ def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
         described, tensors = _parse_weights(path, content)
     try:
         parts = json.loads(described)
-        model = SegUNet(**parts["network"])
+        with torch.device("meta"):  # no memory yet: the file may ask for any size
+            model = SegUNet(**parts["network"])
         facts = dict(parts["facts"])
         facts["spacing_mm"] = float(facts["spacing_mm"])
+        assert 0.1 <= facts["spacing_mm"] <= 20
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, RecursionError) as error:
         raise LungsegError(path, "it holds no SegUNet of this project", OWN) from error
-    fill(model, tensors, path)
+    _check_fit(model, tensors, path)
+    model.to_empty(device="cpu").load_state_dict(tensors)
     facts["digest"] = _digest(tensors, described)[:16]  # of the content: the same weights may be stored in two ways
     return model.eval(), facts
 
 
 def fill(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
     """Put `tensors` into `model`; raise LungsegError naming what does not fit."""
+    _check_fit(model, tensors, path)
+    model.load_state_dict(tensors)
+
+
+def _check_fit(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
     own = model.state_dict()
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise LungsegError(path, "it holds no table of weights", AGAIN)
@@ -75,7 +83,6 @@ def fill(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
     unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if unsound:
         raise LungsegError(path, f"its weights are not finite ({unsound[0]})", AGAIN)
-    model.load_state_dict(tensors)
 
 
 def load_state(path: str | Path) -> dict:

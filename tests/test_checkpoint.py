@@ -84,7 +84,8 @@ def test_a_torch_program_that_knows_nothing_of_this_one_can_read_the_weights(wei
 # --- what is damaged -------------------------------------------------------------------------------------------
 
 DAMAGES = {
-    "empty": (lambda b: b"", "empty"), "cut": (lambda b: b[:-50], "damaged"), "cut early": (lambda b: b[:30], "damaged"),
+    "empty": (lambda b: b"", "empty"), "cut": (lambda b: b[:-50], "damaged"),
+    "cut early": (lambda b: b[:30], "damaged"),
     "zeros": (lambda b: bytes(len(b)), "nothing but zeros"), "html": (lambda b: b"<!DOCTYPE html>" * 200, "damaged"),
     "text": (lambda b: b"PK\x03\x04 not really", "damaged"), "noise": (lambda b: np.random.bytes(5000), "damaged"),
     "surplus": (lambda b: b + b"x" * 100, "damaged"),
@@ -232,7 +233,7 @@ def test_fault_64_a_bare_state_dict_is_no_checkpoint_of_ours(tmp_path):
     ('{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": NaN}}', "no SegUNet"),
     ('{"network": {"channels": [2, 4]}, "facts": {"spacing_mm": 3}}', "do not fit the network: .* is .* instead of"),
     ('{"network": {"channels": [2, 3], "upsample": "transpose"}, "facts": {"spacing_mm": 3}}', "is missing"),
-    ('{"network": {"channels": [99999999, 99999999]}, "facts": {"spacing_mm": 3}}', "no SegUNet")])
+    ('{"network": {"channels": [99999999, 99999999]}, "facts": {"spacing_mm": 3}}', "do not fit")])
 def test_fault_64_a_network_that_cannot_be_built_or_does_not_fit_is_explained(tmp_path, described, said):
     path = tmp_path / "last.pt"
     torch.save(state_of(tiny()) | {"described": described}, path)

@@ -145,3 +145,9 @@ def test_a_parameter_that_was_edited_is_checked_again(write_notebook):
     notebook = write_notebook(PARAMETERS_CELL, edited, "parameters.validate(globals())")
     with pytest.raises(papermill.PapermillExecutionError, match="epochs = -5"):
         execute(notebook)
+
+
+def test_validate_checks_the_namespace_where_a_runner_keeps_no_history():
+    assert parameters.validate({"In": [""], "epochs": "3"}).epochs == 3
+    with pytest.raises(LungsegError, match="epochs"):
+        parameters.validate({"In": [""], "epochs": "fifty"})

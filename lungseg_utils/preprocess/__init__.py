@@ -57,7 +57,7 @@ def prepare(
     """Crop `volume` to its lungs, resample to cubes of about `spacing_mm` and clip its HU; the label goes along.
 
     The grid fills the box exactly, so `Prepared.spacing_mm` differs from the wish by up to half a voxel in the
-    whole box. A label is averaged and cut at one half, which keeps its volume.
+    whole box. A label is averaged and cut at one half: small ones lose a little of their corners (notebook 02).
     """
     if label is not None and label.shape != volume.hu.shape:
         raise LungsegError(volume.name, f"its label has the shape {label.shape}, the scan {volume.hu.shape}",

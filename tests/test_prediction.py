@@ -1,0 +1,172 @@
+"""Prediction: windows cover what they should, and the mask lies on the scan's own grid, whatever happens."""
+
+import numpy as np
+import pytest
+import torch
+from helpers_cases import ball, make_prepared, make_scan
+
+from lungseg_utils import checkpoint, prediction, volume
+from lungseg_utils.prediction import Predictor, drop_small, measure_tumours, predict
+from lungseg_utils.prediction.windows import blending_weight, window_positions
+from lungseg_utils.runtime import LungsegError
+from lungseg_utils.segunet import SegUNet
+
+
+def predictor(logit=None, **options):
+    """Give a tiny predictor on the CPU; with `logit` its network says that everywhere."""
+    torch.manual_seed(0)
+    model = SegUNet(channels=(2, 3, 4))
+    if logit is not None:
+        torch.nn.init.zeros_(model.head.weight)
+        torch.nn.init.constant_(model.head.bias, logit)
+    return Predictor(model=model, facts={"spacing_mm": 3.0}, device="cpu", precision=torch.float32, **options)
+
+
+class OutOfMemory(torch.nn.Module):
+    """Runs out of memory as often as asked, then does what the real network does."""
+
+    def __init__(self, model, times):
+        super().__init__()
+        self.model, self.pools, self.times, self.batches = model, model.pools, times, []
+
+    def forward(self, x):
+        self.batches.append(len(x))
+        if self.times:
+            self.times -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(x)
+
+
+# --- windows ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(30, 40, 50), (16, 16, 16), (17, 16, 33), (16, 61, 20)])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+def test_windows_cover_everything_and_stay_inside(shape, overlap):
+    covered = np.zeros(shape, int)
+    for cut in window_positions(np.ones(shape, bool), shape, (16, 16, 16), overlap):
+        assert all(s.start >= 0 and s.stop <= n and s.stop - s.start == 16 for s, n in zip(cut, shape))
+        covered[cut] += 1
+    assert covered.min() >= 1
+
+
+def test_windows_cover_the_region_and_leave_the_rest_out():
+    region = np.zeros((60, 60, 60), bool)
+    region[3:9, 50:57, 22:40] = True
+    covered = np.zeros(region.shape, bool)
+    cuts = window_positions(region, region.shape, (16, 16, 16), 0.25)
+    for cut in cuts:
+        covered[cut] = True
+    assert covered[region].all() and len(cuts) <= 4 < len(window_positions(np.ones_like(region), region.shape,
+                                                                            (16, 16, 16), 0.25))
+    assert window_positions(np.zeros_like(region), region.shape, (16, 16, 16), 0.25) == []
+
+
+@pytest.mark.parametrize("shape", [(20, 24, 28), (7, 40, 3)])
+def test_a_constant_network_gives_a_constant_map(shape):
+    constant = predictor(logit=1.5).probabilities(make_prepared(shape=shape), window=(8, 8, 8))
+    assert constant.shape == shape
+    assert torch.allclose(constant, torch.tensor(1.5).sigmoid(), atol=1e-5)
+
+
+def test_the_blending_weight_is_greatest_in_the_middle():
+    weight = blending_weight((8, 9, 10))
+    assert weight.shape == (8, 9, 10) and weight.min() > 0
+    assert torch.allclose(weight, weight.flip(0, 1, 2)) and weight.max() == weight[3, 4, 4]
+
+
+def test_one_window_is_the_network_itself():
+    ready, one = make_prepared(shape=(16, 16, 16)), predictor()
+    image = prediction.normalise(torch.from_numpy(ready.hu).float())[None, None]
+    with torch.no_grad():
+        assert torch.allclose(one.probabilities(ready), one.model(image).sigmoid()[0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_size_of_a_batch_changes_nothing(batch_size):
+    ready, one = make_prepared(shape=(20, 20, 20)), predictor()
+    expected = one.probabilities(ready, window=(8, 8, 8))
+    assert torch.allclose(one.probabilities(ready, window=(8, 8, 8), batch_size=batch_size), expected, atol=1e-5)
+
+
+# --- the mask --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 40), (8, 8, 4), (5, 70, 3), (1, 1, 1)])
+def test_fault_21_tiny_scans_give_a_mask_of_their_shape(shape):
+    mask = predict(make_scan(np.full(shape, -500, np.int16), (3.0, 1.0, 2.0)), predictor=predictor(logit=5))
+    assert mask.shape == shape and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1}
+
+
+def test_a_ball_on_the_working_grid_comes_back_to_its_place():
+    """The scan has other voxels than the working grid; the mask has the scan's."""
+    scan = make_scan(np.full((30, 50, 60), -1000, np.int16), (4.0, 2.0, 1.5))
+    one = predictor()
+    d, h, w = np.ogrid[:30, :50, :60]
+    truth = ((d - 12) * 4.0) ** 2 + ((h - 20) * 2.0) ** 2 + ((w - 33) * 1.5) ** 2 <= 18**2
+    ready = prediction.prepare(scan, label=truth.astype(np.uint8), spacing_mm=3.0)
+    mask = one.mask(scan, ready, torch.from_numpy(ready.label).float())
+    assert mask.shape == scan.hu.shape and 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.95
+
+
+def test_the_mask_is_written_on_the_grid_of_the_scan(tmp_path):
+    hu = np.random.default_rng(0).integers(-1000, 100, (12, 14, 16)).astype(np.int16)
+    affine = make_scan(hu, (3.0, 2.0, 2.5)).affine
+    volume.write_nifti(tmp_path / "ct.nii.gz", hu, affine, orientation="RAS")
+    scan = volume.read(tmp_path / "ct.nii.gz")
+    mask = predict(scan, predictor=predictor(logit=5))
+    assert mask.any()
+    volume.write_mask(tmp_path / "mask.nii.gz", mask, scan)
+    assert np.array_equal(volume.read_label(tmp_path / "mask.nii.gz", like=scan), mask)
+
+
+def test_predict_takes_a_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    checkpoint.save_weights(tmp_path / "best.safetensors", SegUNet(channels=(2, 3)), {"spacing_mm": 6.0})
+    scan = make_scan(np.full((10, 12, 14), -700, np.int16))
+    assert predict(scan, checkpoint=tmp_path / "best.safetensors", device="cpu").shape == scan.hu.shape
+
+
+# --- memory and devices ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("times", "batches", "said"), [
+    (1, [2, 1], "batches of 1"), (2, [2, 1, 2], "the CPU")])
+def test_fault_79_out_of_memory_means_smaller_batches_then_the_cpu_and_the_same_mask(times, batches, said, capsys):
+    ready, one = make_prepared(shape=(20, 20, 20)), predictor()
+    expected = one.probabilities(ready, window=(8, 8, 8))
+    one.model = OutOfMemory(one.model, times)
+    again = one.probabilities(ready, window=(8, 8, 8))
+    assert torch.allclose(again, expected, atol=1e-5) and one.model.batches[: len(batches)] == batches
+    assert f"warning: case_0: out of GPU memory; going on with {said}\n" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_fault_79_a_gpu_that_is_not_there_is_an_error_that_names_the_cpu():
+    with pytest.raises(LungsegError, match="'cuda' is not available on this machine. use device='cpu'"):
+        predict(make_scan(np.zeros((4, 4, 4), np.int16)), device="cuda")
+
+
+def test_fault_84_an_unknown_device_is_an_error():
+    with pytest.raises(LungsegError, match="unknown device 'tpu'. use one of auto, cpu, cuda, mps"):
+        predict(make_scan(np.zeros((4, 4, 4), np.int16)), device="tpu")
+
+
+# --- tumours ---------------------------------------------------------------------------------------------------
+
+
+def test_tumours_are_measured_largest_first():
+    mask = (ball((30, 40, 50), (15, 20, 12), 5) | ball((30, 40, 50), (15, 20, 38), 8)).astype(np.uint8)
+    scan = make_scan(np.zeros(mask.shape, np.int16), (2.0, 2.0, 2.0))
+    large, small = measure_tumours(mask, scan)
+    assert large["volume_ml"] == pytest.approx(4 / 3 * np.pi * 1.6**3, rel=0.05)
+    assert large["longest_mm"] == pytest.approx(32, abs=2.5) and small["longest_mm"] == pytest.approx(20, abs=2.5)
+    assert large["centre_mm"] == pytest.approx((scan.affine @ [15, 20, 38, 1])[:3], abs=0.1)
+    assert measure_tumours(np.zeros_like(mask), scan) == []
+
+
+def test_specks_are_dropped():
+    mask = ball((20, 20, 20), (10, 10, 10), 4).astype(np.uint8)
+    mask[0, 0, 0] = 1
+    drop_small(mask, (3.0, 3.0, 3.0))
+    assert mask[0, 0, 0] == 0 and mask[10, 10, 10] == 1
