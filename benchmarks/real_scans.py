@@ -33,7 +33,8 @@ def score_scans(root: Path, predictor: Predictor, overlays: Path | None) -> None
         seconds = time.perf_counter() - started
         row = case_metrics(truth, mask, scan.spacing_mm)
         print(f"| {outline.parent.name} | {row['dice']:.2f} | {row['lesions_found']} of {row['lesions_true']} "
-        print(f"| {outline.parent.name} | {row['dice']:.2f} | {row['lesions_found']} of {row['lesions_true']} "
+              f"| {row['false_positives']} | {row['volume_ml_true']:.1f} | {row['volume_ml_pred']:.1f} "
+              f"| {seconds:.1f} |")
         if overlays:
             overlays.mkdir(parents=True, exist_ok=True)
             figure = plotting.show_planes(scan, truth, mask, centre=tuple(np.argwhere(truth).mean(axis=0).astype(int)))
