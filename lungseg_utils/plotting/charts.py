@@ -83,7 +83,7 @@ def plot_lesion_recall_by_size(volume_ml, found, *, edges_ml=SIZE_EDGES_ML) -> F
                           lw=1.5, ls="-")
         axes.text(place, 1.05, f"{hits} of {total}" if total else "none", ha="center", va="bottom", fontsize=10)
     axes.set(xticks=range(len(names)), xticklabels=names, xlabel="true volume of the lesion (mL)",
-             ylabel="share found", ylim=(0, 1.15), yticks=np.linspace(0, 1, 6))
+             ylabel="share found", xlim=(-0.6, len(names) - 0.4), ylim=(0, 1.15), yticks=np.linspace(0, 1, 6))
     axes.grid(False, axis="x")
     return figure
 
