@@ -138,7 +138,8 @@ def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
     own = papermill.inspect_notebook(str(notebook))
     try:
         papermill.execute_notebook(str(notebook), str(executed), {n: v for n, v in chosen.items() if n in own},
-                                   kernel_name="python3", progress_bar=sys.stderr.isatty(), cwd=str(executed.parent))
+                                   kernel_name="python3", progress_bar=sys.stderr.isatty(), cwd=str(executed.parent),
+                                   extra_arguments=["--IPKernelApp.log_level=40"])  # errors only
     except papermill.PapermillExecutionError as error:
         print("failed", flush=True)
         raise LungsegError(notebook, f"cell {error.exec_count} failed with {error.ename}: {error.evalue}",

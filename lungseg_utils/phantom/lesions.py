@@ -41,7 +41,7 @@ def draw_lesion(rng: np.random.Generator, *, kind: bool) -> Lesion:
         volume = float(np.clip(MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()) * (2.5 if kind else 1), low, high))
     large = volume > 12
     if kind:
-        shares = [0.5, 0.25, 0.1, 0.07, 0.05, 0.03]
+        shares = [0.65, 0.25, 0.1, 0, 0, 0]
     else:
         shares = [0.22, 0.12, 0.08, 0.26, 0.12, 0.2] if large else [0.4, 0.22, 0.13, 0.12, 0.06, 0.07]
     site = rng.choice(SITES, p=shares)
