@@ -43,19 +43,22 @@ class Predictor:
         region = np.asarray(prepared.region) if region_only else np.ones_like(prepared.region)
         # The convolution library takes its fast path on a CPU only for batches of two or more.
         batch_size = batch_size or (2 if self.device.type == "cpu" else 8)
+        on_last_resort = False
         while True:
             try:
                 return self._blend(image, region, window, overlap, batch_size)
             except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                if batch_size > 1:
-                    batch_size //= 2
-                    warn(f"{prepared.name}: out of GPU memory; going on with batches of {batch_size}")
-                else:
-                    warn(f"{prepared.name}: out of GPU memory; going on with the CPU")
-                    self.device, self.precision = torch.device("cpu"), pick_precision(torch.device("cpu"))
-                    self.model = self.model.to(self.device, self.precision)
-                    image, batch_size = image.cpu(), 2
+                if on_last_resort:
+                    raise
+            torch.cuda.empty_cache()  # not above: the error would still hold on to the tensors
+            if batch_size > 1:
+                batch_size //= 2
+                warn(f"{prepared.name}: out of GPU memory; going on with batches of {batch_size}")
+            else:
+                warn(f"{prepared.name}: out of GPU memory; going on with the CPU")
+                self.device, self.precision = torch.device("cpu"), pick_precision(torch.device("cpu"))
+                self.model = self.model.to(self.device, self.precision)
+                image, batch_size, on_last_resort = image.cpu(), 2, True
 
     @torch.inference_mode()
     def _blend(self, image: Tensor, region: np.ndarray, window: Sequence[int], overlap: float,

@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -173,7 +172,7 @@ def _describe_row(row: dict, epochs: int, left_s: float) -> str:
     text = f"epoch {row['epoch']:3d} of {epochs}: loss {row['loss']:.3f}"
     if "validation_dice" in row:
         text += f", validation Dice {row['validation_dice']:.3f}, lesions found {row['validation_recall']:.0%}"
-    return text + (f", {left_s / 60:.1f} min left" if sys.stdout.isatty() else "")  # a log wants no times
+    return text + f", {left_s / 60:.1f} min left"
 
 
 @contextlib.contextmanager
