@@ -97,13 +97,20 @@ def test_the_share_of_patches_on_lesions_is_kept():
 def test_a_small_lesion_is_drawn_as_often_as_a_large_one():
     label = np.zeros(SHAPE, np.uint8)
     label[2:10, 2:20, 2:20] = 1
-    label[15, 15, 15] = 1
+    label[14:16, 14:16, 14:16] = 1
     case = source(label)
     hu = torch.zeros(SHAPE, dtype=torch.int16)
-    hu[15, 15, 15] = 1000
+    hu[13:17, 13:17, 13:17] = 1000
     marked = type(case)(**vars(case) | {"hu": hu})
     drawn = draw([marked], batch_size=200, patch_size=(1, 1, 1), foreground=1.0)[0]
     assert (drawn > 500).float().mean() == pytest.approx(0.5, abs=0.12)
+
+
+def test_a_crumb_beside_a_lesion_is_no_lesion_to_draw():
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:10, 2:20, 2:20] = 1
+    label[15, 15, 15] = 1
+    assert [len(lesion) for lesion in source(label).lesions] == [8 * 18 * 18]
 
 
 def test_a_case_without_a_lesion_is_drawn_from_its_region():

@@ -47,7 +47,7 @@ def test_a_quick_case_is_a_whole_chest_of_int16_with_a_tumour_that_3_mm_voxels_s
 
 
 def test_an_unknown_tier_is_refused():
-    with pytest.raises(LungsegError, match="tier.*quick, full"):
+    with pytest.raises(LungsegError, match="tier.*quick, medium, full"):
         make_case(0, tier="huge")
 
 
