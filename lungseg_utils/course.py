@@ -69,7 +69,8 @@ def ensure_model(run_dir: str = "", dataset: decathlon.Dataset | None = None, se
             return best
         except LungsegError as error:
             warn(f"{error} Training a new one")
-    print(f"no model in {_short(folder)} yet: training one (notebook 04 shows how)")
+    else:
+        print(f"no model in {_short(folder)} yet: training one (notebook 04 shows how)")
     train(dataset or ensure_dataset(), folder, parameters.defaults() | dict(settings or {}))
     return best
 
