@@ -76,7 +76,7 @@ def test_tumours_have_the_core_and_the_border_of_real_ones(chests):
 
 def test_tumour_sizes_are_those_of_task06():
     rng = np.random.default_rng(0)
-    sizes = [lesions.draw_lesion(rng, kind=False).volume_ml for _ in range(2000)]
+    sizes = [lesions.draw_lesion(rng).volume_ml for _ in range(2000)]
     tumours = [size for size in sizes if size > 0.95]  # a nodule of 12 mm has 0.9 mL
     assert 2 < np.percentile(tumours, 25) < 4 and 4 < np.median(tumours) < 7 and 12 < np.percentile(tumours, 75) < 22
     assert max(sizes) <= 370

@@ -25,8 +25,9 @@ def cases():
     return [make_prepared(seed) for seed in range(3)]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
+    """Sums depend on the number of threads, so every run here, shared ones too, has the same."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -52,14 +52,16 @@ class World:
 
 
 def synthesise(
-    seed: int, *, spacing_mm=(2.0, 2.0, 2.0), shape=None, kind: bool = False, slabs: int | None = None
+    seed: int, *, spacing_mm=(2.0, 2.0, 2.0), shape=None, mix: str = "task06", slabs: int | None = None
 ) -> Chest:
     """Make one chest CT at `spacing_mm` (D, H, W).
 
-    `shape` defaults to what the whole chest needs. `kind` asks for larger lesions and fewer look-alikes.
+    `shape` defaults to what the whole chest needs. `mix` is one of `lesions.MIXES`: "kind" asks for
+    larger lesions and fewer look-alikes, "broad" for more lesions, of every size alike.
     `slabs` thin slices are averaged into each slice (default: as many as the slice thickness asks for).
     """
     rng = np.random.default_rng([seed, 20240607])
+    kind = mix == "kind"
     person = draw_person(rng)
     settings = scanner.draw_scanner(rng, spacing_mm, kind=kind)
     slabs = slabs or max(1, int(round(spacing_mm[0] / 2.2)))
@@ -81,7 +83,7 @@ def synthesise(
     bones.paint_ribs(canvas, frame, shell, muscle, rng)
     bones.paint_spine(canvas, frame, rng)
     bones.paint_shoulders(canvas, frame)
-    found = _paint_lesions(rng, canvas, world, label, kind)
+    found = _paint_lesions(rng, canvas, world, label, mix)
     if settings.metal:
         scanner.paint_metal(rng, canvas, settings.metal, world)
     hu = scanner.average_slices(canvas.hu, slabs)
@@ -147,11 +149,12 @@ def _in_view(coarse: Grid, grid: Grid) -> np.ndarray:
     return view
 
 
-def _paint_lesions(rng, canvas: Canvas, world: World, label: np.ndarray, kind: bool) -> list[lesions.Lesion]:
-    """Paint one to three tumours and fill the label in."""
+def _paint_lesions(rng, canvas: Canvas, world: World, label: np.ndarray, mix: str) -> list[lesions.Lesion]:
+    """Paint one to four tumours and fill the label in."""
     found = []
-    for _ in range(rng.choice([1, 2, 3], p=[0.72, 0.2, 0.08])):
-        lesion = lesions.draw_lesion(rng, kind=kind)
+    shares = lesions.MIXES[mix]
+    for _ in range(rng.choice(len(shares), p=shares) + 1):
+        lesion = lesions.draw_lesion(rng, mix)
         centre = lesions.place(rng, lesion, world)
         if (
             centre is not None
@@ -172,7 +175,7 @@ def _paint_lesions(rng, canvas: Canvas, world: World, label: np.ndarray, kind: b
 def make_case(seed: int, *, tier: str = "quick"):
     """Make a scan and its label as `(volume.Volume, uint8 (D, H, W))`.
 
-    `tier` is "quick" (3 mm, kinder), "medium" (2.5 mm, as hard as the full one, to train on) or "full" (native).
+    `tier` is "quick" (3 mm, kinder), "medium" (2.5 mm, to train on: tumours of every size alike) or "full" (native).
     """
     from .. import volume
     from ..volume.grid import grid_along
@@ -182,9 +185,9 @@ def make_case(seed: int, *, tier: str = "quick"):
     rng = np.random.default_rng([seed, 7])
     if tier == "quick":
         in_plane = rng.uniform(2.9, 3.2)
-        chest = synthesise(seed, spacing_mm=(3.0, in_plane, in_plane), kind=True, slabs=1)
+        chest = synthesise(seed, spacing_mm=(3.0, in_plane, in_plane), mix="kind", slabs=1)
     elif tier == "medium":
-        chest = synthesise(seed, spacing_mm=(2.5, 2.5, 2.5))
+        chest = synthesise(seed, spacing_mm=(2.5, 2.5, 2.5), mix="broad")
     else:
         in_plane, slice_mm = rng.uniform(0.62, 0.9), float(rng.choice([0.625, 1.0, 1.25, 1.25, 1.5, 2.5, 3.0]))
         slice_mm = max(slice_mm, 1.0) if in_plane > 0.7 else slice_mm

@@ -10,10 +10,11 @@ from .fields import Canvas, coverage, noise
 
 # Task06_Lung (Antonelli et al. 2022): 0.74 - 370 mL, quartiles 2.7 / 5.2 / 17.6: a log-normal of this width.
 MEDIAN_ML, LOG_SD, SMALLEST_ML, LARGEST_ML = 5.2, 1.39, 0.74, 370.0
-OUTLINE_MM = 0.7  # label beyond the half-way surface; tuned so that border HU come near LIDC-IDRI's outlines
+OUTLINE_MM = (0.3, 2.1)  # label beyond the half-way surface; tuned so that border HU come near LIDC-IDRI's outlines
 SITES = ("lung", "pleura", "vessel", "hilum", "wall", "mediastinum")
 TEXTURES = ("solid", "part-solid", "ground-glass", "necrotic", "cavitated")
 OUTLINES = ("round", "lobulated", "spiculated")
+MIXES = {"task06": (0.72, 0.2, 0.08), "kind": (0.72, 0.2, 0.08), "broad": (0.25, 0.35, 0.25, 0.15)}  # 1, 2, … a case
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,24 @@ class Lesion:
         return float((self.volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3))
 
 
-def draw_lesion(rng: np.random.Generator, *, kind: bool) -> Lesion:
-    """Draw size, site and looks; `kind` leaves out what 3 mm voxels cannot show."""
-    if rng.random() < (0.0 if kind else 0.2):
+def draw_lesion(rng: np.random.Generator, mix: str = "task06") -> Lesion:
+    """Draw size, site and looks by the mix: "task06", "kind" (what 3 mm voxels show) or "broad" (to train on)."""
+    if mix == "kind":
+        volume = float(np.clip(2.5 * MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()), 6, 60))
+    elif mix == "broad":  # every size as often as any other, from a nodule of 6 mm on
+        volume = np.pi / 6 * np.exp(rng.uniform(np.log(6), np.log(75))) ** 3 / 1000
+    elif rng.random() < 0.2:
         volume = np.pi / 6 * rng.uniform(6, 12) ** 3 / 1000  # a nodule
     else:
-        low, high = (6.0, 120.0) if kind else (SMALLEST_ML, LARGEST_ML)
-        volume = float(np.clip(MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()) * (2.5 if kind else 1), low, high))
+        volume = float(np.clip(MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()), SMALLEST_ML, LARGEST_ML))
     large = volume > 12
-    if kind:
-        shares = [0.65, 0.25, 0.1, 0, 0, 0]
+    if mix == "kind":
+        shares = [0.7, 0.3, 0, 0, 0, 0]
     else:
         shares = [0.22, 0.12, 0.08, 0.26, 0.12, 0.2] if large else [0.4, 0.22, 0.13, 0.12, 0.06, 0.07]
     site = rng.choice(SITES, p=shares)
     texture = rng.choice(TEXTURES, p=[0.55, 0.05, 0.02, 0.26, 0.12] if large else [0.68, 0.12, 0.1, 0.04, 0.06])
-    if kind and texture in ("ground-glass", "part-solid"):
+    if mix == "kind" and texture in ("ground-glass", "part-solid"):
         texture = "solid"
     return Lesion(str(site), str(texture), str(rng.choice(OUTLINES, p=[0.3, 0.4, 0.3])), float(volume))
 
@@ -141,9 +145,9 @@ def paint(
         may = coverage(allowed, canvas.edge_mm)
     else:
         may = lung
-    soft = rng.uniform(0.6, 2.6) + (2.0 if lesion.texture == "ground-glass" else 0)
+    soft = rng.uniform(0.6, 4.2) + (2.0 if lesion.texture == "ground-glass" else 0)
     cover = np.clip(0.5 - distance / (canvas.edge_mm + soft), 0, 1) * may
-    outline = np.clip(0.5 - (distance - OUTLINE_MM) / canvas.edge_mm, 0, 1) * may
+    outline = np.clip(0.5 - (distance - np.float32(rng.uniform(*OUTLINE_MM))) / canvas.edge_mm, 0, 1) * may
     grain = noise(rng, canvas.fine, max(0.5 * r, 4), box)
     target = canvas.hu[box]
     enhanced = 0.25 * max(world.person.blood["aorta"] - 40, 0) * rng.uniform(0, 1)

@@ -64,11 +64,11 @@ def paint_lungs(rng, canvas: Canvas, world, kind: bool) -> np.ndarray:
     box = canvas.extent(union)
     lung = canvas.sample(union, box)
     voxel = max(canvas.edge_mm, 0.9)
-    count = int(np.clip(1500 / voxel, 300, 1200))
+    count = int(np.clip(3000 / voxel, 600, 2600))
     arteries, veins = [], []
     for side, lung_sdf in enumerate(world.lungs):
         hilum = world.hila[side]
-        for group, depth, stem, drop in ((arteries, 3.0, 6.5, 0.0), (veins, 3.0, 5.5, -14.0)):
+        for group, depth, stem, drop in ((arteries, 2.0, 5.6, 0.0), (veins, 2.0, 4.8, -14.0)):
             targets = trees.targets_in(rng, world.coarse, lung_sdf, count, depth)
             if len(targets):
                 group.append(
@@ -76,7 +76,7 @@ def paint_lungs(rng, canvas: Canvas, world, kind: bool) -> np.ndarray:
                         hilum + (drop, -4 if drop else 0, 0),
                         targets,
                         rng,
-                        tip_mm=rng.uniform(0.55, 0.8),
+                        tip_mm=rng.uniform(0.45, 0.68),
                         stem_mm=stem * rng.uniform(0.75, 1.05),
                     )
                 )
