@@ -67,7 +67,7 @@ PARAMETERS = {
     "steps_per_epoch": Parameter(int, 12, "optimiser steps an epoch", "steps", "[1, 100000]"),
     "batch_size": Parameter(int, 4, "patches a step", "patches", "[1, 1024]"),
     "learning_rate": Parameter(float, 3e-3, "largest step size of the optimiser", "no unit", "(0, 1]"),
-    "schedule": Parameter(str, "constant", "of the learning rate after its warm-up", "name", ("constant", "cosine")),
+    "schedule": Parameter(str, "cosine", "of the learning rate after its warm-up", "name", ("constant", "cosine")),
     "warmup_steps": Parameter(int, 20, "over which the learning rate rises from zero", "steps", "[0, 100000]"),
     "weight_decay": Parameter(float, 1e-2, "pull of the weights towards zero", "no unit", "[0, 1]"),
     "gradient_clip": Parameter(float, 5.0, "longest gradient", "norm", "(0, 1000]"),

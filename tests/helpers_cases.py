@@ -11,7 +11,8 @@ from lungseg_utils.training import TrainingConfig
 from lungseg_utils.volume import CANONICAL, Volume
 from lungseg_utils.volume.grid import grid_along
 
-TINY = TrainingConfig(epochs=4, steps_per_epoch=2, batch_size=2, patch_size=(8, 8, 8), warmup_steps=3, channels=(2, 4))
+TINY = TrainingConfig(epochs=4, steps_per_epoch=2, batch_size=2, patch_size=(8, 8, 8), warmup_steps=3, channels=(2, 4),
+                      schedule="constant")
 
 
 def ball(shape, centre, radius) -> np.ndarray:

@@ -16,7 +16,7 @@ class TrainingConfig:
     patch_size: tuple[int, int, int] = (40, 40, 40)
     spacing_mm: float = 3.0
     learning_rate: float = 3e-3
-    schedule: str = "constant"  # after the warm-up; "cosine" falls to zero at the last epoch
+    schedule: str = "cosine"  # after the warm-up, to zero at the last epoch; "constant" can be prolonged
     warmup_steps: int = 20
     weight_decay: float = 1e-2
     gradient_clip: float = 5.0
