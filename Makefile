@@ -43,7 +43,7 @@ notebooks: $(READY)
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.timeout=900 notebooks/0*.ipynb
 	$(BIN)/python -m nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True notebooks/0*.ipynb
-	$(BIN)/python -m nbstripout --keep-output --keep-count \
+	$(BIN)/python -m nbstripout --keep-output --keep-count --keep-id \
 		--extra-keys "metadata.widgets metadata.language_info metadata.papermill" notebooks/0*.ipynb
 
 lock:
