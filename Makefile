@@ -8,13 +8,14 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
 OUT ?= build/course
 
-.PHONY: help setup course test lint notebooks lock clean
+.PHONY: help setup course test lint notebooks peers lock clean
 
 help:
 	@echo "make course     run the seven notebooks headlessly; results in $(OUT)"
 	@echo "make test       unit tests, notebooks, papermill, JupyterLab where Chromium is installed"
 	@echo "make lint       ruff on modules and notebooks"
 	@echo "make notebooks  execute the notebooks anew, in place, and leave only what belongs in git"
+	@echo "make peers      nnU-Net and MONAI in an environment of their own, build/peers, for benchmarks/"
 	@echo "make lock       choose the exact versions of requirements.lock anew (needs uv)"
 	@echo "make clean      remove .venv and build (never data or runs)"
 
@@ -45,6 +46,13 @@ notebooks: $(READY)
 	$(BIN)/python -m nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True notebooks/0*.ipynb
 	$(BIN)/python -m nbstripout --keep-output --keep-count --keep-id \
 		--extra-keys "metadata.widgets metadata.language_info metadata.papermill" notebooks/0*.ipynb
+
+# torch first and alone, so that no peer brings a newer one with its CUDA packages
+peers: benchmarks/peers.txt
+	"$(PYTHON)" -m venv build/peers
+	build/peers/bin/python -m pip install --quiet "$$(grep ^torch== benchmarks/peers.txt)"
+	build/peers/bin/python -m pip install --quiet --prefer-binary --requirement benchmarks/peers.txt
+	build/peers/bin/python -m pip check
 
 lock:
 	uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.10 --upgrade \

@@ -2,14 +2,18 @@
 
     LUNGSEG_REAL_CT=/path/to/scans python benchmarks/real_scans.py [--checkpoint FILE] [--nodules 40] [--overlays DIR]
 
-The folder holds `NAME/ct.nii.gz` with `NAME/tumour.nii.gz`, and `lidc-nodules/{images,masks,nodules.csv}` with crops
-round nodules. Nothing of it is copied into the repository; overlays go only where `--overlays` says.
+The folder holds `NAME/ct.nii.gz` with `NAME/tumour.nii.gz`, `NAME/SERIES/*.dcm` with `NAME/tumour_box_SERIES.nii.gz`,
+and `lidc-nodules/{images,masks,nodules.csv}` with crops round nodules. Nothing of it is copied into the
+repository; overlays go only where `--overlays` says.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import dataclasses
+import io
 import os
 import time
 from pathlib import Path
@@ -41,15 +45,41 @@ def score_scans(root: Path, predictor: Predictor, overlays: Path | None) -> None
             figure.savefig(overlays / f"{outline.parent.name}.png", dpi=90)
 
 
+def score_boxes(root: Path, predictor: Predictor, overlays: Path | None) -> None:
+    """Print for each box round a tumour whether something was marked in it, and how many components lie outside."""
+    for box in sorted(root.glob("*/tumour_box_*.nii.gz")):
+        name = box.name.removeprefix("tumour_box_").removesuffix(".nii.gz")
+        scan = volume.read(box.parent / name)
+        truth = volume.read_label(box, like=scan)
+        mask = predict(scan, predictor=predictor)
+        row = case_metrics(truth, mask, scan.spacing_mm)
+        share = (mask & truth).sum() / truth.sum()
+        outside = row["false_positives"]
+        print(f"{box.parent.name}/{name}: {share:.0%} of the box marked, {outside} components outside it")
+        if overlays:
+            figure = plotting.show_planes(scan, truth, mask, centre=tuple(np.argwhere(truth).mean(axis=0).astype(int)))
+            figure.savefig(overlays / f"{box.parent.name}.png", dpi=90)
+
+
+def pad(scan: volume.Volume, side_mm: float = 160.0) -> tuple[volume.Volume, tuple[slice, ...]]:
+    """Set a crop into lung-like air of `side_mm`, so that the network has the room it is used to."""
+    sides = [max(0, int(np.ceil((side_mm / step - n) / 2))) for n, step in zip(scan.hu.shape, scan.spacing_mm)]
+    hu = np.pad(scan.hu, [(side, side) for side in sides], constant_values=-860)
+    inside = tuple(slice(side, side + n) for side, n in zip(sides, scan.hu.shape))
+    return dataclasses.replace(scan, hu=hu), inside
+
+
 def score_nodules(root: Path, predictor: Predictor, most: int) -> None:
-    """Print the share of nodules hit, by diameter; the crops are padded with lung-like air by `prepare`'s windows."""
+    """Print the share of nodules hit, by diameter."""
     rows = list(csv.DictReader(open(root / "nodules.csv", newline="")))
     rows = rows[:: max(1, len(rows) // most)]
     hits: dict[str, list[bool]] = {"20 mm and more": [], "12 to 20 mm": [], "8 to 12 mm": []}
     for row in rows:
         scan = volume.read(root / "images" / row["file"])
         truth = volume.read_label(root / "masks" / row["file"], like=scan)
-        mask = predict(scan, predictor=predictor)
+        padded, inside = pad(scan)
+        with contextlib.redirect_stderr(io.StringIO()):  # of course no lungs are found in a crop
+            mask = predict(padded, predictor=predictor)[inside]
         diameter = float(row["diameter_mm"])
         size = "20 mm and more" if diameter >= 20 else "12 to 20 mm" if diameter >= 12 else "8 to 12 mm"
         hits[size].append(bool((mask & truth).sum() >= 0.1 * truth.sum()))
@@ -69,6 +99,7 @@ def main() -> None:
     predictor = Predictor(options.checkpoint)
     plotting.use_style()
     score_scans(root, predictor, options.overlays)
+    score_boxes(root, predictor, options.overlays)
     if options.nodules and (root / "lidc-nodules" / "nodules.csv").is_file():
         score_nodules(root / "lidc-nodules", predictor, options.nodules)
 

@@ -58,7 +58,8 @@ def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, RecursionError) as error:
         raise LungsegError(path, "it holds no SegUNet of this project", OWN) from error
     _check_fit(model, tensors, path)
-    model.to_empty(device="cpu").load_state_dict(tensors)
+    own = model.state_dict()
+    model.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}, assign=True)
     facts["digest"] = _digest(tensors, described)[:16]  # of the content: the same weights may be stored in two ways
     return model.eval(), facts
 
@@ -110,7 +111,7 @@ def _parse_weights(path: str | Path, content: bytes) -> tuple[str, dict]:
     try:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata = header.get("__metadata__", {})
+        metadata = header.get("__metadata__") or {}  # safetensors lets null pass
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise LungsegError(path, "damaged or not a checkpoint", AGAIN) from error
     if "lungseg" not in metadata:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungseg_utils.preprocess import Prepared
-from lungseg_utils.runtime import LungsegError
+from lungseg_utils.runtime import LungsegError, warn
 
 AIR_HU = -1024.0
 
@@ -29,9 +30,12 @@ class Augmentation:
     noise_hu: float = 40.0
     blur: float = 0.25  # probability of a softer kernel or thicker slices
     sharpen: float = 0.15  # probability of a sharper kernel
+    elastic_voxels: float = 0.0  # largest shift of an elastic deformation, its waves a quarter of the patch long
+    low_resolution: float = 0.0  # probability of being seen as through voxels 1.2 to 2.5 times as large
 
 
 NO_AUGMENTATION = Augmentation(0, 0, 0, 0, 0, 0, 0, 0)
+WARP_POINTS = 5  # a side, of the coarse grid of random shifts
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,35 @@ def make_source(case: Prepared, device: torch.device | str = "cpu", most_centres
 
     if case.label is None:
         raise LungsegError(case.name, "it has no label", "train on labelled cases only")
+    covered = float(np.asarray(case.label).mean())
+    if covered > 0.5:
+        raise LungsegError(case.name, f"its label covers {covered:.0%} of the lungs' box: inverted, or no tumour",
+                           "mark the tumour with 1 and everything else with 0")
+    if not covered:
+        warn(f"{case.name}: its label is empty: no tumour is marked")
     parts = cc3d.connected_components(np.array(case.label), connectivity=26)
     lesions = [np.argwhere(parts == number) for number in range(1, int(parts.max()) + 1)]
     lesions = [lesion for lesion in lesions if len(lesion) > 2] or lesions  # no crumbs that resampling has split off
     elsewhere = np.argwhere(np.asarray(case.region) > 0)
-    elsewhere = elsewhere[:: max(1, len(elsewhere) // most_centres)]
     return Source(
         name=case.name,
-        hu=torch.from_numpy(np.array(case.hu)).to(device),
-        label=torch.from_numpy(np.array(case.label)).to(device),
-        lesions=[torch.from_numpy(lesion[:: max(1, len(lesion) // most_centres)]) for lesion in lesions],
-        elsewhere=torch.from_numpy(elsewhere),
+        hu=_as_tensor(case.hu).to(device),
+        label=_as_tensor(case.label).to(device),
+        lesions=[_thin_out(lesion, most_centres) for lesion in lesions],
+        elsewhere=_thin_out(elsewhere, most_centres),
     )
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    """Share the memory of `array`: what the cache maps stays on the disk until a patch asks for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it cannot be written to: nobody does
+        return torch.from_numpy(np.asarray(array))
+
+
+def _thin_out(voxels: np.ndarray, most: int) -> Tensor:
+    """Give at most about `most` of `voxels` (n, 3), in memory of their own."""
+    return torch.from_numpy(voxels[:: max(1, len(voxels) // most)].copy())
 
 
 def draw_batch(
@@ -91,7 +112,7 @@ def draw_batch(
         centre = centres[_integer(len(centres), generator)].float()
         jitter = (torch.rand(3, generator=generator) - 0.5) * torch.tensor(patch_size) * 0.5
         matrix = _random_matrix(augmentation, generator)
-        hu, label = cut_patch(source, centre + jitter, patch_size, matrix)
+        hu, label = cut_patch(source, centre + jitter, patch_size, matrix, _random_warp(augmentation, generator))
         images.append(vary_intensity(hu, augmentation, generator))
         labels.append(label)
         names.append(source.name)
@@ -99,11 +120,12 @@ def draw_batch(
 
 
 def cut_patch(
-    source: Source, centre: Tensor, patch_size: Sequence[int], matrix: Tensor | None = None
+    source: Source, centre: Tensor, patch_size: Sequence[int], matrix: Tensor | None = None, warp: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cut HU and label (d, h, w) round `centre` (voxel), turned and scaled by `matrix` (3, 3); air outside.
 
-    Without `matrix` the patch is a plain crop. With it, one trilinear resampling does flips, rotation and scale.
+    Without `matrix` the patch is a plain crop. With it, one trilinear resampling does flips, rotation and scale,
+    and the elastic deformation too: `warp` (3, n, n, n) are shifts in voxels on a coarse grid over the patch.
     """
     size = torch.tensor(patch_size)
     extent = torch.tensor(source.hu.shape)
@@ -114,6 +136,8 @@ def cut_patch(
         matrix = torch.eye(3)
         centre = torch.floor(centre - low + 0.5) + low  # whole voxels
     reach = (matrix.abs() @ (size / 2.0)).ceil() + 1  # half the box that the turned patch needs
+    if warp is not None:
+        reach = reach + warp.abs().max().ceil()
     start = torch.clamp((centre - reach).floor(), min=0).long()
     stop = torch.minimum((centre + reach).ceil().long() + 1, extent)
     cut = tuple(slice(int(a), int(b)) for a, b in zip(start, torch.maximum(stop, start + 1)))
@@ -126,6 +150,9 @@ def cut_patch(
     theta = torch.cat([to_unit[:, None] * matrix * (size / 2.0), ((centre - start + 0.5) * to_unit - 1)[:, None]], 1)
     theta = torch.cat([theta[:, :3].flip(0).flip(1), theta[:, 3:].flip(0)], 1).to(device)
     grid = F.affine_grid(theta[None], [1, 1, *patch_size], align_corners=False)
+    if warp is not None:
+        shifts = (warp * to_unit[:, None, None, None]).flip(0)[None].to(device)
+        grid = grid + F.interpolate(shifts, list(patch_size), mode="trilinear", align_corners=True).movedim(1, -1)
     both = F.grid_sample(torch.stack([hu, label])[None], grid, mode="bilinear", align_corners=False)[0]
     return both[0] + AIR_HU, (both[1] >= 0.5).to(torch.uint8)
 
@@ -141,12 +168,21 @@ def vary_intensity(hu: Tensor, augmentation: Augmentation, generator: torch.Gene
         hu = _smooth(hu, axes, 0.4 + 0.8 * _uniform(generator))
     elif kind < augmentation.blur + augmentation.sharpen:
         hu = hu + (0.3 + 0.7 * _uniform(generator)) * (hu - _smooth(hu, [2, 3, 4], 0.8))
+    if augmentation.low_resolution and _uniform(generator) < augmentation.low_resolution:
+        hu = _coarsen(hu, 1.2 + 1.3 * torch.rand(3, generator=generator))
     if augmentation.noise_hu:
         sd = augmentation.noise_hu * _uniform(generator) ** 2
         seed = int(torch.randint(2**62, (), generator=generator))
         noise = torch.randn(hu.shape, device=hu.device, generator=torch.Generator(hu.device).manual_seed(seed))
         hu = hu + sd * noise
     return hu
+
+
+def _coarsen(hu: Tensor, factors: Tensor) -> Tensor:
+    """See (d, h, w) as through voxels `factors` (3,) times as large: averaged, then interpolated back."""
+    coarse = [max(1, round(side / factor)) for side, factor in zip(hu.shape, factors.tolist())]
+    small = F.interpolate(hu[None, None], coarse, mode="area")
+    return F.interpolate(small, hu.shape, mode="trilinear", align_corners=False)[0, 0]
 
 
 def _smooth(hu: Tensor, axes: list[int], sigma: float) -> Tensor:
@@ -177,6 +213,12 @@ def _random_matrix(augmentation: Augmentation, generator: torch.Generator) -> Te
         turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
         matrix = turn @ matrix
     return matrix
+
+
+def _random_warp(augmentation: Augmentation, generator: torch.Generator) -> Tensor | None:
+    if not augmentation.elastic_voxels:
+        return None
+    return augmentation.elastic_voxels * (2 * torch.rand([3] + [WARP_POINTS] * 3, generator=generator) - 1)
 
 
 def _uniform(generator: torch.Generator) -> float:

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,8 @@ class LungsegError(Exception):
     """A bad input or a failure that the user can mend: what it concerns, the cause and the remedy."""
 
     def __init__(self, subject: object, cause: str, remedy: str = ""):
-        self.subject, self.cause, self.remedy = printable(subject), cause.rstrip("."), remedy.rstrip(".")
+        self.subject, self.remedy = printable(subject), remedy.rstrip(".")
+        self.cause = printable(" ".join(cause.rstrip(".").splitlines()))  # it may quote a library, or hostile input
         super().__init__(f"{self.subject}: {self.cause}." + (f" {self.remedy}." if remedy else ""))
 
     def __reduce__(self):  # so that it crosses process borders whole
@@ -63,9 +65,8 @@ def require_writable(folder: str | Path) -> Path:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".partial-{os.getpid()}-probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # without a name where the system can: a kill leaves nothing
+            pass
     except OSError as error:
         raise file_error(folder, error, "choose another folder or mend its permissions") from error
     return folder
@@ -90,6 +91,12 @@ def writing(path: str | Path) -> Iterator[Path]:
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(partial, path)
+        except (OSError, LungsegError):
+            raise
+        except Exception:  # torch and safetensors tell of a full disk in words of their own: ask the disk itself
+            with open(partial, "ab") as file:
+                file.write(bytes(1 << 16))
+            raise
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:

@@ -214,6 +214,8 @@ def test_fault_64_weights_of_another_program_are_refused(tmp_path):
     refuse(path, "another program")
     save_file({"conv.weight": torch.zeros(3)}, path, {"lungseg": "#", "digest": "0"})
     refuse(path, "checksum")
+    path.write_bytes((21).to_bytes(8, "little") + b'{"__metadata__":null}')
+    refuse(path, "another program")
 
 
 def test_fault_64_a_bare_state_dict_is_no_checkpoint_of_ours(tmp_path):

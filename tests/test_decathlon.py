@@ -65,13 +65,13 @@ def test_hidden_test_labels_are_found(toy):
 
 @pytest.mark.parametrize("write", [
     lambda path: path.removeprefix("./"), lambda path: path.replace("/", "\\"), lambda path: "imagesTr/../" + path])
-def test_paths_are_read_however_they_are_written(toy, write):
+def test_fault_45_paths_are_read_however_they_are_written(toy, write):
     root, content, save = toy
     content["training"] = [{kind: write(path) for kind, path in entry.items()} for entry in content["training"]]
     assert len(load(save()).training) == 6
 
 
-def test_a_set_without_test_cases_is_fine(toy):
+def test_fault_51_a_set_without_test_cases_is_fine(toy):
     root, content, save = toy
     del content["test"], content["numTest"]
     assert load(save()).test == ()
@@ -82,7 +82,7 @@ def test_a_set_without_test_cases_is_fine(toy):
 
 @pytest.mark.parametrize("encode", [
     lambda text: codecs.BOM_UTF8 + text.encode(), lambda text: text.encode("utf-16")])
-def test_a_byte_order_mark_is_read(toy, encode):
+def test_fault_43_a_byte_order_mark_is_read(toy, encode):
     root, content, save = toy
     assert len(load(save(encode(json.dumps(content)))).training) == 6
 
@@ -95,13 +95,13 @@ def test_a_byte_order_mark_is_read(toy, encode):
     (b'{"numTraining": ' + b"9" * 5000 + b"}", "cannot be read"),
     (b'{"training": [], "training": []}', "'training' occurs twice"), (b"\0\0\0\0", "line 1: is empty"),
     (b"<html>", "line 1: malformed")])
-def test_a_broken_json_is_an_error_with_its_line(toy, data, cause):
+def test_fault_43_a_broken_json_is_an_error_with_its_line(toy, data, cause):
     root, _, save = toy
     error = faults_of(save(data))
     assert error.subject == str(root / "dataset.json") and cause in error.cause and error.remedy
 
 
-def test_an_absurdly_long_json_is_not_read(toy):
+def test_fault_43_an_absurdly_long_json_is_not_read(toy):
     with open(toy[0] / "dataset.json", "r+b") as file:
         file.truncate(1 << 40)  # a hole: it takes no room
     assert "too many" in str(faults_of(toy[0]))
@@ -116,12 +116,12 @@ def test_an_absurdly_long_json_is_not_read(toy):
     ("numTraining", 130, '"numTraining" is 130, but 6 cases are listed'), ("numTraining", "six", "is six"),
     ("numTraining", float("nan"), "is nan"), ("numTraining", True, "is True"), ("numTest", 0, '"numTest" is 0'),
     ("labels", ["background"], '"labels" is a list')])
-def test_an_entry_of_the_wrong_form_is_named(toy, key, value, cause):
+def test_fault_44_an_entry_of_the_wrong_form_is_named(toy, key, value, cause):
     root, content, save = toy
     assert cause in str(faults_of(save(content | {key: value})))
 
 
-def test_a_missing_key_is_named(toy):
+def test_fault_44_a_missing_key_is_named(toy):
     root, content, save = toy
     del content["training"]
     assert 'the key "training" is missing' in str(faults_of(save()))
@@ -143,7 +143,7 @@ def test_what_is_odd_but_legal_is_said(toy, change, said, capsys):
 @pytest.mark.parametrize("path", [
     "../secret.nii.gz", "./imagesTr/../../secret.nii.gz", "/etc/secret.nii.gz", "C:\\secret.nii.gz",
     "..\\secret.nii.gz", "\\\\server\\secret.nii.gz"])
-def test_a_path_out_of_the_dataset_is_refused(toy, path):
+def test_fault_47_a_path_out_of_the_dataset_is_refused(toy, path):
     root, content, save = toy
     (root.parent / "secret.nii.gz").touch()
     content["training"][0]["image"] = path
@@ -158,7 +158,7 @@ def test_a_path_out_of_the_dataset_is_refused(toy, path):
     ("./imagesTr/toy_003.nii.gz/x.nii", "folder is missing"), ("./imagesTr/a\0.nii", ""), ("./imagesTr/\ud800.nii", ""),
     ("./imagesTr/" + "a" * 5000 + ".nii", "")])
 @pytest.mark.parametrize("kind", ["image", "label"])
-def test_a_missing_file_is_named(toy, path, cause, kind):
+def test_fault_49_a_missing_file_is_named(toy, path, cause, kind):
     root, content, save = toy
     path = path.replace("imagesTr", "labelsTr") if kind == "label" else path
     content["training"][0][kind] = path
@@ -180,7 +180,7 @@ def test_links_are_followed_and_dead_ones_named(toy):
     assert "a link that leads nowhere" in str(faults_of(root))
 
 
-def test_listed_apple_double_files_are_not_counted(toy, capsys):
+def test_fault_46_listed_apple_double_files_are_not_counted(toy, capsys):
     root, content, save = toy
     content["training"].append({"image": "./imagesTr/._toy_000.nii.gz", "label": "./labelsTr/._toy_000.nii.gz"})
     content["test"].append("./imagesTs/._toy_006.nii.gz")
@@ -188,7 +188,7 @@ def test_listed_apple_double_files_are_not_counted(toy, capsys):
     assert len(dataset.training) == 6 and len(dataset.test) == 2 and "._ files: ignored" in capsys.readouterr().err
 
 
-def test_extra_files_are_said(toy, capsys):
+def test_fault_49_extra_files_are_said(toy, capsys):
     (toy[0] / "imagesTr" / "toy_100.nii.gz").touch()
     (toy[0] / "labelsTs").mkdir()
     (toy[0] / "labelsTs" / "toy_008.nii").touch()
@@ -197,7 +197,7 @@ def test_extra_files_are_said(toy, capsys):
     assert "imagesTr: 1 files" in said and "toy_100.nii.gz" in said and "toy_008.nii" in said
 
 
-def test_a_training_image_among_the_test_cases_is_a_leak(toy):
+def test_fault_48_a_training_image_among_the_test_cases_is_a_leak(toy):
     root, content, save = toy
     assert "toy_000 is in the test list too" in str(faults_of(save(
         content | {"test": ["./imagesTr/toy_000.nii.gz"], "numTest": 1})))
@@ -205,7 +205,7 @@ def test_a_training_image_among_the_test_cases_is_a_leak(toy):
     assert "a leak" in str(faults_of(save(content | {"test": ["./imagesTs/other_name.nii.gz"], "numTest": 1})))
 
 
-def test_repeated_and_swapped_cases_are_faults(toy):
+def test_fault_48_repeated_and_swapped_cases_are_faults(toy):
     root, content, save = toy
     first, second, *rest = content["training"]
     assert "toy_003 is named twice" in str(faults_of(save(content | {"training": [first, first, *rest]})))
@@ -213,7 +213,7 @@ def test_repeated_and_swapped_cases_are_faults(toy):
     assert "toy_003 is paired with the label of toy_000" in str(faults_of(save(content | {"training": swapped})))
 
 
-def test_all_faults_come_in_one_error(toy):
+def test_fault_50_all_faults_come_in_one_error(toy):
     root, content, save = toy
     content["training"][0]["image"] = "../x.nii.gz"
     content["training"][1] = 7
@@ -229,7 +229,7 @@ def test_all_faults_come_in_one_error(toy):
 # --- folders -----------------------------------------------------------------------------------------------------
 
 
-def test_the_wrong_level_is_put_right_and_said(toy, capsys):
+def test_fault_51_the_wrong_level_is_put_right_and_said(toy, capsys):
     for folder in (toy[0].parent, toy[0] / "imagesTr"):
         assert load(folder).root.resolve() == toy[0].resolve()
         assert "has no dataset.json; using" in capsys.readouterr().err
@@ -295,7 +295,7 @@ def test_scans_of_one_patient_stay_together(toy):
         assert len(validation) == 2 and not {c.patient for c in training} & {c.patient for c in validation}
 
 
-def test_fewer_cases_than_folds_are_left_out_one_by_one(tmp_path):
+def test_fault_51_fewer_cases_than_folds_are_left_out_one_by_one(tmp_path):
     three = dataset_of(["a", "b", "c"], tmp_path)
     assert [len(split(three, fold)[1]) for fold in range(3)] == [1, 1, 1]
     with pytest.raises(LungsegError, match="out of range for 3 folds"):

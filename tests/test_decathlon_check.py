@@ -82,7 +82,7 @@ def test_the_report_is_json_and_the_same_from_processes(toy):
     assert told["summary"]["spacing_d_mm"] == {"least": 4, "median": 4, "most": 4}
 
 
-def test_all_faults_come_in_one_report(toy):
+def test_fault_50_all_faults_come_in_one_report(toy):
     label = scan(9)[1]
     content = json.loads((toy / "dataset.json").read_text())
     content["training"].append({"image": "./imagesTr/none.nii.gz", "label": "./labelsTr/none.nii.gz"})
@@ -143,12 +143,12 @@ def test_warnings_of_the_reader_land_in_the_report(toy, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_an_inverted_label_is_a_fault(toy):
+def test_fault_57_an_inverted_label_is_a_fault(toy):
     put(toy, "labelsTr/toy_1", 1 - scan(1)[1])
     assert "inverted" in check(toy).faults[0].cause
 
 
-def test_a_set_without_any_tumour_is_a_fault(toy):
+def test_fault_57_a_set_without_any_tumour_is_a_fault(toy):
     for i in range(3):
         put(toy, f"labelsTr/toy_{i}", np.zeros(SHAPE, np.uint8))
     report = check(toy)
@@ -156,7 +156,7 @@ def test_a_set_without_any_tumour_is_a_fault(toy):
 
 
 @pytest.mark.parametrize(("name", "cause"), [("imagesTr/toy_2", "same scan as toy_0"), ("imagesTs/toy_3", "a leak")])
-def test_one_scan_under_two_names_is_a_fault_however_it_is_stored(toy, name, cause):
+def test_fault_48_one_scan_under_two_names_is_a_fault_however_it_is_stored(toy, name, cause):
     volume.write_nifti(toy / f"{name}.nii.gz", scan(0)[0].astype(np.float32), AFFINE, orientation="RAS")
     assert [cause in fault.cause for fault in check(toy).faults] == [True]
 
@@ -182,7 +182,7 @@ def die_at_b(task):
     return Examined(task, row={"case": task.id})
 
 
-def test_a_dead_process_is_named_and_takes_no_other_case_along(tmp_path):
+def test_fault_88_a_dead_process_is_named_and_takes_no_other_case_along(tmp_path):
     for name in "abcd":
         (tmp_path / name).touch()
     tasks = [Task(name, "training", tmp_path / name, None) for name in "abcd"]

@@ -2,6 +2,8 @@
 
 import os
 import re
+import struct
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEGLSLossless,
     MRImageStorage,
@@ -147,6 +150,34 @@ def test_fault_59_an_empty_file_is_said(tmp_path, capsys):
     (tmp_path / "IM0007").touch()
     assert np.array_equal(volume.read(tmp_path).hu, chest())
     assert "IM0007: empty; it is skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tag", ["0008103e", "7fe00010"])
+def test_fault_59_an_element_that_claims_gigabytes_takes_no_memory(tmp_path, tag):
+    path = write_series(tmp_path)[2]
+    content = bytearray(path.read_bytes())
+    place = content.index(struct.pack("<HH", int(tag[:4], 16), int(tag[4:], 16))) + 8
+    content[place - 4 : place + 4] = b"OW\0\0" + struct.pack("<I", 0xFFFF_FFF0)
+    path.write_bytes(content)
+    tracemalloc.start()
+    if tag == "0008103e":
+        refuse(tmp_path, f"{path.name}: ")
+    else:  # the last element: all of its pixels are there
+        assert np.array_equal(volume.read(tmp_path).hu, chest())
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20_000_000
+
+
+def test_fault_61_deflated_files_are_read_but_not_large_ones(tmp_path):
+    for path in write_series(tmp_path):
+        one = dcmread(path)
+        one.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        one.save_as(path)
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+    with path.open("ab") as file:
+        file.truncate(1 << 21)  # a bomb would begin like this
+    refuse(tmp_path, f"{path.name}: deflated, and larger than 1,048,576 bytes. Export it uncompressed")
 
 
 def test_fault_60_two_series_are_asked_for(tmp_path, capsys):

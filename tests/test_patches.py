@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers_cases import ball, make_prepared
 
-from lungseg_utils.patches import AIR_HU, NO_AUGMENTATION, Augmentation, cut_patch, draw_batch, make_source
+from lungseg_utils.patches import AIR_HU, NO_AUGMENTATION, Augmentation, _coarsen, cut_patch, draw_batch, make_source
 from lungseg_utils.runtime import LungsegError
 
 SHAPE = (20, 24, 22)
@@ -60,6 +60,23 @@ def test_a_mirrored_patch_is_the_flipped_crop():
     assert torch.equal(label, case.label[6:14, 8:16, 7:15].flip(2))
 
 
+def test_a_constant_warp_is_a_shift():
+    case = source()
+    shift = torch.tensor([2.0, -3.0, 1.0])[:, None, None, None].expand(3, 5, 5, 5)
+    centre = torch.tensor([9.5, 11.5, 10.5])
+    hu, label = cut_patch(case, centre, (8, 8, 8), warp=shift)
+    assert torch.allclose(hu, case.hu[8:16, 5:13, 8:16].float(), atol=1e-2)
+    assert torch.equal(label, case.label[8:16, 5:13, 8:16])
+
+
+def test_a_patch_of_low_resolution_has_its_mean_and_less_detail():
+    case = source()
+    coarse = _coarsen(case.hu.float(), torch.tensor([2.0, 2.0, 2.0]))
+    assert coarse.shape == case.hu.shape
+    assert float(coarse.mean()) == pytest.approx(float(case.hu.float().mean()), rel=0.02)
+    assert coarse.diff(dim=2).abs().mean() < 0.7 * case.hu.float().diff(dim=2).abs().mean()
+
+
 def test_a_quarter_turn_is_exact():
     case = source()
     turn = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
@@ -71,7 +88,7 @@ def test_the_label_follows_the_scan_under_every_augmentation():
     """In a scan that is bright exactly where the label is 1, it still is after flips, turns and scaling."""
     label = ball(SHAPE, (10, 9, 13), 4).astype(np.uint8)
     case = source(label, np.where(label, 0, -1000).astype(np.int16))
-    spatial = Augmentation(gain=0, offset_hu=0, noise_hu=0, blur=0, sharpen=0)
+    spatial = Augmentation(gain=0, offset_hu=0, noise_hu=0, blur=0, sharpen=0, elastic_voxels=1.5)
     volumes = []
     for seed in range(10):
         hu, patch, _ = draw([case], seed, augmentation=spatial, foreground=1.0, patch_size=(16, 16, 16))
@@ -135,3 +152,9 @@ def test_the_generator_decides_everything():
 def test_without_augmentation_the_voxels_are_those_of_the_scan():
     hu, _, _ = draw([source()])
     assert torch.isin(hu.round().to(torch.int16), source().hu).all()
+
+
+def test_what_is_mapped_stays_on_the_disk(tmp_path):
+    np.save(tmp_path / "hu.npy", make_prepared(shape=SHAPE).hu)
+    mapped = np.load(tmp_path / "hu.npy", mmap_mode="r")
+    assert source(hu=mapped).hu.data_ptr() == mapped.ctypes.data  # read when a patch asks for it

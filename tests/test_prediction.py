@@ -7,7 +7,7 @@ from helpers_cases import ball, make_prepared, make_scan
 
 from lungseg_utils import checkpoint, prediction, volume
 from lungseg_utils.prediction import Predictor, drop_small, measure_tumours, predict
-from lungseg_utils.prediction.windows import blending_weight, window_positions
+from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
 
@@ -27,10 +27,10 @@ class OutOfMemory(torch.nn.Module):
 
     def __init__(self, model, times):
         super().__init__()
-        self.model, self.pools, self.times, self.batches = model, model.pools, times, []
+        self.model, self.pools, self.times, self.voxels = model, model.pools, times, []
 
     def forward(self, x):
-        self.batches.append(len(x))
+        self.voxels.append(x.numel())
         if self.times:
             self.times -= 1
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -60,6 +60,22 @@ def test_windows_cover_the_region_and_leave_the_rest_out():
     assert covered[region].all() and len(cuts) <= 4 < len(window_positions(np.ones_like(region), region.shape,
                                                                             (16, 16, 16), 0.25))
     assert window_positions(np.zeros_like(region), region.shape, (16, 16, 16), 0.25) == []
+
+
+@pytest.mark.parametrize("shape", [(30, 40, 50), (17, 61, 33), (5, 200, 9)])
+@pytest.mark.parametrize("share", [1, 0.5, 0.1])
+def test_the_window_that_fits_is_the_whole_or_as_large_as_memory_lets_it(shape, share):
+    largest = share * np.prod(shape)
+    window = fit_window(shape, (4, 4, 4), 0.25, largest)
+    assert window == shape if share == 1 else np.prod(window) <= largest
+    assert all(w == n or w % 4 == 0 for w, n in zip(window, shape))
+    assert np.prod(fit_window(shape, (4, 4, 4), 0.25, 1)) == 64  # whatever little memory there is
+
+
+def test_windows_start_where_poolings_do():
+    cuts = window_positions(np.ones((32, 48, 40), bool), (32, 48, 40), (16, 16, 16), 0.25, (8, 8, 8))
+    assert all(s.start % 8 == 0 for cut in cuts for s in cut)
+    assert max(cut[1].stop for cut in cuts) == 48
 
 
 @pytest.mark.parametrize("shape", [(20, 24, 28), (7, 40, 3)])
@@ -130,15 +146,23 @@ def test_predict_takes_a_checkpoint(tmp_path):
 # --- memory and devices ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("times", "batches", "said"), [
-    (1, [2, 1], "batches of 1"), (2, [2, 1, 2], "the CPU")])
-def test_fault_79_out_of_memory_means_smaller_batches_then_the_cpu_and_the_same_mask(times, batches, said, capsys):
+@pytest.mark.parametrize(("times", "said"), [(1, "less at a time"), (3, "the CPU")])
+@pytest.mark.parametrize("window", [None, (8, 8, 8)])
+def test_fault_79_out_of_memory_means_less_at_a_time_then_the_cpu_and_the_same_mask(window, times, said, capsys):
     ready, one = make_prepared(shape=(20, 20, 20)), predictor()
-    expected = one.probabilities(ready, window=(8, 8, 8))
+    expected = one.probabilities(ready, window=window)
     one.model = OutOfMemory(one.model, times)
-    again = one.probabilities(ready, window=(8, 8, 8))
-    assert torch.allclose(again, expected, atol=1e-5) and one.model.batches[: len(batches)] == batches
+    assert torch.allclose(one.probabilities(ready, window=window), expected, atol=1e-5)
     assert f"warning: case_0: out of GPU memory; going on with {said}\n" in capsys.readouterr().err
+
+
+def test_out_of_memory_makes_windows_smaller(monkeypatch):
+    ready, one = make_prepared(shape=(20, 20, 20)), predictor()
+    one.model = OutOfMemory(one.model, 1)
+    monkeypatch.setattr(prediction, "LARGEST_FEATURES", {"cpu": 20**3 * 2 * 4})  # the whole grid, two channels wide
+    monkeypatch.setattr(prediction, "SMALLEST_FEATURES", 1)
+    one.probabilities(ready)
+    assert one.model.voxels[0] == 20**3 and max(one.model.voxels[1:]) <= 20**3 / 8
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -98,6 +98,18 @@ def test_the_lungs_of_a_cropped_scan_are_found():
     assert label[cut][found.box].sum() == label[cut].sum()
 
 
+@pytest.mark.parametrize("lean", [0.0, 0.1, -0.2], ids=["blank slices", "a wedge", "a steep wedge"])
+def test_padding_that_opens_the_airways_to_the_air_outside_hides_no_lungs(lean):
+    """As resampling and registration leave it: a scan that was turned has empty corners."""
+    scan = phantom.make_case(3, tier="quick")[0]
+    d, h, _ = np.ogrid[tuple(map(slice, scan.hu.shape))]
+    padded = np.where(d + lean * (h - scan.hu.shape[1] / 2) > len(scan.hu) - 4, -1024, scan.hu).astype(np.int16)
+    found, whole = find_lungs(make_scan(padded, scan.spacing_mm)), find_lungs(scan)
+    assert found.found
+    assert found.lungs.sum() > 0.9 * whole.lungs.sum()
+    assert all(abs(a.start - b.start) <= 6 and abs(a.stop - b.stop) <= 6 for a, b in zip(found.box, whole.box))
+
+
 def test_one_filled_lung_is_still_inside():
     scan = lungs_alone()
     scan.hu[:, :, 40:][scan.hu[:, :, 40:] == -850] = 30  # the left lung is all fluid

@@ -1,5 +1,6 @@
 """Training: it learns, it resumes to the bit, and nothing that stops it loses more than the epoch under way."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -7,15 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers_cases import TINY, make_prepared
 
 from lungseg_utils import checkpoint, training
+from lungseg_utils.patches import make_source
 from lungseg_utils.runtime import LungsegError
-from lungseg_utils.training import fit, learning_rate_at
+from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training import fit, learning_rate_at, losses
 
 FILES = ["best.safetensors", "config.json", "environment.json", "history.csv", "last.pt", "previous.pt"]
 
@@ -77,7 +82,7 @@ def best_weights(folder: Path) -> dict:
 
 
 def test_a_run_leaves_its_files_and_nothing_else(straight, capsys):
-    assert sorted(path.name for path in straight.iterdir()) == FILES
+    assert sorted(path.name for path in straight.iterdir() if path.name != "tensorboard") == FILES
     rows = list(csv.DictReader((straight / "history.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert {"loss", "learning_rate", "validation_dice", "validation_recall"} <= set(rows[0])
@@ -117,8 +122,80 @@ def test_without_validation_cases_the_latest_weights_are_kept(cases, tmp_path):
 def test_the_learning_rate_warms_up_and_falls():
     config = dataclasses.replace(TINY, epochs=10, steps_per_epoch=10, warmup_steps=4, learning_rate=1.0)
     assert [learning_rate_at(step, config) for step in (0, 1, 3, 50)] == [0.25, 0.5, 1, 1]
-    cosine = dataclasses.replace(config, schedule="cosine")
+    cosine, poly = (dataclasses.replace(config, schedule=name) for name in ("cosine", "poly"))
     assert learning_rate_at(50, cosine) == pytest.approx(0.5) and learning_rate_at(99, cosine) < 1e-3
+    assert learning_rate_at(50, poly) == pytest.approx(0.5**0.9) and learning_rate_at(99, poly) < 0.02
+
+
+def test_each_loss_is_monais_and_small_where_the_prediction_is_right():
+    label = torch.zeros(2, 1, 6, 6, 6)
+    label[:, :, 2:4, 2:4, 2:4] = 1
+    for name in ("dice_ce", "tversky", "focal"):
+        loss = losses.make_loss(name)
+        assert loss(20 * label - 10, label) < 0.01 < loss(torch.zeros_like(label), label)
+    missed, invented = label * 0.5, (label + label.roll(2, -1)).clamp(max=1)
+    tversky = losses.make_loss("tversky")
+    assert tversky(20 * missed - 10, label) > tversky(20 * invented - 10, label)  # a missed voxel costs more
+
+
+def test_deep_supervision_predicts_at_every_scale_and_weighs_the_finest_most():
+    model = SegUNet(channels=(2, 4, 6, 8))
+    heads = losses.make_heads(model)
+    image, label = torch.randn(1, 1, 9, 8, 16), torch.zeros(1, 1, 9, 8, 16)
+    outputs = losses.predict_all(model.eval(), heads, image)
+    assert [tuple(output.shape[2:]) for output in outputs] == [(9, 8, 16), (5, 4, 8), (3, 2, 4)]
+    assert torch.equal(outputs[0], model(image))
+    ones = [output * 0 + value for output, value in zip(outputs, (1, 2, 4))]
+    total = losses.loss_of_all(lambda logits, target: logits.mean() + target.mean(), ones, label).item()
+    assert total == pytest.approx((1 + 2 / 2 + 4 / 4) / 1.75)
+    losses.loss_of_all(losses.make_loss(), outputs, label).backward()
+    assert all(weight.grad is not None for weight in heads.parameters())
+
+
+def test_the_heads_of_deep_supervision_are_not_in_the_weights_that_are_used(run, tmp_path):
+    run(epochs=1, channels=(2, 4, 6), deep_supervision=True)
+    model, _ = checkpoint.load_weights(tmp_path / "run" / "best.safetensors")
+    assert model.config()["channels"] == [2, 4, 6]
+    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["heads"].keys() == {"0.weight", "0.bias"}
+
+
+def test_deep_supervision_and_compile_exclude_each_other(run):
+    with pytest.raises(LungsegError, match="compile: it hides the stages that deep supervision looks at"):
+        run(compile=True, deep_supervision=True)
+
+
+def test_tensorboard_gets_every_row_where_it_is_installed(run, tmp_path, monkeypatch):
+    written = []
+
+    class Writer(contextlib.nullcontext):
+        def __enter__(self):
+            return self
+
+        def add_scalar(self, name, value, epoch):
+            written.append((self.enter_result.name, name, epoch))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    run(epochs=2)
+    assert ("tensorboard", "loss", 1) in written and ("tensorboard", "validation_dice", 2) in written
+
+
+@pytest.mark.parametrize("libc", [TypeError(), OSError(), types.SimpleNamespace()], ids=["Windows", "none", "macOS"])
+def test_where_there_is_no_glibc_memory_is_left_as_it_is(monkeypatch, libc):
+    def find(_name):
+        if isinstance(libc, Exception):
+            raise libc
+        return libc
+
+    monkeypatch.setattr(training.ctypes, "CDLL", find)
+    training.keep_freed_memory()
+
+
+def test_the_defaults_make_the_steps_that_they_always_made(cases):
+    """The number is an earlier version's: new choices must leave the course's own run as it is."""
+    run = training.start_run(TINY, torch.device("cpu"))
+    sources = [make_source(case) for case in cases[:2]]
+    row = training.train_one_epoch(run, sources, losses.make_loss(), TINY)
+    assert row["loss"] == pytest.approx(1.70873, rel=1e-5)
 
 
 def test_the_running_mean_moves_towards_the_weights():
@@ -132,6 +209,13 @@ def test_the_running_mean_moves_towards_the_weights():
 def test_nothing_to_train_on_is_an_error(tmp_path):
     with pytest.raises(LungsegError, match="no case to train on"):
         fit([], [], run_dir=tmp_path, config=TINY)
+
+
+@pytest.mark.parametrize(("fill", "cause"), [(0, "no tumour is marked in any training case"), (1, "inverted")])
+def test_fault_57_labels_all_empty_or_inverted_are_not_trained_on(cases, tmp_path, fill, cause):
+    spoilt = [dataclasses.replace(case, label=np.full_like(case.label, fill)) for case in cases]
+    with pytest.raises(LungsegError, match=cause):
+        fit(spoilt[:2], spoilt[2:], run_dir=tmp_path, config=TINY, device="cpu")
 
 
 def test_an_earlier_run_is_set_aside(run, tmp_path, capsys):
@@ -155,18 +239,43 @@ def test_cases_that_cannot_be_trained_on_leave_the_earlier_run_where_it_is(run, 
 # --- resume ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_fault_81_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run, tmp_path, monkeypatch, schedule):
-    run("straight", schedule=schedule)
-    if schedule == "constant":
-        assert len(run("parts", epochs=2)) == 2
-    else:  # a cosine depends on the number of epochs, so the run is cut off, not extended
+@pytest.mark.parametrize("changes", [
+    {}, {"schedule": "cosine"}, {"schedule": "poly", "optimiser": "sgd", "loss": "focal", "learning_rate": 1e-2},
+    {"deep_supervision": True, "channels": (2, 4, 6), "loss": "tversky", "elastic_voxels": 2, "low_resolution": 0.5}],
+    ids=["defaults", "cosine", "SGD", "deep supervision"])
+def test_fault_81_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run, tmp_path, monkeypatch, changes):
+    run("straight", **changes)
+    if "schedule" not in changes:
+        assert len(run("parts", epochs=2, **changes)) == 2
+    else:  # a schedule that falls depends on the number of epochs, so the run is cut off, not extended
         stop_in_epoch(monkeypatch, 3)
         with pytest.raises(KeyboardInterrupt):
-            run("parts", schedule=schedule)
+            run("parts", **changes)
         monkeypatch.undo()
-    assert len(run("parts", resume=True, schedule=schedule)) == 4
+    assert len(run("parts", resume=True, **changes)) == 4
     assert same_run(tmp_path / "straight", tmp_path / "parts")
+
+
+def test_fault_82_a_case_that_has_changed_is_named(run, cases, tmp_path):
+    run(epochs=1)
+    label = cases[1].label.copy()
+    label[0, 0, 0] = 1  # a single voxel
+    changed = [cases[0], dataclasses.replace(cases[1], label=label)]
+    with pytest.raises(LungsegError, match="last.pt: .*the scan or label of case_1 is another one now"):
+        fit(changed, cases[2:], run_dir=tmp_path / "run", config=TINY, resume=True)
+
+
+def test_a_run_of_a_version_that_knew_fewer_settings_goes_on(run, tmp_path, straight):
+    run(epochs=2)
+    last = tmp_path / "run" / "last.pt"
+    state = checkpoint.load_state(last)
+    settings = json.loads(state["settings"])
+    for name in ("loss", "optimiser", "deep_supervision", "compile", "contents", "processes"):
+        del settings[name]
+    del state["heads"]
+    torch.save(state | {"settings": json.dumps(settings)}, last)
+    assert len(run(resume=True)) == 4
+    assert same_run(tmp_path / "run", straight)
 
 
 def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
@@ -237,7 +346,7 @@ def test_fault_64_a_file_that_is_no_state_of_a_run_is_an_error(run, tmp_path, st
 def spoiled(monkeypatch, spoil, step):
     """Let `spoil` change the loss of one step."""
     honest, steps = training.make_loss(), iter(range(1000))
-    monkeypatch.setattr(training, "make_loss", lambda: lambda logits, label: (
+    monkeypatch.setattr(training, "make_loss", lambda _name: lambda logits, label: (
         spoil(honest(logits, label), logits) if next(steps) == step else honest(logits, label)))
 
 

@@ -45,8 +45,8 @@ class DatasetError(LungsegError):
         lines = [f"\n  {fault}" for fault in self.faults[:SHOWN_FAULTS]]
         if len(self.faults) > SHOWN_FAULTS:
             lines.append(f"\n  and {len(self.faults) - SHOWN_FAULTS} more; `lungseg check` lists them all")
-        listed = "".join(lines)
-        super().__init__(subject, f"{len(self.faults)} faults:{listed}\n  these are all", "mend them and try again")
+        super().__init__(subject, f"{len(self.faults)} faults:{''.join(lines)}", "mend them and try again")
+        self.args = ("".join([f"{self.subject}: {len(self.faults)} faults:", *lines, f"\n{self.remedy}."]),)  # a list
 
     def __reduce__(self):
         return type(self), (self.subject, self.faults)

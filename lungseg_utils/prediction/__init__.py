@@ -11,17 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungseg_utils.checkpoint import SHIPPED, load_weights
+from lungseg_utils.prediction.oblique import put_back, straighten
 from lungseg_utils.prediction.tumours import drop_small, measure_tumours
-from lungseg_utils.prediction.windows import blending_weight, window_positions
+from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.preprocess import CLIP_HU, Prepared, normalise, prepare, resampled_slabs
 from lungseg_utils.runtime import pick_device, pick_precision, warn
 from lungseg_utils.segunet import SegUNet, fold_batch_norms
 from lungseg_utils.volume import Volume
 
-__all__ = ["OVERLAP", "Predictor", "WINDOW", "drop_small", "measure_tumours", "predict", "predict_files"]
+__all__ = ["OVERLAP", "Predictor", "drop_small", "measure_tumours", "predict", "predict_files"]
 
-WINDOW = (96, 96, 96)
-OVERLAP = 0.25  # of a window's side
+OVERLAP = 0.25  # of a window's side, where one window cannot hold the lungs
+# The network's widest features in one window, in bytes; it needs about ten times that in all.
+LARGEST_FEATURES = {"cpu": 2**27, "cuda": 2**29, "mps": 2**28}
+SMALLEST_FEATURES = 2**23  # a GPU that cannot hold even these is of no help
 
 
 class Predictor:
@@ -35,44 +38,52 @@ class Predictor:
             model, facts = load_weights(checkpoint or SHIPPED)
         self.facts = facts
         self.model = fold_batch_norms(model).to(self.device, self.precision, memory_format=torch.channels_last_3d)
+        self.width = len(next(self.model.parameters()))  # channels at full resolution
 
-    def probabilities(self, prepared: Prepared, *, window: Sequence[int] = WINDOW, overlap: float = OVERLAP,
-                      batch_size: int | None = None, region_only: bool = True) -> Tensor:
-        """Give the tumour probability, float32 (D, H, W), on the working grid of `prepared`; 0 where none was asked."""
+    def probabilities(self, prepared: Prepared, *, window: Sequence[int] | None = None, overlap: float = OVERLAP,
+                      batch_size: int = 8) -> Tensor:
+        """Give the tumour probability, float32 (D, H, W), on the working grid of `prepared`; 0 where none was asked.
+
+        Without `window` the whole grid is one, as no seam is the best seam, or a few where memory forbids it.
+        `batch_size` is the most windows at a time; there are fewer where they are large.
+        """
         image = torch.from_numpy(np.array(prepared.hu)).to(self.device)
-        region = np.asarray(prepared.region) if region_only else np.ones_like(prepared.region)
-        # The convolution library takes its fast path on a CPU only for batches of two or more.
-        batch_size = batch_size or (2 if self.device.type == "cpu" else 8)
-        on_last_resort = False
+        region = np.asarray(prepared.region)
+        features, on_last_resort = LARGEST_FEATURES[self.device.type], False
         while True:
             try:
-                return self._blend(image, region, window, overlap, batch_size)
+                return self._blend(image, region, window, overlap, batch_size, features)
             except torch.OutOfMemoryError:
                 if on_last_resort:
                     raise
             torch.cuda.empty_cache()  # not above: the error would still hold on to the tensors
-            if batch_size > 1:
-                batch_size //= 2
-                warn(f"{prepared.name}: out of GPU memory; going on with batches of {batch_size}")
+            if features > SMALLEST_FEATURES:
+                features //= 8
+                warn(f"{prepared.name}: out of GPU memory; going on with less at a time")
             else:
                 warn(f"{prepared.name}: out of GPU memory; going on with the CPU")
                 self.device, self.precision = torch.device("cpu"), pick_precision(torch.device("cpu"))
                 self.model = self.model.to(self.device, self.precision)
-                image, batch_size, on_last_resort = image.cpu(), 2, True
+                image, features, on_last_resort = image.cpu(), LARGEST_FEATURES["cpu"], True
 
     @torch.inference_mode()
-    def _blend(self, image: Tensor, region: np.ndarray, window: Sequence[int], overlap: float,
-               batch_size: int) -> Tensor:
+    def _blend(self, image: Tensor, region: np.ndarray, window: Sequence[int] | None, overlap: float,
+               batch_size: int, features: int) -> Tensor:
         shape = image.shape
         multiple = [int(np.prod([pool[axis] for pool in self.model.pools])) for axis in range(3)]
-        # a window larger than the scan shrinks to it, up to a whole number of the deepest voxels
-        window = [min(w, -(-n // m) * m) for w, n, m in zip(window, shape, multiple)]
-        pad = [max(0, w - n) for w, n in zip(window, shape)]
+        voxels = features / (self.width * self.precision.itemsize)
+        if window is None:
+            window = fit_window(shape, multiple, overlap, voxels)
+        # One window takes a side as it is; several are made of whole poolings, and so is what they cover.
+        whole = [-(-w // m) * m for w, m in zip(window, multiple)]
+        window = [n if n <= w else w for n, w in zip(shape, whole)]
+        pad = [0 if n == w else -n % m for n, w, m in zip(shape, window, multiple)]
         image = F.pad(image, (0, pad[2], 0, pad[1], 0, pad[0]), value=CLIP_HU[0])
         weight = blending_weight(window).to(self.device)
         total = torch.zeros(image.shape, device=self.device)
         weights = torch.zeros(image.shape, device=self.device)
-        windows = window_positions(region, image.shape, window, overlap)
+        windows = window_positions(region, image.shape, window, overlap, multiple)
+        batch_size = max(1, min(batch_size, int(voxels // np.prod(window))))
         for first in range(0, len(windows), batch_size):
             cuts = windows[first : first + batch_size]
             batch = torch.stack([normalise(image[cut].float()) for cut in cuts])[:, None]  # (B, 1, d, h, w)
@@ -107,8 +118,9 @@ def predict(
     Without `checkpoint` the shipped weights are used: trained on synthetic scans, not for clinical use.
     """
     predictor = predictor or Predictor(checkpoint, device)
-    prepared = prepare(volume, spacing_mm=predictor.facts["spacing_mm"], device=predictor.device)
-    return predictor.mask(volume, prepared, predictor.probabilities(prepared), threshold)
+    upright = straighten(volume)
+    prepared = prepare(upright, spacing_mm=predictor.facts["spacing_mm"], device=predictor.device)
+    return put_back(predictor.mask(upright, prepared, predictor.probabilities(prepared), threshold), upright, volume)
 
 
 def predict_files(inputs, output, **options):

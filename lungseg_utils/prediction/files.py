@@ -9,10 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from lungseg_utils import __version__, volume
 from lungseg_utils.prediction import Predictor, measure_tumours
-from lungseg_utils.preprocess import prepare, resampled_slabs
-from lungseg_utils.runtime import LungsegError, require_writable, writing
+from lungseg_utils.prediction.oblique import put_back, straighten
+from lungseg_utils.preprocess import Prepared, prepare, resampled_slabs
+from lungseg_utils.runtime import LungsegError, require_writable, warn, writing
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,10 @@ def predict_files(
     jobs = plan(inputs, output)
     for folder in {job.mask.parent for job in jobs}:
         require_writable(folder)
-    predictor = Predictor(checkpoint, device)
     rows, failures = [], []
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         ahead: Future = reader.submit(volume.read, jobs[0].source, series=series)
+        predictor = Predictor(checkpoint, device)
         waiting: list[Future] = []
         for number, job in enumerate(jobs):
             current = ahead
@@ -55,20 +58,23 @@ def predict_files(
             try:
                 scan = current.result()
                 started = time.perf_counter()
-                prepared = prepare(scan, spacing_mm=predictor.facts["spacing_mm"], device=predictor.device)
+                upright = straighten(scan)
+                prepared = prepare(upright, spacing_mm=predictor.facts["spacing_mm"], device=predictor.device)
                 probability = predictor.probabilities(prepared)
-                mask = predictor.mask(scan, prepared, probability)
+                mask = put_back(predictor.mask(upright, prepared, probability), upright, scan)
                 row = {"name": job.name, "tumours": measure_tumours(mask, scan), "mask": job.mask.name,
                        "version": __version__, "weights": predictor.facts["digest"]}
-                extra = probability if probabilities else None
+                extra = _full_map(probability, prepared, upright, scan) if probabilities else None
                 while len(waiting) > 1:  # at most one scan waits for the disk
                     waiting.pop(0).result()
-                waiting.append(writer.submit(_write, job, scan, mask, prepared.box, extra, dicom_seg))
+                waiting.append(writer.submit(_write, job, scan, mask, extra, dicom_seg))
                 if number + 1 == len(jobs):
                     waiting[-1].result()
                 row["seconds"] = round(time.perf_counter() - started, 2)
             except LungsegError as error:
                 failures.append(error)
+                if job.mask.exists():
+                    warn(f"{job.mask}: is left from an earlier run; this one made none")
                 continue
             rows.append(row)
             yield row
@@ -125,15 +131,17 @@ def find_scans(path: Path) -> list[Path]:
     return found or [path]
 
 
-def _write(job: Job, scan: volume.Volume, mask, box, probability, dicom_seg: bool) -> None:
-    volume.write_mask(job.mask, mask, scan)
-    if probability is not None:
-        import numpy as np
+def _full_map(probability, prepared: Prepared, upright: volume.Volume, scan: volume.Volume) -> np.ndarray:
+    full = np.zeros(upright.hu.shape, np.float32)
+    for planes, piece in resampled_slabs(probability, full[prepared.box].shape):
+        full[prepared.box][planes] = piece.cpu().numpy()
+    return put_back(full, upright, scan)
 
-        full = np.zeros(mask.shape, np.float32)
-        for planes, piece in resampled_slabs(probability, full[box].shape):
-            full[box][planes] = piece.cpu().numpy()
-        volume.write_map(job.mask.with_name(f"{job.name}_probability.nii.gz"), full, scan)
+
+def _write(job: Job, scan: volume.Volume, mask: np.ndarray, full_map: np.ndarray | None, dicom_seg: bool) -> None:
+    volume.write_mask(job.mask, mask, scan)
+    if full_map is not None:
+        volume.write_map(job.mask.with_name(f"{job.name}_probability.nii.gz"), full_map, scan)
     if dicom_seg:
         from lungseg_utils.volume.dicom_seg import write_segmentation
 

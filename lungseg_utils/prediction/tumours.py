@@ -15,10 +15,11 @@ def drop_small(mask: np.ndarray, spacing_mm: Sequence[float], smallest_mm3: floa
     """Remove components below `smallest_mm3` from `mask`, in place."""
     import cc3d
 
-    if mask.any():
-        parts = cc3d.connected_components(mask, connectivity=26)
+    inside = mask[_box_of(mask)]
+    if inside.size:
+        parts = cc3d.connected_components(np.ascontiguousarray(inside), connectivity=26)
         small = np.bincount(parts.ravel()) * float(np.prod(spacing_mm)) < smallest_mm3
-        mask[small[parts]] = 0
+        inside[small[parts]] = 0
 
 
 def measure_tumours(mask: np.ndarray, volume: Volume) -> list[dict]:
@@ -28,11 +29,14 @@ def measure_tumours(mask: np.ndarray, volume: Volume) -> list[dict]:
     """
     import cc3d
 
-    parts = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
+    box = _box_of(mask)
+    if not mask[box].size:
+        return []
+    parts = cc3d.connected_components(np.ascontiguousarray(mask[box]), connectivity=26)
     boxes = cc3d.statistics(parts)["bounding_boxes"]
     tumours = []
     for number in range(1, int(parts.max(initial=0)) + 1):
-        voxels = np.argwhere(parts[boxes[number]] == number) + [cut.start for cut in boxes[number]]
+        voxels = np.argwhere(parts[boxes[number]] == number) + [a.start + b.start for a, b in zip(box, boxes[number])]
         world = voxels @ volume.affine[:3, :3].T + volume.affine[:3, 3]
         tumours.append({
             "volume_ml": round(len(voxels) * float(np.prod(volume.spacing_mm)) / 1000, 3),
@@ -40,6 +44,15 @@ def measure_tumours(mask: np.ndarray, volume: Volume) -> list[dict]:
             "centre_mm": [round(float(c), 1) for c in world.mean(axis=0)],
         })
     return sorted(tumours, key=lambda tumour: -tumour["volume_ml"])
+
+
+def _box_of(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    """Give the slices of the smallest box round `mask`; empty ones for an empty mask. Scans hold mostly nothing."""
+    box = []
+    for axis in range(3):
+        planes = np.flatnonzero(mask[tuple(box)].any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(int(planes[0]), int(planes[-1]) + 1) if len(planes) else slice(0, 0))
+    return tuple(box)
 
 
 def _longest_mm(points: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -14,9 +15,9 @@ from lungseg_utils import volume
 from lungseg_utils.decathlon import Case
 from lungseg_utils.preprocess import CLIP_HU, Prepared, prepare
 from lungseg_utils.preprocess.lungs import MARGIN_MM
-from lungseg_utils.runtime import home, progress, require_writable, warn, writing
+from lungseg_utils.runtime import file_error, home, progress, require_writable, warn, writing
 
-CACHE_VERSION = 1  # raise it whenever `prepare` gives other voxels for the same scan
+CACHE_VERSION = 2  # raise it whenever `prepare` gives other voxels for the same scan
 
 
 def prepare_cases(
@@ -73,27 +74,31 @@ def save(path: Path, prepared: Prepared) -> None:
 
 
 def load(path: Path) -> Prepared | None:
-    """Map a file of the cache into memory; None when it is damaged."""
+    """Map a file of the cache into memory, as one piece: a set takes one open file a case; None when it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
+        content = np.memmap(path, np.uint8, "r")
         with safe_open(path, framework="numpy") as file:  # checks the header, the sizes and their sum
             facts = json.loads(file.metadata()["facts"])
-            names = set(file.keys())
-        with open(path, "rb") as file:
-            start = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(start))
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = json.loads(content[8:start].tobytes())
+        header.pop("__metadata__")
         arrays = {
-            name: np.memmap(path, {"I16": np.int16, "U8": np.uint8}[header[name]["dtype"]], "r",
-                            8 + start + header[name]["data_offsets"][0], tuple(header[name]["shape"]))
-            for name in names
+            name: content[start + one["data_offsets"][0] : start + one["data_offsets"][1]]
+            .view({"I16": np.int16, "U8": np.uint8}[one["dtype"]]).reshape(one["shape"])
+            for name, one in header.items()
         }
         return Prepared(
             name=facts["name"], hu=arrays["hu"], region=arrays["region"], lungs=arrays["lungs"],
             label=arrays.get("label"), box=tuple(slice(*cut) for cut in facts["box"]),
             spacing_mm=tuple(facts["spacing_mm"]),
         )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # the file is sound: only there are too many open
+            raise file_error(path, error, "allow more open files: ulimit -n 4096") from error
+        return None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -11,6 +11,7 @@ from lungseg_utils.volume import Volume
 
 COARSE_MM = 4.0  # fine enough to tell the lungs, coarse enough to take a tenth of a second
 AIR_BELOW_HU = -400  # between lung (about -850) and soft tissue (about 40)
+LEAK_BELOW_ML = 1500.0  # fewer lungs than this are looked at twice
 SMALLEST_LUNG_ML = 100.0  # bowel gas and the airways alone stay below
 MARGIN_MM = 12.0  # round the lungs: pleura and the inner chest wall, where tumours grow too
 
@@ -44,21 +45,19 @@ def find_lungs(volume: Volume) -> LungRegion:
     takes in everything between the two lungs, a margin round them, and both sides of the body alike, should
     one lung be filled.
     """
-    import cc3d
-
     step = tuple(max(1, round(COARSE_MM / spacing)) for spacing in volume.spacing_mm)
     coarse = _block_means(volume.hu, step)
     coarse_mm = np.array(volume.spacing_mm) * step
-    air = coarse < AIR_BELOW_HU
-    parts = cc3d.connected_components(air, connectivity=6)
-    sizes_ml = np.bincount(parts.ravel()) * np.prod(coarse_mm) / 1000
-    sizes_ml[0] = 0
-    # Air that reaches a side of the image is outside the body; the top and the bottom may cut a lung.
-    for side in (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1]):
-        sizes_ml[np.unique(side)] = 0
-    keep = sizes_ml >= max(SMALLEST_LUNG_ML, 0.1 * sizes_ml.max(initial=0))
-    lungs = keep[parts]
     body = coarse > -200
+    # A slice without a patient, as padding leaves at the ends, would join the airways to the air outside.
+    inhabited = body.mean(axis=(1, 2))
+    air = (coarse < AIR_BELOW_HU) & (inhabited >= 0.05 * np.median(inhabited))[:, None, None]
+    voxel_ml = float(np.prod(coarse_mm)) / 1000
+    lungs = _large_parts(air, voxel_ml, _outside(air))
+    if lungs.sum() * voxel_ml < LEAK_BELOW_ML:  # an airway cut slantwise joins the lungs to the air outside
+        slices = _large_parts(air, voxel_ml, np.stack([_outside(plane) for plane in air]))
+        if slices.sum() > 3 * lungs.sum():
+            lungs = slices
     if not lungs.any() or not body.any():
         warn(f"{volume.name}: no lungs found; the whole scan is searched")
         everything = np.ones(air.shape, bool)
@@ -75,6 +74,28 @@ def find_lungs(volume: Volume) -> LungRegion:
             first, last = int(max(0, body_middle - reach)), int(np.ceil(body_middle + reach))
         box.append(slice(first * step[axis], min(size, (last + 1) * step[axis])))
     return LungRegion(tuple(box), lungs, region, step, found=True)
+
+
+def _outside(air: np.ndarray) -> np.ndarray:
+    """Mark the air of a volume or of a slice that reaches one of its sides; the top and the bottom are no sides."""
+    import cc3d
+
+    parts = cc3d.connected_components(air, connectivity=6 if air.ndim == 3 else 4)
+    touched = np.zeros(int(parts.max(initial=0)) + 1, bool)
+    for side in (parts[..., 0, :], parts[..., -1, :], parts[..., 0], parts[..., -1]):
+        touched[np.unique(side)] = True
+    touched[0] = False
+    return touched[parts]
+
+
+def _large_parts(air: np.ndarray, voxel_ml: float, outside: np.ndarray) -> np.ndarray:
+    """Keep the parts of `air` that are not `outside`, as large as a lung may be and not tiny beside the largest."""
+    import cc3d
+
+    parts = cc3d.connected_components(air & ~outside, connectivity=6)
+    sizes_ml = np.bincount(parts.ravel()) * voxel_ml
+    sizes_ml[0] = 0
+    return (sizes_ml >= max(SMALLEST_LUNG_ML, 0.1 * sizes_ml.max(initial=0)))[parts]
 
 
 def _block_means(hu: np.ndarray, step: tuple[int, int, int]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import dataclasses
 import math
 import signal
@@ -18,9 +19,20 @@ import torch
 from lungseg_utils.patches import NO_AUGMENTATION, Augmentation, Source, draw_batch, make_source
 from lungseg_utils.prediction import Predictor, drop_small
 from lungseg_utils.preprocess import Prepared, normalise
-from lungseg_utils.runtime import LungsegError, pick_device, pick_precision, require_writable, seed_everything, warn
+from lungseg_utils.runtime import LungsegError, pick_precision, progress, require_writable, seed_everything, warn
 from lungseg_utils.segunet import SegUNet
-from lungseg_utils.training.run_folder import Run, describe_environment, restore, save, set_aside, write_json
+from lungseg_utils.training import processes
+from lungseg_utils.training.losses import loss_of_all, make_heads, make_loss, make_optimiser, predict_all
+from lungseg_utils.training.run_folder import (
+    Run,
+    add_to_tensorboard,
+    describe_cases,
+    describe_environment,
+    restore,
+    save,
+    set_aside,
+    write_json,
+)
 from lungseg_utils.training.settings import TrainingConfig, learning_rate_at
 
 __all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "learning_rate_at", "make_loss", "restore", "save",
@@ -44,25 +56,30 @@ def fit(
     config.json, environment.json, history.csv, last.pt (the state after the last whole epoch) and
     best.safetensors (the running mean of the weights at the best validation Dice). With `resume` a run goes on
     as if it had never stopped: on a CPU bit for bit. Without it an earlier run in the folder is moved aside.
+    Started by `accelerate launch` or `torchrun`, the processes share each batch and the first of them writes.
     """
     config = config or TrainingConfig()
     run_dir = require_writable(run_dir)
     if not training:
         raise LungsegError(run_dir, "there is no case to train on", "give a dataset with labelled cases")
-    chosen = pick_device(device)
+    chosen = processes.join_processes(device)
     run = start_run(config, chosen, model)
-    run.settings = dataclasses.asdict(config) | {
-        "training_cases": [case.name for case in training], "validation_cases": [case.name for case in validation]}
+    run.settings |= describe_cases(training, validation) | {"processes": processes.count()}
     if resume:
         restore(run, run_dir)
     if run.epoch >= config.epochs:
         return run.history
     sources = [make_source(case, chosen) for case in training]
-    if not run.history:
-        set_aside(run_dir)
-    write_json(run_dir / "config.json", run.settings)
-    write_json(run_dir / "environment.json", describe_environment(chosen))
-    loss_function = make_loss()
+    if not any(source.lesions for source in sources):
+        raise LungsegError(run_dir, "no tumour is marked in any training case", "restore the labels of the dataset")
+    processes.wait()  # nobody reads the folder any more
+    is_first = processes.rank() == 0
+    if is_first:
+        if not run.history:
+            set_aside(run_dir)
+        write_json(run_dir / "config.json", run.settings)
+        write_json(run_dir / "environment.json", describe_environment(chosen))
+    loss_function = make_loss(config.loss)
     started, first = time.perf_counter(), run.epoch
     with stop_on_sigterm():
         try:
@@ -71,9 +88,12 @@ def fit(
                 if row["epoch"] % config.validate_every == 0:
                     row |= validate(run.ema, validation, config)
                 run.history.append(row)
-                save(run, run_dir)
-                left = (time.perf_counter() - started) / (run.epoch - first) * (config.epochs - run.epoch)
-                print(_describe_row(row, config.epochs, left), flush=True)
+                if is_first:
+                    save(run, run_dir)
+                    add_to_tensorboard(row, run_dir)
+                    left = (time.perf_counter() - started) / (run.epoch - first) * (config.epochs - run.epoch)
+                    print(_describe_row(row, config.epochs, left), flush=True)
+                processes.wait()  # what a process leaves with is on the disk
         except KeyboardInterrupt:
             warn(f"{run_dir}: stopped; resume goes on after the last whole epoch")
             raise
@@ -81,56 +101,76 @@ def fit(
 
 
 def start_run(config: TrainingConfig, device: torch.device, model: SegUNet | None = None) -> Run:
-    """Build network, running mean, optimiser and random generator for `config`."""
+    """Build network, running mean, heads of deep supervision, optimiser and random generator for `config`."""
+    if config.compile and config.deep_supervision:
+        raise LungsegError("compile", "it hides the stages that deep supervision looks at", "choose one of the two")
+    if device.type == "cpu":
+        keep_freed_memory()
     seed_everything(config.seed)
     if model is None:
         model = SegUNet(channels=config.channels, upsample=config.upsample, skip=config.skip)
         # Tumours fill about a hundredth of a patch: starting from there saves the first epoch.
         torch.nn.init.constant_(model.head.bias, -math.log(99))
     model = model.to(device, memory_format=torch.channels_last_3d)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    ema = copy.deepcopy(model).eval()
+    heads = make_heads(model).to(device) if config.deep_supervision else torch.nn.ModuleList()
+    optimiser = make_optimiser(config.optimiser, [*model.parameters(), *heads.parameters()], config.learning_rate,
+                               config.weight_decay)
+    if config.compile and device.type == "cuda":
+        model.compile()
     generator = torch.Generator().manual_seed(config.seed)
-    return Run(model, copy.deepcopy(model).eval(), optimiser, generator, dataclasses.asdict(config))
+    return Run(model, ema, heads, optimiser, generator, dataclasses.asdict(config))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what a step frees for the next one: getting it from the kernel anew is a quarter of a step.
+
+    It changes no number, and where there is another allocator (macOS, Windows, musl) it does nothing.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        for parameter, value in ((-1, 2**31 - 1), (-2, 2**28), (-3, 2**25)):  # M_TRIM_, M_TOP_PAD, M_MMAP_THRESHOLD
+            libc.mallopt(parameter, value)
 
 
 def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: TrainingConfig) -> dict:
     """Make `steps_per_epoch` steps; give the epoch's row of the history."""
     device = next(run.model.parameters()).device
     precision = pick_precision(device)
-    augmentation = Augmentation() if config.augment else NO_AUGMENTATION
+    augmentation = NO_AUGMENTATION
+    if config.augment:
+        augmentation = Augmentation(elastic_voxels=config.elastic_voxels, low_resolution=config.low_resolution)
+    weights = [weight for group in run.optimiser.param_groups for weight in group["params"]]
+    processes.seed_epoch(run.generator, config.seed, run.epoch)
     run.model.train()
     losses = []
-    for within in range(config.steps_per_epoch):
+    for within in progress(range(config.steps_per_epoch), f"epoch {run.epoch + 1}"):
         step = run.epoch * config.steps_per_epoch + within
         hu, label, names = draw_batch(
-            sources, batch_size=config.batch_size, patch_size=config.patch_size, generator=run.generator,
-            foreground=config.foreground, augmentation=augmentation,
+            sources, batch_size=processes.share(config.batch_size), patch_size=config.patch_size,
+            generator=run.generator, foreground=config.foreground, augmentation=augmentation,
         )
         image = normalise(hu).contiguous(memory_format=torch.channels_last_3d)  # (B, 1, d, h, w)
         for group in run.optimiser.param_groups:
             group["lr"] = learning_rate_at(step, config)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits = run.model(image)
-        loss = loss_function(logits.float(), label.float())
+            outputs = predict_all(run.model, run.heads, image)
+        loss = loss_of_all(loss_function, outputs, label.float())
         run.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        steepness = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.gradient_clip)
+        loss = loss.detach()
+        processes.average([loss, *(weight.grad for weight in weights)])
+        steepness = torch.nn.utils.clip_grad_norm_(weights, config.gradient_clip)
         if not torch.isfinite(loss + steepness) or loss > SPIKE:
             raise LungsegError(
                 f"step {step}", f"loss {loss.item():.3g}, gradient {steepness.item():.3g} on {', '.join(names)}",
                 "the last checkpoint is kept: lower the learning rate, or check these cases")
         run.optimiser.step()
         update_mean(run.ema, run.model, min(config.ema_decay, (1 + step) / (10 + step)))
-        losses.append(loss.detach())
+        losses.append(loss)
+    processes.average([*run.model.buffers(), *run.ema.buffers()])
     return {"epoch": run.epoch + 1, "learning_rate": learning_rate_at(step, config),
             "loss": float(torch.stack(losses).mean())}
-
-
-def make_loss():
-    """Give Dice + binary cross-entropy on logits, the Dice taken over the whole batch (MONAI's DiceCELoss)."""
-    from monai.losses import DiceCELoss
-
-    return DiceCELoss(sigmoid=True, batch=True)
 
 
 @torch.no_grad()
@@ -154,18 +194,18 @@ def validate(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig) 
         return {}
     device = next(model.parameters()).device
     predictor = Predictor(model=model, facts={"spacing_mm": config.spacing_mm}, device=str(device))
-    scores, found, true, false = [], 0, 0, 0
-    for case in cases:
+    rows = []
+    for case in cases[processes.rank() :: processes.count()]:
         mask = (predictor.probabilities(case) >= 0.5).to(torch.uint8).cpu().numpy()
         drop_small(mask, case.spacing_mm)
-        scores.append(dice(case.label, mask))
         truth = np.array(case.label)
         drop_small(truth, case.spacing_mm)  # crumbs that resampling has split off are no lesions
-        lesions = lesion_detection(truth, mask, case.spacing_mm)
-        found, true = found + lesions["lesions_found"], true + lesions["lesions_true"]
-        false += lesions["false_positives"]
-    return {"validation_dice": float(np.mean(scores)), "validation_recall": found / true if true else float("nan"),
-            "validation_false_positives": false / len(cases)}
+        rows.append({"dice": dice(case.label, mask)} | lesion_detection(truth, mask, case.spacing_mm))
+    rows = processes.gather(rows)
+    found, true = (sum(row[name] for row in rows) for name in ("lesions_found", "lesions_true"))
+    return {"validation_dice": float(np.mean([row["dice"] for row in rows])),
+            "validation_recall": found / true if true else float("nan"),
+            "validation_false_positives": sum(row["false_positives"] for row in rows) / len(rows)}
 
 
 def _describe_row(row: dict, epochs: int, left_s: float) -> str:

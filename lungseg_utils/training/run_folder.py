@@ -6,14 +6,19 @@ import csv
 import json
 import os
 import platform
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lungseg_utils import __version__, checkpoint
+from lungseg_utils.preprocess import Prepared
 from lungseg_utils.runtime import LungsegError, warn, writing
 from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training.settings import TrainingConfig
 
 
 @dataclass
@@ -22,6 +27,7 @@ class Run:
 
     model: SegUNet
     ema: SegUNet
+    heads: torch.nn.ModuleList  # of deep supervision; none without it
     optimiser: torch.optim.Optimizer
     generator: torch.Generator
     settings: dict  # what must not change on resume
@@ -31,6 +37,20 @@ class Run:
     @property
     def epoch(self) -> int:
         return len(self.history)
+
+
+def describe_cases(training: Sequence[Prepared], validation: Sequence[Prepared]) -> dict:
+    """Give what a run depends on in its cases: their names and a checksum of each one's voxels."""
+    return {"training_cases": [case.name for case in training],
+            "validation_cases": [case.name for case in validation],
+            "contents": [_checksum(case) for case in (*training, *validation)]}
+
+
+def _checksum(case: Prepared) -> str:
+    number = zlib.crc32(repr((case.hu.shape, case.spacing_mm)).encode())
+    for array in (case.hu, case.label):
+        number = zlib.crc32(b"" if array is None else np.ascontiguousarray(array), number)
+    return f"{number:08x}"
 
 
 def save(run: Run, run_dir: Path) -> None:
@@ -47,7 +67,8 @@ def save(run: Run, run_dir: Path) -> None:
         table.writeheader()
         table.writerows(run.history)
     state = {
-        "model": run.model.state_dict(), "ema": run.ema.state_dict(), "optimiser": run.optimiser.state_dict(),
+        "model": run.model.state_dict(), "ema": run.ema.state_dict(), "heads": run.heads.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
         "generator": run.generator.get_state(), "torch": torch.get_rng_state(), "history": run.history,
         "best_dice": run.best_dice, "settings": json.dumps(run.settings),
         "described": json.dumps({"network": run.model.config(), "facts": facts}),
@@ -63,7 +84,7 @@ def restore(run: Run, run_dir: Path) -> None:
     """Bring `run` to where the folder's last whole epoch left it; fall back to the epoch before, and say so.
 
     Raises LungsegError when the settings differ in anything but the number of epochs (and in that too where the
-    schedule depends on it), or when both states are damaged.
+    schedule depends on it) or a case has other voxels now, or when both states are damaged.
     """
     candidates = [path for path in (run_dir / "last.pt", run_dir / "previous.pt") if path.exists()]
     if not candidates:
@@ -79,14 +100,13 @@ def restore(run: Run, run_dir: Path) -> None:
             warn(f"{error} Falling back to {candidates[-1].name}.")
     try:
         earlier, wanted = json.loads(state["settings"]), json.loads(json.dumps(run.settings))
-        free = {"epochs"} if wanted["schedule"] == "constant" else set()
-        differences = [f"{name} was {earlier.get(name)} and is now {wanted[name]}"
-                       for name in wanted if name not in free and earlier.get(name) != wanted[name]]
+        differences = _differences(earlier, wanted)
         if differences:
             raise LungsegError(path, f"the run was made with other settings: {'; '.join(differences)}",
                                "resume with the same ones or choose another run folder")
         checkpoint.fill(run.model, state["model"], path)
         checkpoint.fill(run.ema, state["ema"], path)
+        checkpoint.fill(run.heads, state.get("heads", {}), path)
         run.optimiser.load_state_dict(state["optimiser"])
         run.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])
@@ -96,9 +116,35 @@ def restore(run: Run, run_dir: Path) -> None:
         raise LungsegError(path, "not the state of a training run", "choose another run folder") from error
 
 
+def _differences(earlier: dict, wanted: dict) -> list[str]:
+    """Say in what a run to be resumed differs; what its version did not know yet had the default."""
+    earlier = json.loads(json.dumps(asdict(TrainingConfig()))) | {"processes": 1} | earlier
+    free = {"contents"} | ({"epochs"} if wanted["schedule"] == "constant" else set())
+    differences = [f"{name} was {earlier.get(name)} and is now {value}"
+                   for name, value in wanted.items() if name not in free and earlier.get(name) != value]
+    names = wanted["training_cases"] + wanted["validation_cases"]
+    changed = [name for name, before, now in zip(names, earlier.get("contents", ()), wanted["contents"])
+               if before != now]
+    if changed and not differences:
+        differences.append(f"the scan or label of {', '.join(changed)} is another one now")
+    return differences
+
+
+def add_to_tensorboard(row: dict, run_dir: Path) -> None:
+    """Write an epoch's row for TensorBoard, where that is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return
+    with SummaryWriter(run_dir / "tensorboard") as writer:
+        for name, value in row.items():
+            writer.add_scalar(name, value, row["epoch"])
+
+
 def set_aside(run_dir: Path) -> None:
     """Move an earlier run's files into a numbered folder: nothing good is overwritten."""
-    names = ["config.json", "environment.json", "history.csv", "last.pt", "previous.pt", "best.safetensors"]
+    names = ["config.json", "environment.json", "history.csv", "last.pt", "previous.pt", "best.safetensors",
+             "tensorboard"]
     earlier = [run_dir / name for name in names if (run_dir / name).exists()]
     if not any(path.suffix in (".pt", ".safetensors") for path in earlier):
         return  # stopped before its first epoch was whole

@@ -12,11 +12,14 @@ class TrainingConfig:
 
     epochs: int = 30
     steps_per_epoch: int = 12
-    batch_size: int = 4
+    batch_size: int = 4  # of all processes together
     patch_size: tuple[int, int, int] = (40, 40, 40)
     spacing_mm: float = 3.0
+    loss: str = "dice_ce"  # or "tversky", "focal"
+    deep_supervision: bool = False  # the coarser decoder stages learn to predict too
+    optimiser: str = "adamw"  # or "sgd", with Nesterov's momentum of 0.99
     learning_rate: float = 3e-3
-    schedule: str = "cosine"  # after the warm-up, to zero at the last epoch; "constant" can be prolonged
+    schedule: str = "constant"  # after the warm-up; "cosine" and "poly" fall to zero at the last epoch
     warmup_steps: int = 20
     weight_decay: float = 1e-2
     gradient_clip: float = 5.0
@@ -27,12 +30,18 @@ class TrainingConfig:
     upsample: str = "unpool"
     skip: str = "concat"
     augment: bool = True
+    elastic_voxels: float = 0.0  # largest shift of an elastic deformation
+    low_resolution: float = 0.0  # probability of a patch as of thicker voxels
+    compile: bool = False  # torch.compile, on a GPU
     seed: int = 0
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Give the learning rate of `step`: a linear warm-up, then constant or a half cosine to zero."""
+    """Give the learning rate of `step`: a linear warm-up, then constant, a half cosine or nnU-Net's power to zero."""
     rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+    progress = step / (config.epochs * config.steps_per_epoch)
     if config.schedule == "cosine":
-        rate *= 0.5 * (1 + math.cos(math.pi * step / (config.epochs * config.steps_per_epoch)))
+        rate *= 0.5 * (1 + math.cos(math.pi * progress))
+    elif config.schedule == "poly":
+        rate *= (1 - progress) ** 0.9
     return rate

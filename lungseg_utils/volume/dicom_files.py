@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from .stream import AGAIN
 CT_IMAGE, DIRECTORY = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.3.10"
 ONE_SERIES = "Give the folder of one CT series"
 LARGE_BYTES = 4096  # elements above this, the pixels, are read from the file when they are asked for
+MOST_DEFLATED_BYTES = 1 << 20  # deflate makes up to 1032 times as many of them
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,20 @@ def choose(folder: Path, listed: list[Series], wanted: str | int | None) -> Seri
     return usable[0]
 
 
+class _File(io.BufferedReader):
+    """A file that gives no more than it has: pydicom asks for, and allots, whatever length an element claims."""
+
+    def __init__(self, path: str | Path, mode: str = "rb"):
+        super().__init__(io.FileIO(os.fspath(path), mode))
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, count: int | None = -1) -> bytes:
+        if (count is None or count < 0) and self.size > MOST_DEFLATED_BYTES:  # the whole: it is to be inflated at once
+            raise LungsegError(self.name, f"deflated, and larger than {MOST_DEFLATED_BYTES:,} bytes",
+                               "Export it uncompressed")  # fmt: skip
+        return super().read(self.size if count is None or count < 0 else min(count, self.size))
+
+
 def read_file(path: Path, **options):
     """Read one file, None where it is no DICOM; whatever pydicom trips over is told without quoting the file."""
     from pydicom import config, dcmread
@@ -80,9 +96,14 @@ def read_file(path: Path, **options):
     config.settings.reading_validation_mode = config.IGNORE  # what it warns of may quote the patient's data
     warnings.filterwarnings("ignore", module="pydicom")
     try:
-        return dcmread(path, **options)
+        with _File(path) as file:
+            header = dcmread(file, **options)
+        header.fileobj_type = _File  # what is read later is read through it too
+        return header
     except InvalidDicomError:
         return None
+    except LungsegError:
+        raise
     except Exception as error:
         raise LungsegError(path, f"a DICOM file that is damaged or cut short ({type(error).__name__})", AGAIN) from None
 

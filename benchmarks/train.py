@@ -1,0 +1,201 @@
+"""Measure training throughput, data included: this project's loop, MONAI's tutorial pipeline and nnU-Net's trainer.
+
+    python benchmarks/train.py [--steps 12] [--peers PYTHON] [--device auto] [--patch 40] [--batch-size 4]
+
+All three train the same network on the same scans with the same patch and batch; a step is timed from one to the
+next, whatever draws the data in between. MONAI and nnU-Net are timed without and with worker processes, and the
+faster counts. nnU-Net v2 runs in an environment of its own, whose Python `--peers` (or $LUNGSEG_PEERS) names;
+without it its row says "not run". Writes benchmarks/results/train.json and train.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lungseg_utils import course, runtime
+from lungseg_utils.patches import draw_batch, make_source
+from lungseg_utils.preprocess import CLIP_HU, Prepared
+from lungseg_utils.preprocess.cache import prepare_cases
+from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training import TrainingConfig, describe_environment, make_loss, start_run, train_one_epoch
+
+RESULTS = Path(__file__).parent / "results"
+WARM_UP = 3  # steps that are not counted
+
+
+def time_steps(step: Callable[[], object], steps: int, device: torch.device) -> list[float]:
+    """Give the seconds of each of `steps` calls, after a few that are not counted."""
+    seconds = []
+    for _ in range(WARM_UP + steps):
+        started = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return seconds[WARM_UP:]
+
+
+def ours(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device, steps: int) -> tuple[list, list]:
+    """Time this project's loop; give the seconds of its steps, and of the same steps with their data ready."""
+    run = start_run(config, device)
+    sources, loss_function = [make_source(case, device) for case in cases], make_loss()
+    whole = time_steps(lambda: train_one_epoch(run, sources, loss_function, config), steps, device)
+
+    from lungseg_utils import training
+
+    batch = draw_batch(sources, batch_size=config.batch_size, patch_size=config.patch_size, generator=run.generator)
+    drawing, training.draw_batch = training.draw_batch, lambda *_args, **_options: batch
+    try:
+        network = time_steps(lambda: train_one_epoch(run, sources, loss_function, config), steps, device)
+    finally:
+        training.draw_batch = drawing
+    return whole, network
+
+
+def monai(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device, steps: int, workers: int) -> list:
+    """Time MONAI's tutorial pipeline: cached scans, crops by label, random transforms one by one, a DataLoader."""
+    from monai import transforms as t
+    from monai.data import CacheDataset, DataLoader
+
+    both, angle = ["image", "label"], np.radians(20)
+    low, high = CLIP_HU
+    pipeline = t.Compose([
+        t.EnsureChannelFirstd(both, channel_dim=0),
+        t.ScaleIntensityRanged("image", low, high, -1, 1, clip=True),
+        t.RandCropByPosNegLabeld(both, "label", config.patch_size, pos=2, neg=1, num_samples=config.batch_size // 2),
+        t.RandFlipd(both, prob=0.5, spatial_axis=2),
+        t.RandRotate90d(both, prob=0.5, spatial_axes=(1, 2)),
+        t.RandAffined(both, prob=1.0, rotate_range=(angle,) * 3, scale_range=(0.2,) * 3,
+                      mode=("bilinear", "nearest"), padding_mode="border"),
+        t.RandScaleIntensityd("image", factors=0.1, prob=0.5),
+        t.RandShiftIntensityd("image", offsets=0.1, prob=0.5),
+        t.RandGaussianSmoothd("image", prob=0.25),
+        t.RandGaussianNoised("image", prob=0.5, std=0.03),
+    ])
+    items = [{"image": np.array(case.hu, np.float32)[None], "label": np.array(case.label)[None]} for case in cases]
+    cached = CacheDataset(items, pipeline, num_workers=1, progress=False)
+    loader = DataLoader(cached, batch_size=2, shuffle=True, num_workers=workers, drop_last=True)
+    torch.manual_seed(config.seed)
+    model, loss_function = SegUNet(channels=config.channels).to(device), make_loss()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
+    precision = runtime.pick_precision(device)
+    batches = _endless(loader)
+
+    def step() -> float:
+        batch = next(batches)
+        image, label = batch["image"].to(device), batch["label"].to(device)
+        optimiser.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+            loss = loss_function(model(image), label)
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return time_steps(step, steps, device)
+
+
+def _endless(loader):
+    while True:
+        yield from loader
+
+
+def nnunet(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device, steps: int,
+           workers: Sequence[int], python: str) -> dict[int, list]:
+    """Time nnU-Net's own trainer and dataloader, in the environment of `python`, for each number of workers."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, case in enumerate(cases):
+            np.savez(Path(folder) / f"case_{number:03d}.npz", hu=case.hu, label=case.label)
+        request = {"patch_size": config.patch_size, "batch_size": config.batch_size, "channels": config.channels,
+                   "spacing_mm": config.spacing_mm, "device": device.type, "steps": WARM_UP + steps,
+                   "workers": list(workers)}
+        (Path(folder) / "request.json").write_text(json.dumps(request))
+        environment = os.environ | {"nnUNet_compile": "f"}
+        environment |= {f"nnUNet_{name}": f"{folder}/{name}" for name in ("raw", "preprocessed", "results")}
+        ended = subprocess.run([python, str(Path(__file__).with_name("train_nnunet.py")), folder], env=environment,
+                               capture_output=True, text=True)
+        if ended.returncode:
+            raise runtime.LungsegError(python, f"nnU-Net failed: {ended.stderr.strip()[-2000:]}")
+        found = json.loads((Path(folder) / "seconds.json").read_text())
+        return {int(number): seconds[WARM_UP:] for number, seconds in found.items()}
+
+
+def fastest(found: dict[int, list]) -> tuple[list, int]:
+    """Give the steps and the number of worker processes with which they are fastest."""
+    workers = min(found, key=lambda number: float(np.median(found[number])))
+    return found[workers], workers
+
+
+def table(rows: Sequence[dict]) -> str:
+    lines = ["| loop | million voxels a second | seconds a step (median; quartiles) | worker processes | ours is |",
+             "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        if row["seconds"] is None:
+            lines.append(f"| {row['loop']} | not run | | | |")
+            continue
+        low, middle, high = np.percentile(row["seconds"], [25, 50, 75])
+        ratio = middle / np.median(rows[0]["seconds"])
+        lines.append(f"| {row['loop']} | {row['voxels'] / middle / 1e6:.3f} | {middle:.3f} ({low:.3f} to {high:.3f}) "
+                     f"| {row['workers']} | {'' if row is rows[0] else f'{ratio:.2f} times as fast'} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Read the arguments, time the loops one after another, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--patch", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--channels", type=int, nargs="+", default=[8, 16, 32, 64])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="to try, for MONAI and nnU-Net")
+    parser.add_argument("--peers", default=os.environ.get("LUNGSEG_PEERS"), help="Python that has nnunetv2")
+    parser.add_argument("--output", type=Path, default=RESULTS / "train")
+    options = parser.parse_args()
+    device = runtime.pick_device(options.device)
+    config = TrainingConfig(epochs=10**6, steps_per_epoch=1, batch_size=options.batch_size, spacing_mm=3.0,
+                            patch_size=(options.patch,) * 3, channels=tuple(options.channels))
+    with contextlib.redirect_stdout(sys.stderr):
+        cases = prepare_cases(course.ensure_dataset().training, spacing_mm=config.spacing_mm)
+    voxels = config.batch_size * options.patch**3
+
+    def row(loop: str, seconds: list | None, workers: int) -> dict:
+        print(loop, "not run" if seconds is None else f"{np.median(seconds):.3f} s a step", file=sys.stderr, flush=True)
+        return {"loop": loop, "voxels": voxels, "workers": workers,
+                "seconds": seconds and [round(second, 5) for second in seconds]}
+
+    # MONAI first: what our loop asks of the allocator would help it too, in this one process.
+    monai_rows = fastest({workers: monai(cases, config, device, options.steps, workers) for workers in options.workers})
+    whole, network = ours(cases, config, device, options.steps)
+    rows = [row("this project", whole, 0), row("MONAI's tutorial pipeline, same network", *monai_rows)]
+    nnunet_rows = (None, 0)
+    if options.peers:
+        nnunet_rows = fastest(nnunet(cases, config, device, options.steps, options.workers, options.peers))
+    rows.append(row("nnU-Net v2's trainer and dataloader, same network", *nnunet_rows))
+    share = float(np.median(network) / np.median(whole))
+    facts = describe_environment(device)
+    text = (f"# Training throughput, data included\n\n{config.batch_size} patches of {options.patch}³ voxels a step, "
+            f"SegUNet {'-'.join(map(str, options.channels))}, {facts['device']} ({facts['processor']}, "
+            f"{facts['threads']} threads), torch {facts['torch']}, median of {options.steps} steps, one run.\n\n"
+            f"{table(rows)}\nOf this project's step the network itself is {share:.0%}, the rest draws and varies the "
+            "patches.\n")
+    with runtime.writing(options.output.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps({"environment": facts, "network_share": share, "rows": rows}, indent=1) + "\n")
+    with runtime.writing(options.output.with_suffix(".md")) as partial:
+        partial.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

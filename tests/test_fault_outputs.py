@@ -1,0 +1,226 @@
+"""What is written: whole or not at all, on a full disk, in a folder that is closed, beside another process."""
+
+import ast
+import gzip
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from helpers_cases import TINY, ball, make_prepared, make_scan
+from helpers_limits import full_disk, open_files, read_only_folder
+from test_dicom import chest, write_series
+
+from lungseg_utils import checkpoint, cli, course, runtime, volume
+from lungseg_utils.decathlon import check, load
+from lungseg_utils.evaluation import evaluate
+from lungseg_utils.prediction import predict_files
+from lungseg_utils.preprocess import cache
+from lungseg_utils.runtime import LungsegError
+from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training import fit
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the limits and users of POSIX")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Iterator[Path]:
+    """A set of three scans with a ball as their tumour, and the weights of a tiny network beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # pytest's own folders are closed to other users
+        yield make_dataset(Path(folder) / "Toy")
+
+
+def make_dataset(root: Path) -> Path:
+    names = [f"toy_{number}" for number in range(3)]
+    for seed, name in enumerate(names):
+        scan = make_scan(np.random.default_rng(seed).integers(-900, 200, (20, 22, 24)).astype(np.int16))
+        volume.write_nifti(root / "imagesTr" / f"{name}.nii.gz", scan.hu, scan.affine)
+        volume.write_nifti(root / "labelsTr" / f"{name}.nii.gz", ball(scan.hu.shape, (10, 11, 12), 4).astype("u1"),
+                           scan.affine)
+    entries = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in names]
+    (root / "dataset.json").write_text(json.dumps({"name": "Toy", "modality": {"0": "CT"}, "numTraining": 3, "labels": {
+        "0": "background", "1": "cancer"}, "training": entries, "test": []}))
+    torch.manual_seed(0)
+    checkpoint.save_weights(root.parent / "tiny.safetensors", SegUNet(channels=(2, 4)), {"spacing_mm": 6.0})
+    return root
+
+
+def predict(root: Path, out: Path, **options) -> list[dict]:
+    return list(predict_files([root / "imagesTr"], out, checkpoint=root.parent / "tiny.safetensors", device="cpu",
+                              **options))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------
+
+
+def save_report(folder: Path) -> None:
+    with runtime.writing(folder / "report.json") as partial:
+        partial.write_text("x" * 1000)
+
+
+def save_with_torch(folder: Path) -> None:
+    with runtime.writing(folder / "last.pt") as partial:
+        torch.save({"weights": torch.zeros(9999)}, partial)  # which says a full disk in words of its own
+
+
+@pytest.mark.parametrize("write", [
+    lambda folder: cache.save(folder / "cache.safetensors", make_prepared()), save_with_torch, save_report,
+    lambda folder: checkpoint.save_weights(folder / "best.safetensors", SegUNet(channels=(2, 3)), {"spacing_mm": 3.0}),
+    lambda folder: volume.write_mask(folder / "mask.nii.gz", np.ones((9, 9, 9)), make_scan(np.ones((9, 9, 9)))),
+    lambda folder: volume.write_mask(folder / "mask.nii", np.ones((9, 9, 9)), make_scan(np.ones((9, 9, 9))))],
+    ids=["cache", "state", "report", "weights", "mask.nii.gz", "mask.nii"])
+@pytest.mark.parametrize("room", [0, 50, 300])
+def test_fault_74_a_full_disk_is_named_and_leaves_no_stub(tmp_path, write, room):
+    write(tmp_path)
+    before = content(tmp_path)
+    with full_disk(room if room < 300 or len(next(iter(before.values()))) > 300 else 0), pytest.raises(
+            LungsegError, match=r"no room to write it \([\d,]+ MB free on this disk.*free some space") as caught:
+        write(tmp_path)
+    assert str(tmp_path) in str(caught.value) and content(tmp_path) == before  # the old file is as it was
+
+
+def test_fault_74_a_run_whose_disk_fills_up_goes_on_when_there_is_room(tmp_path):
+    prepared = [make_prepared(seed) for seed in range(3)]
+
+    def train(resume=True):
+        return fit(prepared[:2], prepared[2:], run_dir=tmp_path, config=TINY, device="cpu", resume=resume)
+
+    with pytest.raises(LungsegError, match="no room to write it"), full_disk(6000):
+        train(resume=False)  # best.safetensors and history.csv still fit in, last.pt does not
+    before = content(tmp_path)
+    assert "last.pt" not in before and not any(".partial" in name for name in before)
+    assert len(train()) == 4 and checkpoint.load_weights(tmp_path / "best.safetensors")
+
+
+WRITES = re.compile(r".*\.(write_text|write_bytes|save_as|save_file|savefig|tofile|imsave)|shutil\.copy\w*|save_file|"
+                    r"(torch|np|nibabel)\.save\w*")
+OPENS = re.compile(r"(.*\.)?open\(.*'(w|a|x|rb?\+|[wax]b)\+?'.*")
+
+
+def test_there_is_one_atomic_writer():
+    """Every write goes to the `partial` of `runtime.writing`; downloads and archives have parts and stages instead."""
+    package = Path(runtime.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            call = ast.unparse(node) if isinstance(node, ast.Call) else ""
+            writes = call and (WRITES.fullmatch(ast.unparse(node.func)) or OPENS.fullmatch(call))
+            if writes and path.parent.name != "decathlon":
+                assert re.search(r"\bpartial\b|\(page,", call), f"{path.name}: {call}"  # a page is in memory
+
+
+# --- a folder that cannot be written ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [
+    ["predict", "{scan}", "-o", "{out}/mask.nii.gz"], ["predict", "{scan}", "-o", "{out}/new/folder"],
+    ["train", "{set}", "--run-dir", "{out}/run"], ["preprocess", "{set}"], ["phantom", "{out}/set", "--cases", "2"],
+    ["evaluate", "{labels}", "{labels}", "-o", "{out}/metrics.csv"], ["course", "-o", "{out}/course"],
+    ["download", "{out}", "--url", "http://127.0.0.1:9/a.tar", "--md5", "0" * 32]], ids=lambda words: words[0])
+def test_fault_75_a_closed_folder_is_said_before_the_work(dataset, arguments, monkeypatch, capsys):
+    def work(*_, **__):
+        raise AssertionError("the work has begun")
+
+    for module, name in ((volume, "read"), (volume, "read_label"), (course, "_run_notebook")):
+        monkeypatch.setattr(module, name, work)
+    with read_only_folder() as out:
+        monkeypatch.setenv("LUNGSEG_HOME", str(out / "home"))
+        paths = {"out": out, "set": dataset, "scan": dataset / "imagesTr" / "toy_0.nii.gz",
+                 "labels": dataset / "labelsTr"}
+        assert cli.main([word.format(**paths) for word in arguments]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: {out}") and said.endswith("permissions.") and "denied" in said
+
+
+def test_a_probe_leaves_nothing_behind(tmp_path):
+    assert runtime.require_writable(tmp_path / "new") == tmp_path / "new" and not list((tmp_path / "new").iterdir())
+
+
+# --- earlier runs -------------------------------------------------------------------------------------------------
+
+
+def test_fault_78_a_mask_of_an_earlier_run_is_not_reported_as_one_of_this(tmp_path, capsys):
+    root = make_dataset(tmp_path / "Toy")
+    predict(root, tmp_path / "out", report=tmp_path / "report.jsonl")
+    before = content(tmp_path / "out")
+    (root / "imagesTr" / "toy_1.nii.gz").write_bytes(b"")
+    rows = []
+    with pytest.raises(LungsegError, match="toy_1.nii.gz: empty"):
+        for row in predict_files([root / "imagesTr"], tmp_path / "out", checkpoint=tmp_path / "tiny.safetensors",
+                                 device="cpu", report=tmp_path / "report.jsonl"):
+            rows.append(row["name"])
+    told = [json.loads(line)["name"] for line in (tmp_path / "report.jsonl").read_text().splitlines()]
+    assert rows == told == ["toy_0", "toy_2"] and content(tmp_path / "out") == before
+    assert "toy_1.nii.gz: is left from an earlier run; this one made none" in capsys.readouterr().err
+
+
+def test_fault_78_numbers_of_an_earlier_evaluation_are_replaced_whole(tmp_path):
+    root = make_dataset(tmp_path / "Toy")
+    evaluate(root / "labelsTr", root / "labelsTr", tmp_path / "metrics.csv")
+    for folder in ("labelsTr", "masks"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.nii.gz").write_bytes((root / "labelsTr" / "toy_0.nii.gz").read_bytes())
+    evaluate(tmp_path / "masks", tmp_path / "labelsTr", tmp_path / "metrics.csv")
+    assert [line.split(",")[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()] == ["case", "a"]
+    assert json.loads((tmp_path / "summary.json").read_text())["cases"] == 1
+
+
+# --- few open files ----------------------------------------------------------------------------------------------
+
+
+def test_fault_88_few_open_files_are_enough_for_a_check_and_none_are_said(dataset):
+    check(dataset)  # what is imported late is imported now
+    with open_files(3):
+        assert check(dataset).faults == []
+    with open_files(0):
+        faults = check(dataset).faults
+    assert faults and all("too many open files" in fault.cause for fault in faults)
+
+
+def test_fault_88_the_cache_of_a_set_takes_one_open_file_a_case_and_too_few_are_said(dataset, tmp_path, capsys):
+    cases = load(dataset).training
+    cache.prepare_cases(cases, folder=tmp_path)
+    capsys.readouterr()
+    with open_files(9 * len(cases) + 6):
+        assert len(cache.prepare_cases(cases * 9, folder=tmp_path, workers=1)) == 27
+    with open_files(12), pytest.raises(LungsegError, match="too many open files. allow more open files: ulimit -n"):
+        cache.prepare_cases(cases * 9, folder=tmp_path, workers=1)
+    assert "damaged" not in capsys.readouterr().err and len(cache.prepare_cases(cases, folder=tmp_path)) == 3
+
+
+# --- the patient ---------------------------------------------------------------------------------------------------
+
+SECRETS = ("DoeJane", "ID-4711", "19500101", "20200101", "Thorax kernel")  # as `write_series` puts them into headers
+
+
+def test_fault_13_nothing_of_the_patient_reaches_masks_reports_or_messages(tmp_path, dataset, capsys):
+    """Through the whole of `predict` and `check`, of a DICOM series and a NIfTI file with a patient in the header."""
+    write_series(tmp_path / "series", chest((6, 20, 20)))
+    image = nib.load(dataset / "imagesTr" / "toy_0.nii.gz")
+    for field, content in (("descrip", b"DoeJane ID-4711"), ("db_name", b"19500101"), ("aux_file", b"DoeJane")):
+        image.header[field] = content
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("dicom", b"DoeJane 20200101 Thorax kernel"))
+    root = make_dataset(tmp_path / "Toy")
+    nib.save(image, root / "imagesTr" / "toy_0.nii.gz")
+    weights = str(dataset.parent / "tiny.safetensors")
+    for number, source in enumerate((tmp_path / "series", root / "imagesTr" / "toy_0.nii.gz")):
+        assert cli.main(["predict", str(source), "-o", str(tmp_path / "out" / str(number)), "--checkpoint", weights,
+                         "--probabilities", "--json", str(tmp_path / "out" / f"{number}.jsonl")]) == 0
+    assert cli.main(["check", str(root), "--json"]) == 0
+    said = "".join(capsys.readouterr())
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    written = [gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data for data in written]
+    assert len(written) == 6 and "toy_0" in said
+    for secret in SECRETS:
+        assert secret not in said and not any(secret.encode() in data for data in written), secret
+    assert not any(str(tmp_path).encode() in data for data in written)

@@ -1,0 +1,60 @@
+"""Kill -9 at random moments of caching, training and prediction, or two at once: it ends as if nothing had happened.
+
+`LUNGSEG_KILLS=50 pytest tests/test_kills.py` kills 50 times each, not twice; download and extraction are killed in
+`test_download.py`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_training import same_run
+
+KILLS = int(os.environ.get("LUNGSEG_KILLS", "2"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def same_files(one: Path, other: Path) -> bool:
+    return files(one) == files(other)
+
+
+def same_masks(one: Path, other: Path) -> bool:
+    def content(folder):
+        found = files(folder)
+        rows = [json.loads(line) for line in found.pop("report.jsonl").splitlines()]
+        return found, [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+    return content(one) == content(other)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder of `helpers_kills.py`: undisturbed runs, and those that were killed and ended by another."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    folder, script = tmp_path_factory.mktemp("kills"), Path(__file__).with_name("helpers_kills.py")
+    run = subprocess.run([sys.executable, str(script), str(folder), str(KILLS)], text=True, capture_output=True,
+                         timeout=120 + 60 * KILLS, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, run.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize(("job", "same", "count"), [
+    ("caching", same_files, 3), ("training", same_run, 6), ("prediction", same_masks, 7)])
+def test_fault_73_killed_at_any_moment_the_next_run_ends_the_work(killed, job, same, count):
+    assert len(files(killed / job / "undisturbed")) == count
+    for number in range(KILLS):
+        assert same(killed / job / str(number), killed / job / "undisturbed"), f"kill {number}"
+        assert not [name for name in files(killed / job / str(number)) if Path(name).name.startswith(".partial")]
+    assert len(json.loads((killed / "kills.json").read_text())[job]["killed_at_s"]) == KILLS
+
+
+@pytest.mark.parametrize(("job", "same"), [("caching", same_files), ("prediction", same_masks)])
+def test_fault_76_two_processes_at_once_are_both_right(killed, job, same):
+    assert same(killed / job / "race", killed / job / "undisturbed")
