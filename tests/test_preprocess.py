@@ -1,7 +1,6 @@
 """From a scan to the working grid: the right voxels, all of the tumour, and a cache that is never wrong."""
 
 import json
-import multiprocessing
 import pickle
 
 import numpy as np
@@ -279,24 +278,3 @@ def test_fault_73_what_a_killed_run_left_behind_is_ignored_and_removed(case, tmp
     leftover = path.with_name(f".partial-999999999-{path.name}")
     leftover.write_bytes(whole[: len(whole) // 2])
     assert same(cached(case, tmp_path), expected) and not leftover.exists()
-
-
-def _together(case, folder, barrier):
-    torch.set_num_threads(1)
-    for number in range(3):
-        barrier.wait(60)
-        assert cache.prepare_cases([case], folder=folder / f"race_{number}", workers=1)[0].label.any()
-
-
-def test_fault_76_two_processes_at_once_are_both_right(case, tmp_path):
-    expected = cached(case, tmp_path)
-    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
-    barrier = context.Barrier(2)
-    workers = [context.Process(target=_together, args=(case, tmp_path, barrier)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    for path in tmp_path.glob("race_*/*/*"):
-        assert path.suffix == ".safetensors" and same(cache.load(path), expected)
