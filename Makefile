@@ -14,7 +14,7 @@ help:
 	@echo "make course     run the seven notebooks headlessly; results in $(OUT)"
 	@echo "make test       unit tests, notebooks, papermill, JupyterLab where Chromium is installed"
 	@echo "make lint       ruff on modules and notebooks"
-	@echo "make notebooks  execute the notebooks anew, in place, and leave only what belongs in git"
+	@echo "make notebooks  execute the notebooks anew, in place, and leave only what belongs in git; the README's first figure"
 	@echo "make peers      nnU-Net and MONAI in an environment of their own, build/peers, for benchmarks/"
 	@echo "make lock       choose the exact versions of requirements.lock anew (needs uv)"
 	@echo "make clean      remove .venv and build (never data or runs)"
@@ -46,6 +46,7 @@ notebooks: $(READY)
 	$(BIN)/python -m nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True notebooks/0*.ipynb
 	$(BIN)/python -m nbstripout --keep-output --keep-count --keep-id \
 		--extra-keys "metadata.widgets metadata.language_info metadata.papermill" notebooks/0*.ipynb
+	cp figures/06_planes.png figures/readme_planes.png
 
 # torch first and alone, so that no peer brings a newer one with its CUDA packages
 peers: benchmarks/peers.txt

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from report import RESULTS, write_results
 from torch import nn
 
 from lungseg_utils import decathlon, phantom, runtime, volume
@@ -34,7 +35,6 @@ from lungseg_utils.preprocess.cache import prepare_cases
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import TrainingConfig, make_loss, start_run, train_one_epoch
 
-RESULTS = Path(__file__).parent / "results"
 PHANTOM_SEED = 11  # its case seeds are in no other set of this project
 MEASURES = {"dice": "Dice", "nsd_2mm": "surface Dice 2 mm", "recall": "lesion recall", "false_positives":
             "false positives a scan"}
@@ -198,10 +198,7 @@ def describe(setting: dict) -> str:
 
 
 def save(path: Path, title: str, setting: dict, runs: list[dict], text: str) -> None:
-    with runtime.writing(path.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps({"setting": setting, "runs": runs}, indent=1) + "\n")
-    with runtime.writing(path.with_suffix(".md")) as partial:
-        partial.write_text(f"# {title}\n\n{describe(setting)}{text}")
+    write_results(path, {"setting": setting, "runs": runs}, f"# {title}\n\n{describe(setting)}{text}")
 
 
 def earlier_runs(path: Path, setting: dict) -> list[dict]:

@@ -25,11 +25,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from report import RESULTS, write_results
 
 from lungseg_utils import phantom, plotting, runtime, volume
 
 HERE = Path(__file__).parent
-RESULTS, SCRATCH = HERE / "results", runtime.ROOT / "build" / "benchmark"
+SCRATCH = runtime.ROOT / "build" / "benchmark"
 STAGES = ("start", "read", "preprocess", "network", "write")
 TOOLS = {"ours": "this project", "monai": "MONAI", "nnunet": "nnU-Net v2", "nnunet mirrored": "nnU-Net v2, mirrored"}
 MIRRORED_PASSES = 8  # of 3D: every combination of the three axes
@@ -236,12 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def write(found: dict) -> None:
     """Write the measurements, their tables and the figure."""
-    with runtime.writing(RESULTS / "predict.json") as partial:
-        partial.write_text(json.dumps(found, indent=1) + "\n")
-    with runtime.writing(RESULTS / "predict.md") as partial:
-        partial.write_text(tables(found))
     draw(found)
-    print(tables(found))
+    write_results(RESULTS / "predict", found, tables(found))
 
 
 if __name__ == "__main__":

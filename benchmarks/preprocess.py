@@ -12,13 +12,13 @@ Writes benchmarks/results/preprocess.json and preprocess.md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
-from predict import RESULTS, SCRATCH, TOOLS, machine, run, synthetic_scan
+from predict import SCRATCH, TOOLS, machine, run, synthetic_scan
+from report import RESULTS, write_results
 
 from lungseg_utils import runtime, volume
 
@@ -71,11 +71,7 @@ def main() -> None:
             folder = Path(os.environ["LUNGSEG_REAL_CT"]) / "lung1-001"
             scans.append((folder / "ct.nii.gz", folder / "tumour.nii.gz"))
     found = {"machine": machine("cpu"), "rows": measure(scans, options.peers)}
-    with runtime.writing(RESULTS / "preprocess.json") as partial:
-        partial.write_text(json.dumps(found, indent=1) + "\n")
-    with runtime.writing(RESULTS / "preprocess.md") as partial:
-        partial.write_text(table(found))
-    print(table(found))
+    write_results(RESULTS / "preprocess", found, table(found))
 
 
 if __name__ == "__main__":

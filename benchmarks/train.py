@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from report import RESULTS, write_results
 
 from lungseg_utils import course, runtime
 from lungseg_utils.patches import draw_batch, make_source
@@ -31,7 +32,6 @@ from lungseg_utils.preprocess.cache import prepare_cases
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import TrainingConfig, describe_environment, make_loss, start_run, train_one_epoch
 
-RESULTS = Path(__file__).parent / "results"
 WARM_UP = 3  # steps that are not counted
 
 
@@ -190,11 +190,7 @@ def main() -> None:
             f"{facts['threads']} threads), torch {facts['torch']}, median of {options.steps} steps, one run.\n\n"
             f"{table(rows)}\nOf this project's step the network itself is {share:.0%}, the rest draws and varies the "
             "patches.\n")
-    with runtime.writing(options.output.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps({"environment": facts, "network_share": share, "rows": rows}, indent=1) + "\n")
-    with runtime.writing(options.output.with_suffix(".md")) as partial:
-        partial.write_text(text)
-    print(text)
+    write_results(options.output, {"environment": facts, "network_share": share, "rows": rows}, text)
 
 
 if __name__ == "__main__":

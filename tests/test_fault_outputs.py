@@ -164,6 +164,23 @@ def test_fault_78_a_mask_of_an_earlier_run_is_not_reported_as_one_of_this(tmp_pa
     assert "toy_1.nii.gz: is left from an earlier run; this one made none" in capsys.readouterr().err
 
 
+def test_fault_74_a_mask_that_cannot_be_written_costs_no_other_scan_its_own(tmp_path, monkeypatch):
+    root = make_dataset(tmp_path / "Toy")
+    write_mask = volume.write_mask
+
+    def fail_for_the_first(path, mask, like):
+        if path.name == "toy_0.nii.gz":
+            raise LungsegError(path, "cannot be written", "free some space")
+        write_mask(path, mask, like)
+
+    monkeypatch.setattr(volume, "write_mask", fail_for_the_first)
+    with pytest.raises(LungsegError, match="toy_0.nii.gz: cannot be written"):
+        predict(root, tmp_path / "out", report=tmp_path / "report.jsonl")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["toy_1.nii.gz", "toy_2.nii.gz"]
+    told = [json.loads(line)["name"] for line in (tmp_path / "report.jsonl").read_text().splitlines()]
+    assert told == ["toy_1", "toy_2"]
+
+
 def test_fault_78_numbers_of_an_earlier_evaluation_are_replaced_whole(tmp_path):
     root = make_dataset(tmp_path / "Toy")
     evaluate(root / "labelsTr", root / "labelsTr", tmp_path / "metrics.csv")

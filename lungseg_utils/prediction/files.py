@@ -50,7 +50,16 @@ def predict_files(
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         ahead: Future = reader.submit(volume.read, jobs[0].source, series=series)
         predictor = Predictor(checkpoint, device)
-        waiting: list[Future] = []
+        waiting: list[tuple[dict, Future]] = []
+
+        def settle() -> None:  # what fails on its way to the disk fails its own scan, not the present one
+            row, written = waiting.pop(0)
+            try:
+                written.result()
+                rows.append(row)
+            except LungsegError as error:
+                failures.append(error)
+
         for number, job in enumerate(jobs):
             current = ahead
             if number + 1 < len(jobs):
@@ -66,23 +75,19 @@ def predict_files(
                        "version": __version__, "weights": predictor.facts["digest"]}
                 extra = _full_map(probability, prepared, upright, scan) if probabilities else None
                 while len(waiting) > 1:  # at most one scan waits for the disk
-                    waiting.pop(0).result()
-                waiting.append(writer.submit(_write, job, scan, mask, extra, dicom_seg))
+                    settle()
+                waiting.append((row, writer.submit(_write, job, scan, mask, extra, dicom_seg)))
                 if number + 1 == len(jobs):
-                    waiting[-1].result()
+                    waiting[-1][1].result()
                 row["seconds"] = round(time.perf_counter() - started, 2)
             except LungsegError as error:
                 failures.append(error)
                 if job.mask.exists():
                     warn(f"{job.mask}: is left from an earlier run; this one made none")
                 continue
-            rows.append(row)
             yield row
-        for written in waiting:
-            try:
-                written.result()
-            except LungsegError as error:
-                failures.append(error)
+        while waiting:
+            settle()
     if report:
         with writing(report) as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
