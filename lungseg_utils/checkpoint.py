@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -62,6 +63,26 @@ def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
     model.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}, assign=True)
     facts["digest"] = _digest(tensors, described)[:16]  # of the content: the same weights may be stored in two ways
     return model.eval(), facts
+
+
+def load_networks(paths: str | Path | Sequence[str | Path]) -> tuple[list[SegUNet], dict]:
+    """Build the networks of one checkpoint or of several that predict together; give them and their facts.
+
+    The facts of several are those that all share, and their digests joined by "+". Raises LungsegError as
+    `load_weights` does, and for networks that do not work on the same voxels.
+    """
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not paths:
+        raise LungsegError("checkpoint", "an empty list", "give at least one checkpoint, or None for those shipped")
+    models, facts = zip(*map(load_weights, paths))
+    made_for = [f"voxels of {own['spacing_mm']:g} mm, channels {model.in_channels} in, {model.out_channels} out"
+                for model, own in zip(models, facts)]
+    for path, voxels in zip(paths, made_for):
+        if voxels != made_for[0]:
+            raise LungsegError(path, f"made for {voxels}, but {paths[0]} for {made_for[0]}",
+                               "average checkpoints of one recipe only, or predict with each by itself")
+    shared = {name: value for name, value in facts[0].items() if all(own.get(name) == value for own in facts)}
+    return list(models), shared | {"digest": "+".join(own["digest"] for own in facts)}
 
 
 def fill(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:

@@ -98,7 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = command(_predict, "segment the tumours of scans", "my_ct.nii.gz -o mask.nii.gz").add_argument
     add("inputs", metavar="INPUT", nargs="+", help="NIfTI file, folder of one DICOM series, or folder of NIfTI files")
     add("-o", "--output", metavar="OUT", required=True, help="a file for one input, else a folder")
-    add("--checkpoint", metavar="FILE", help="weights of a run (default: those shipped)")
+    add("--checkpoint", metavar="FILE", nargs="+", help="weights of a run, or of several to be averaged, after the "
+        "inputs (default: those shipped)")
     _add_parameter(add, "device")
     add("--series", metavar="UID", help="which DICOM series to take where a folder holds several")
     add("--dicom-seg", action="store_true", help="write DICOM SEG objects too, for DICOM inputs")

@@ -78,13 +78,24 @@ def ensure_model(run_dir: str = "", dataset: decathlon.Dataset | None = None, se
 def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *, resume: bool = False) -> list[dict]:
     """Split and prepare `dataset`, train on it as the parameters in `settings` say, and give the history."""
     from lungseg_utils.preprocess.cache import prepare_cases
-    from lungseg_utils.training import fit
+    from lungseg_utils.training import fit, processes
+
+    def prepare() -> list:
+        return [prepare_cases(cases, spacing_mm=settings["spacing_mm"], workers=settings["workers"])
+                for cases in decathlon.split(dataset, fold=settings["fold"], seed=settings["seed"])]
 
     run_dir = require_writable(run_dir)
-    training, validation = (
-        prepare_cases(cases, spacing_mm=settings["spacing_mm"], workers=settings["workers"])
-        for cases in decathlon.split(dataset, fold=settings["fold"], seed=settings["seed"])
-    )
+    processes.join_processes(settings["device"])
+    prepared = failure = None
+    if processes.rank() == 0:  # alone; the others then find the cache filled, or fail as it did
+        try:
+            prepared = prepare()
+        except LungsegError as error:
+            failure = error
+    failure = processes.gather([failure])[0]
+    if failure:
+        raise failure
+    training, validation = prepared or prepare()
     return fit(training, validation, run_dir=run_dir, config=training_config(settings), device=settings["device"],
                resume=resume)
 

@@ -32,6 +32,7 @@ class Augmentation:
     sharpen: float = 0.15  # probability of a sharper kernel
     elastic_voxels: float = 0.0  # largest shift of an elastic deformation, its waves a quarter of the patch long
     low_resolution: float = 0.0  # probability of being seen as through voxels 1.2 to 2.5 times as large
+    cut_off: float = 0.0  # probability of air beyond a box round the lesions, as in a scan cut to a part
 
 
 NO_AUGMENTATION = Augmentation(0, 0, 0, 0, 0, 0, 0, 0)
@@ -113,7 +114,10 @@ def draw_batch(
         jitter = (torch.rand(3, generator=generator) - 0.5) * torch.tensor(patch_size) * 0.5
         matrix = _random_matrix(augmentation, generator)
         hu, label = cut_patch(source, centre + jitter, patch_size, matrix, _random_warp(augmentation, generator))
-        images.append(vary_intensity(hu, augmentation, generator))
+        hu = vary_intensity(hu, augmentation, generator)
+        if augmentation.cut_off and _uniform(generator) < augmentation.cut_off:
+            hu = _cut_off(hu, label, generator)
+        images.append(hu)
         labels.append(label)
         names.append(source.name)
     return torch.stack(images)[:, None], torch.stack(labels)[:, None], names
@@ -176,6 +180,18 @@ def vary_intensity(hu: Tensor, augmentation: Augmentation, generator: torch.Gene
         noise = torch.randn(hu.shape, device=hu.device, generator=torch.Generator(hu.device).manual_seed(seed))
         hu = hu + sd * noise
     return hu
+
+
+def _cut_off(hu: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill (d, h, w) with air, or lung, beyond a random box that holds all that is marked in `label`."""
+    inside = torch.zeros(hu.shape, dtype=torch.bool, device=hu.device)
+    box = []
+    for axis, size in enumerate(hu.shape):
+        marked = label.movedim(axis, 0).flatten(1).any(1).nonzero().flatten().tolist() or [_integer(size, generator)]
+        start, stop = _uniform(generator) * marked[0], size - _uniform(generator) * (size - 1 - marked[-1])
+        box.append(slice(int(start), math.ceil(stop)))
+    inside[tuple(box)] = True
+    return torch.where(inside, hu, AIR_HU + 224 * _uniform(generator))
 
 
 def _coarsen(hu: Tensor, factors: Tensor) -> Tensor:

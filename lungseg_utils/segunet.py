@@ -88,7 +88,8 @@ class SegUNet(nn.Module):
     def enlarge(self, x: Tensor, stage: int, where: Tensor, size: torch.Size) -> Tensor:
         """Undo the pooling of `stage`: back to `size`."""
         if self.upsample == "unpool":
-            return F.max_unpool3d(x, where, self.pools[stage], self.pools[stage], output_size=size)
+            x = F.max_unpool3d(x, where, self.pools[stage], self.pools[stage], output_size=size)
+            return x.contiguous(memory_format=torch.channels_last_3d)  # what the convolutions want; un-pooling drops it
         depth, height, width = size
         return self.upsamplers[stage](x)[..., :depth, :height, :width]
 

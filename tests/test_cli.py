@@ -152,6 +152,17 @@ def test_predict_writes_a_line_a_scan_and_a_mask_on_its_grid(synthetic, weights,
         assert mask.grid.canonical_affine == pytest.approx(scan.grid.canonical_affine, abs=1e-6)
 
 
+def test_predict_averages_several_checkpoints(synthetic, weights, tmp_path, capsys):
+    reports = []
+    for number, files in enumerate(([weights], [weights, weights])):
+        reports.append(tmp_path / f"{number}.jsonl")
+        assert cli.main(["predict", str(synthetic / "imagesTs"), "-o", str(tmp_path / str(number)), "--checkpoint",
+                         *map(str, files), "--device", "cpu", "--json", str(reports[-1])]) == 0
+    one, two = (json.loads(path.read_text()) for path in reports)
+    assert two["tumours"] == one["tumours"] and two["weights"] == f"{one['weights']}+{one['weights']}"
+    assert "shipped" not in capsys.readouterr().err
+
+
 def test_the_shipped_weights_say_what_they_are(synthetic, tmp_path, capsys):
     assert cli.main(["predict", str(synthetic / "imagesTs"), "-o", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().err

@@ -5,7 +5,16 @@ import pytest
 import torch
 from helpers_cases import ball, make_prepared
 
-from lungseg_utils.patches import AIR_HU, NO_AUGMENTATION, Augmentation, _coarsen, cut_patch, draw_batch, make_source
+from lungseg_utils.patches import (
+    AIR_HU,
+    NO_AUGMENTATION,
+    Augmentation,
+    _coarsen,
+    _cut_off,
+    cut_patch,
+    draw_batch,
+    make_source,
+)
 from lungseg_utils.runtime import LungsegError
 
 SHAPE = (20, 24, 22)
@@ -75,6 +84,19 @@ def test_a_patch_of_low_resolution_has_its_mean_and_less_detail():
     assert coarse.shape == case.hu.shape
     assert float(coarse.mean()) == pytest.approx(float(case.hu.float().mean()), rel=0.02)
     assert coarse.diff(dim=2).abs().mean() < 0.7 * case.hu.float().diff(dim=2).abs().mean()
+
+
+def test_a_patch_that_is_cut_off_keeps_its_lesion_and_ends_in_one_value():
+    hu, label = torch.arange(20.0**3).reshape(20, 20, 20), torch.zeros(20, 20, 20, dtype=torch.uint8)
+    label[6:9, 10:14, 12] = 1
+    for seed in range(20):
+        cut = _cut_off(hu, label, torch.Generator().manual_seed(seed))
+        kept = (cut == hu).nonzero()
+        low, high = kept.amin(0), kept.amax(0) + 1
+        assert len(kept) == (high - low).prod()  # a box
+        assert (low <= torch.tensor([6, 10, 12])).all() and (high >= torch.tensor([9, 14, 13])).all()
+        outside = cut[cut != hu].unique()
+        assert len(outside) <= 1 and all(-1024 <= value <= -800 for value in outside)
 
 
 def test_a_quarter_turn_is_exact():

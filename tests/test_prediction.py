@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers_cases import ball, make_prepared, make_scan
 
-from lungseg_utils import checkpoint, prediction, volume
+from lungseg_utils import checkpoint, prediction, preprocess, volume
 from lungseg_utils.prediction import Predictor, drop_small, measure_tumours, predict
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.runtime import LungsegError
@@ -95,7 +95,7 @@ def test_one_window_is_the_network_itself():
     ready, one = make_prepared(shape=(16, 16, 16)), predictor()
     image = prediction.normalise(torch.from_numpy(ready.hu).float())[None, None]
     with torch.no_grad():
-        assert torch.allclose(one.probabilities(ready), one.model(image).sigmoid()[0, 0], atol=1e-6)
+        assert torch.allclose(one.probabilities(ready), one.models[0](image).sigmoid()[0, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -143,6 +143,71 @@ def test_predict_takes_a_checkpoint(tmp_path):
     assert predict(scan, checkpoint=tmp_path / "best.safetensors", device="cpu").shape == scan.hu.shape
 
 
+# --- several networks ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def save_fold(tmp_path):
+    """Write the weights of an untrained network of its own seed."""
+
+    def save(seed, spacing_mm=6.0, **network):
+        torch.manual_seed(seed)
+        path = tmp_path / f"fold{seed}.safetensors"
+        facts = {"spacing_mm": spacing_mm, "epoch": seed}
+        checkpoint.save_weights(path, SegUNet(**{"channels": (2, 3)} | network), facts)
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize("window", [None, (8, 8, 8)])
+def test_a_network_given_twice_says_what_it_says_once(save_fold, window):
+    ready, fold = make_prepared(shape=(20, 21, 22)), save_fold(1)
+    once, twice = (Predictor(folds, "cpu").probabilities(ready, window=window) for folds in (fold, [fold, fold]))
+    assert torch.equal(once, twice)
+
+
+@pytest.mark.parametrize("other", [{}, {"channels": (3, 4, 5), "upsample": "transpose"}])
+def test_several_networks_give_the_mean_of_their_maps(save_fold, other):
+    ready, folds = make_prepared(shape=(20, 21, 22)), [save_fold(1), save_fold(2, **other), save_fold(3)]
+    single = [Predictor(fold, "cpu").probabilities(ready) for fold in folds]
+    together = Predictor(folds, "cpu")
+    assert not torch.allclose(single[0], single[1], atol=1e-3)
+    assert torch.allclose(together.probabilities(ready), sum(single) / 3, atol=1e-6)
+    digests = [Predictor(fold, "cpu").facts["digest"] for fold in folds]
+    assert together.facts == {"spacing_mm": 6.0, "digest": "+".join(digests)}  # no epoch: each has its own
+
+
+def test_several_networks_share_one_preparation(save_fold, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(prediction, "prepare", lambda *a, **k: prepared.append(1) or preprocess.prepare(*a, **k))
+    scan = make_scan(np.full((10, 12, 14), -700, np.int16))
+    mask = predict(scan, checkpoint=[save_fold(1), str(save_fold(2))], device="cpu")
+    assert mask.shape == scan.hu.shape and len(prepared) == 1
+
+
+@pytest.mark.parametrize(("other", "said"), [({"spacing_mm": 3.0}, "voxels of 3 mm"), ({"out_channels": 2}, "2 out")])
+def test_networks_for_other_voxels_are_refused_together(save_fold, other, said):
+    first, second = save_fold(1), save_fold(2, **other)
+    with pytest.raises(LungsegError, match=said) as caught:
+        Predictor([first, second], "cpu")
+    assert str(caught.value).startswith(f"{second}: ") and str(first) in str(caught.value)
+    assert "average checkpoints of one recipe" in str(caught.value)
+
+
+def test_no_checkpoint_at_all_is_not_the_shipped_one():
+    with pytest.raises(LungsegError, match="checkpoint: an empty list. give at least one"):
+        Predictor([], "cpu")  # as of a pattern that matches no file
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_out_of_memory_in_a_later_network_gives_the_same_mean(save_fold, times):
+    ready, together = make_prepared(shape=(20, 20, 20)), Predictor([save_fold(1), save_fold(2)], "cpu")
+    expected = together.probabilities(ready)
+    together.models[1] = OutOfMemory(together.models[1], times)
+    assert torch.allclose(together.probabilities(ready), expected, atol=1e-5)
+
+
 # --- memory and devices ----------------------------------------------------------------------------------------
 
 
@@ -151,18 +216,18 @@ def test_predict_takes_a_checkpoint(tmp_path):
 def test_fault_79_out_of_memory_means_less_at_a_time_then_the_cpu_and_the_same_mask(window, times, said, capsys):
     ready, one = make_prepared(shape=(20, 20, 20)), predictor()
     expected = one.probabilities(ready, window=window)
-    one.model = OutOfMemory(one.model, times)
+    one.models[0] = OutOfMemory(one.models[0], times)
     assert torch.allclose(one.probabilities(ready, window=window), expected, atol=1e-5)
     assert f"warning: case_0: out of GPU memory; going on with {said}\n" in capsys.readouterr().err
 
 
 def test_out_of_memory_makes_windows_smaller(monkeypatch):
     ready, one = make_prepared(shape=(20, 20, 20)), predictor()
-    one.model = OutOfMemory(one.model, 1)
+    one.models[0] = OutOfMemory(one.models[0], 1)
     monkeypatch.setattr(prediction, "LARGEST_FEATURES", {"cpu": 20**3 * 2 * 4})  # the whole grid, two channels wide
     monkeypatch.setattr(prediction, "SMALLEST_FEATURES", 1)
     one.probabilities(ready)
-    assert one.model.voxels[0] == 20**3 and max(one.model.voxels[1:]) <= 20**3 / 8
+    assert one.models[0].voxels[0] == 20**3 and max(one.models[0].voxels[1:]) <= 20**3 / 8
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

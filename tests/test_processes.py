@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lungseg_utils import checkpoint
+from lungseg_utils import checkpoint, phantom
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.training import processes
 
@@ -43,17 +43,43 @@ assert draws[0] != draws[2] and draws[1] == draws[3]  # other patches, the same 
 """
 
 
-def test_two_processes_train_one_network_and_resume_to_the_bit(tmp_path):
+COMMAND = """
+import os, sys
+from pathlib import Path
+import torch
+from lungseg_utils import cli
+from lungseg_utils.preprocess import cache
+
+torch.set_num_threads(1)
+own = cache.prepare
+
+def prepare(scan, **options):
+    print("prepared", flush=True)
+    return own(scan, **options)
+
+cache.prepare = prepare
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def launch_two(script, *arguments, **environment):
+    """Run `script` in two processes, with what torchrun and `accelerate launch` set; give codes, outputs, errors."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    launched = [subprocess.Popen(  # with what torchrun and `accelerate launch` set
-        [sys.executable, "-c", WORKER, str(tmp_path)], cwd=Path(__file__).parent, text=True, stdout=subprocess.PIPE,
+    launched = [subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)], cwd=Path(__file__).parent, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-                          "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"})
+                          "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"} | environment)
         for rank in ("0", "1")]
-    said = [process.communicate(timeout=300)[0] for process in launched]
-    assert [process.returncode for process in launched] == [0, 0]
+    said = [process.communicate(timeout=300) for process in launched]
+    return [process.returncode for process in launched], *zip(*said)
+
+
+def test_two_processes_train_one_network_and_resume_to_the_bit(tmp_path):
+    codes, said, errors = launch_two(WORKER, tmp_path)
+    assert codes == [0, 0], errors
     assert len(said[0].splitlines()) == 8 and said[1] == ""  # one of the two speaks
     assert sorted(path.name for path in tmp_path.glob("done-*")) == ["done-0-of-2", "done-1-of-2"]
     rows = list(csv.DictReader((tmp_path / "straight" / "history.csv").open()))
@@ -61,6 +87,22 @@ def test_two_processes_train_one_network_and_resume_to_the_bit(tmp_path):
     digests = {checkpoint.load_weights(tmp_path / name / "best.safetensors")[1]["digest"]
                for name in ("straight", "parts")}
     assert len(digests) == 1
+
+
+def test_the_first_process_prepares_every_scan_and_its_error_ends_them_all(tmp_path):
+    dataset = phantom.write_dataset(tmp_path / "set", cases=2, test_cases=0)
+    command = ["train", dataset, "--run-dir", tmp_path / "run", "--epochs", "1"]
+    for setting in ("spacing_mm 8", "patch_size [16,16,16]", "channels [2,4]", "steps_per_epoch 1", "device cpu"):
+        command += ["-p", *setting.split()]
+    codes, said, errors = launch_two(COMMAND, *command, LUNGSEG_HOME=str(tmp_path))
+    assert codes == [0, 0], errors
+    assert said[0].count("prepared") == 2 and said[1].count("prepared") == 0
+    for path in (dataset / "imagesTr").glob("*.nii.gz"):
+        path.write_bytes(path.read_bytes()[:5000])
+    codes, said, errors = launch_two(COMMAND, *command, LUNGSEG_HOME=str(tmp_path))
+    assert codes == [1, 1]
+    faults = [[line for line in text.splitlines() if line.startswith("error: ")] for text in errors]
+    assert faults[0] == faults[1] and "lung_00" in faults[0][0]
 
 
 def test_a_batch_that_cannot_be_shared_is_an_error(monkeypatch):

@@ -107,8 +107,8 @@ def diaphragm(frame: Frame) -> np.ndarray:
     return (frame.z - dome) * np.float32(0.72)
 
 
-def mediastinum(rng: np.random.Generator, f: Frame) -> dict[str, np.ndarray]:
-    """Give heart, great vessels, airways and gullet as signed distances."""
+def mediastinum(rng: np.random.Generator, f: Frame, *, kind: bool = False) -> dict[str, np.ndarray]:
+    """Give heart, great vessels, airways, gullet and hilar tissue as signed distances; `kind` hila are empty."""
     j = lambda spread=4.0: rng.normal(0, spread)  # noqa: E731
     hx, hz, big = j(5), j(6), rng.normal(1.0, 0.09)
     r = rng.normal(1.0, 0.12)
@@ -181,6 +181,13 @@ def mediastinum(rng: np.random.Generator, f: Frame) -> dict[str, np.ndarray]:
     shapes["heart"] = smooth_min(
         smooth_min(shapes["lv"], shapes["rv"], 14), smooth_min(shapes["ra"], shapes["la"], 14), 16
     )
+    shapes["hilar"] = np.full(f.grid.shape, FAR_MM, np.float32)  # nodes and loose tissue between a hilum's vessels
+    if not kind:
+        lumps = rng.spawn(1)[0]
+        for hilum in (hilum_r, hilum_l):
+            for _ in range(lumps.integers(1, 7)):
+                lump = f.ellipsoid(lumps.normal(hilum, (14, 9, 6)), lumps.uniform(3, 8, 3), 0.15, 7)
+                shapes["hilar"] = np.minimum(shapes["hilar"], lump)
     shapes["hila"] = np.stack([f.locate(hilum_r), f.locate(hilum_l)])  # world mm, (2, 3)
     return shapes
 
@@ -205,6 +212,7 @@ def lungs(
         ("lower_cava", 2),
     ):
         keep_out = smooth_min(keep_out, m[name] - fat_mm, 9)
+    keep_out = np.minimum(keep_out, m["hilar"])
     keep_out = smooth_min(keep_out, spine, 10)
     inside = smooth_max(smooth_max(shell + 2.5, -dome, 5), -keep_out, 5)
     return np.maximum(inside, f.x - 2), np.maximum(inside, 2 - f.x)

@@ -62,7 +62,7 @@ def synthesise(
     """
     rng = np.random.default_rng([seed, 20240607])
     kind = mix == "kind"
-    person = draw_person(rng)
+    person = draw_person(rng, kind=kind)
     settings = scanner.draw_scanner(rng, spacing_mm, kind=kind)
     slabs = slabs or max(1, int(round(spacing_mm[0] / 2.2)))
     grid, thin = _place_grids(rng, person, spacing_mm, shape, slabs)
@@ -72,7 +72,7 @@ def synthesise(
     canvas = Canvas(thin, coarse, AIR_HU)
 
     shell, dome = anatomy.cage(frame), anatomy.diaphragm(frame)
-    parts = anatomy.mediastinum(rng, frame)
+    parts = anatomy.mediastinum(rng, frame, kind=kind)
     lungs = anatomy.lungs(rng, frame, shell, dome, parts)
     muscle = tissue.paint_soft_tissue(rng, canvas, frame, shell, dome, parts, settings)
     in_view = _in_view(coarse, grid)

@@ -12,7 +12,12 @@ from .fields import Canvas, coverage, noise
 MEDIAN_ML, LOG_SD, SMALLEST_ML, LARGEST_ML = 5.2, 1.39, 0.74, 370.0
 OUTLINE_MM = (0.3, 2.1)  # label beyond the half-way surface; tuned so that border HU come near LIDC-IDRI's outlines
 SITES = ("lung", "pleura", "vessel", "hilum", "wall", "mediastinum")
-TEXTURES = ("solid", "part-solid", "ground-glass", "necrotic", "cavitated")
+TEXTURES = ("solid", "part-solid", "ground-glass", "necrotic", "cavitated", "thin-walled", "calcified")
+TEXTURE_SHARES = {  # small, large
+    "task06": ([0.66, 0.12, 0.1, 0.04, 0.04, 0.02, 0.02], [0.55, 0.05, 0.02, 0.26, 0.10, 0.02, 0]),
+    "kind": ([0.68, 0.12, 0.1, 0.04, 0.06, 0, 0], [0.55, 0.05, 0.02, 0.26, 0.12, 0, 0]),
+    "broad": ([0.52, 0.16, 0.13, 0.04, 0.05, 0.04, 0.06], [0.52, 0.08, 0.05, 0.21, 0.1, 0.04, 0]),
+}
 OUTLINES = ("round", "lobulated", "spiculated")
 MIXES = {"task06": (0.72, 0.2, 0.08), "kind": (0.72, 0.2, 0.08), "broad": (0.25, 0.35, 0.25, 0.15)}  # 1, 2, … a case
 
@@ -43,13 +48,13 @@ def draw_lesion(rng: np.random.Generator, mix: str = "task06") -> Lesion:
         volume = np.pi / 6 * rng.uniform(6, 12) ** 3 / 1000  # a nodule
     else:
         volume = float(np.clip(MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()), SMALLEST_ML, LARGEST_ML))
-    large = volume > 12
+    large = volume > (8 if mix == "broad" else 12)
     if mix == "kind":
         shares = [0.7, 0.3, 0, 0, 0, 0]
     else:
         shares = [0.22, 0.12, 0.08, 0.26, 0.12, 0.2] if large else [0.4, 0.22, 0.13, 0.12, 0.06, 0.07]
     site = rng.choice(SITES, p=shares)
-    texture = rng.choice(TEXTURES, p=[0.55, 0.05, 0.02, 0.26, 0.12] if large else [0.68, 0.12, 0.1, 0.04, 0.06])
+    texture = rng.choice(TEXTURES, p=TEXTURE_SHARES[mix][int(large)])
     if mix == "kind" and texture in ("ground-glass", "part-solid"):
         texture = "solid"
     return Lesion(str(site), str(texture), str(rng.choice(OUTLINES, p=[0.3, 0.4, 0.3])), float(volume))
@@ -66,7 +71,7 @@ def place(rng: np.random.Generator, lesion: Lesion, world) -> np.ndarray | None:
         "pleura": (np.abs(d + 0.75 * r) < 3) & (world.shell > -1.2 * r - 6),
         "wall": (np.abs(d + 0.3 * r) < 3) & (world.shell > -r - 8),
         "mediastinum": (np.abs(d + 0.35 * r) < 3) & ~wall & (world.dome > r),
-        "hilum": d < 4,
+        "hilum": d < max(4, 0.4 * r),
         "vessel": d < -max(0.9 * min(r, 25), 6),
     }[lesion.site]
     if lesion.site == "hilum":
@@ -137,7 +142,7 @@ def paint(
         "mediastinum",
         "hilum",
     ):  # it grows past the pleura, but not into heart and great vessels
-        deep = rng.uniform(0.15, 0.6) * r + (4 if lesion.site == "hilum" else 0)
+        deep = rng.uniform(0.15, 0.9) * r + 4 if lesion.site == "hilum" else rng.uniform(0.15, 0.6) * r
         allowed = np.maximum(
             np.maximum(world.sample(np.minimum(*world.lungs), box) - deep, -world.sample(world.spared, box)),
             -world.sample(world.dome, box),
@@ -152,22 +157,23 @@ def paint(
     target = canvas.hu[box]
     enhanced = 0.25 * max(world.person.blood["aorta"] - 40, 0) * rng.uniform(0, 1)
     solid = rng.uniform(5, 55) + min(enhanced, 60) + rng.uniform(3, 22) * grain
-    if lesion.texture == "ground-glass":
-        haze = rng.uniform(180, 420) + 60 * grain
+    if lesion.texture in ("ground-glass", "part-solid"):
+        haze = rng.uniform(110, 420) + rng.uniform(20, 90) * grain
         target += cover * np.minimum(haze, np.maximum(20 - target, 0))
-        return box, outline
-    if lesion.texture == "part-solid":
-        haze = rng.uniform(180, 420) + 60 * grain
-        target += cover * np.minimum(haze, np.maximum(20 - target, 0))
-        core = cover * np.clip(0.5 - (distance + rng.uniform(0.3, 0.65) * r + 0.15 * r * grain) / canvas.edge_mm, 0, 1)
+        if lesion.texture == "ground-glass":
+            return box, outline
+        depth = rng.uniform(0.2, 0.65) * r + rng.uniform(0.1, 0.35) * r * grain
+        core = cover * np.clip(0.5 - (distance + depth) / canvas.edge_mm, 0, 1)
         target += core * (solid - target)
         return box, outline
     target += cover * (solid - target)
-    wall = rng.uniform(0.2, 0.5) * r
+    wall = rng.uniform(2, 4) if lesion.texture == "thin-walled" else rng.uniform(0.2, 0.5) * r
     inner = np.clip(0.5 - (distance + wall + 0.2 * r * grain) / (canvas.edge_mm + 2), 0, 1)
     if lesion.texture == "necrotic":
         target += inner * cover * (rng.uniform(0, 25) - target)
-    elif lesion.texture == "cavitated":
+    elif lesion.texture == "calcified":
+        target += cover * (rng.uniform(100, 900) + 60 * grain - target)
+    elif lesion.texture in ("cavitated", "thin-walled"):
         level = np.float32(rng.uniform(-0.3, 1.2) * r)  # fluid below, air above, for a patient on the back
         air = np.broadcast_to(canvas.fine.mesh(box)[1] - np.float32(centre[1]) < level, cover.shape)
         target += inner * cover * (np.where(air, np.float32(rng.uniform(-980, -850)), np.float32(10)) - target)

@@ -34,8 +34,8 @@ class Person:
     calcified: bool  # old vessel walls
 
 
-def draw_person(rng: np.random.Generator) -> Person:
-    """Draw a patient."""
+def draw_person(rng: np.random.Generator, *, kind: bool = False) -> Person:
+    """Draw a patient; a `kind` one has fat between the organs, so that their borders show."""
     size = float(np.clip(rng.normal(0.945, 0.035), 0.86, 0.99))
     phase = rng.choice(["none", "pulmonary", "arterial", "portal"], p=[0.3, 0.2, 0.25, 0.25])
     plain = rng.uniform(32, 50)
@@ -65,6 +65,9 @@ def draw_person(rng: np.random.Generator) -> Person:
         "cord": rng.uniform(22, 36),
         "content": rng.uniform(-20, 60),
     }
+    lean = rng.spawn(1)[0]  # a stream of its own: whoever draws from it leaves all other numbers as they are
+    if not kind and lean.random() < 0.4:
+        organs["mediastinal_fat"] = lean.uniform(-60, 30)
     # Deep inspiration is dark and large; a shallow one brighter, with a higher diaphragm.
     shallow = rng.beta(1.4, 2.2)
     dome = -116 + 46 * shallow + rng.normal(0, 6)

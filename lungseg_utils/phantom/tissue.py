@@ -26,6 +26,7 @@ def paint_soft_tissue(rng, canvas: Canvas, f: anatomy.Frame, shell, dome, parts,
         cloth = np.abs(body["skin"] - 9 - 5 * f.bumps[7] - 3 * f.bumps[3]) - 0.5
         canvas.paint(np.maximum(cloth, 2 - body["skin"]), rng.uniform(-900, -600))
     canvas.paint(shell, hu["mediastinal_fat"] + 8 * f.bumps[6])
+    canvas.paint(parts["hilar"], hu["node"] + 8 * f.bumps[7])
     canvas.paint(np.maximum(dome - 1, shell), hu["muscle"])
     for distance, value in belly(rng, f, shell, dome):
         canvas.paint(distance, value)

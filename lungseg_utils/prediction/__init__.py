@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lungseg_utils.checkpoint import SHIPPED, load_weights
+from lungseg_utils.checkpoint import SHIPPED, load_networks
 from lungseg_utils.prediction.oblique import put_back, straighten
 from lungseg_utils.prediction.tumours import drop_small, measure_tumours
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
@@ -28,17 +29,22 @@ SMALLEST_FEATURES = 2**23  # a GPU that cannot hold even these is of no help
 
 
 class Predictor:
-    """A network made ready once for many scans: weights read, batch norms folded, device and precision chosen."""
+    """A network made ready once for many scans: weights read, batch norms folded, device and precision chosen.
 
-    def __init__(self, checkpoint: str | Path | None = None, device: str = "auto", *, model: SegUNet | None = None,
-                 facts: dict | None = None, precision: torch.dtype | None = None):
+    Of several checkpoints, as of a cross-validation's folds, the probabilities are averaged.
+    """
+
+    def __init__(self, checkpoint: str | Path | Sequence[str | Path] | None = None, device: str = "auto", *,
+                 model: SegUNet | None = None, facts: dict | None = None, precision: torch.dtype | None = None):
         self.device = pick_device(device)
         self.precision = precision or pick_precision(self.device)
+        models = [model]
         if model is None:
-            model, facts = load_weights(checkpoint or SHIPPED)
+            models, facts = load_networks(SHIPPED if checkpoint in (None, "") else checkpoint)
         self.facts = facts
-        self.model = fold_batch_norms(model).to(self.device, self.precision, memory_format=torch.channels_last_3d)
-        self.width = len(next(self.model.parameters()))  # channels at full resolution
+        self.models = [fold_batch_norms(one).to(self.device, self.precision, memory_format=torch.channels_last_3d)
+                       for one in models]
+        self.width = max(len(next(one.parameters())) for one in self.models)  # channels at full resolution
 
     def probabilities(self, prepared: Prepared, *, window: Sequence[int] | None = None, overlap: float = OVERLAP,
                       batch_size: int = 8) -> Tensor:
@@ -63,14 +69,15 @@ class Predictor:
             else:
                 warn(f"{prepared.name}: out of GPU memory; going on with the CPU")
                 self.device, self.precision = torch.device("cpu"), pick_precision(torch.device("cpu"))
-                self.model = self.model.to(self.device, self.precision)
+                self.models = [model.to(self.device, self.precision) for model in self.models]
                 image, features, on_last_resort = image.cpu(), LARGEST_FEATURES["cpu"], True
 
     @torch.inference_mode()
     def _blend(self, image: Tensor, region: np.ndarray, window: Sequence[int] | None, overlap: float,
                batch_size: int, features: int) -> Tensor:
         shape = image.shape
-        multiple = [int(np.prod([pool[axis] for pool in self.model.pools])) for axis in range(3)]
+        multiple = [math.lcm(*(math.prod(pool[axis] for pool in model.pools) for model in self.models))
+                    for axis in range(3)]
         voxels = features / (self.width * self.precision.itemsize)
         if window is None:
             window = fit_window(shape, multiple, overlap, voxels)
@@ -88,12 +95,19 @@ class Predictor:
             cuts = windows[first : first + batch_size]
             batch = torch.stack([normalise(image[cut].float()) for cut in cuts])[:, None]  # (B, 1, d, h, w)
             batch = batch.to(self.precision).contiguous(memory_format=torch.channels_last_3d)
-            output = self.model(batch).float().sigmoid_()[:, 0]
-            for cut, probability in zip(cuts, output):
+            for cut, probability in zip(cuts, self._mean_probability(batch)):
                 total[cut] += probability * weight
                 weights[cut] += weight
         probability = (total / weights.clamp_(min=1e-6))[tuple(slice(0, n) for n in shape)]
         return probability * torch.from_numpy(np.array(region)).to(self.device)  # no lung tumour far from the lungs
+
+    def _mean_probability(self, batch: Tensor) -> Tensor:
+        """Ask one network after another, so that the features of one are gone before the next one's: (B, d, h, w)."""
+        first, *others = self.models
+        total = first(batch).float().sigmoid_()[:, 0]
+        for model in others:
+            total += model(batch).float().sigmoid_()[:, 0]
+        return total.div_(len(self.models)) if others else total
 
     def mask(self, volume: Volume, prepared: Prepared, probability: Tensor, threshold: float = 0.5) -> np.ndarray:
         """Bring `probability` back to the scan's grid and cut it at `threshold`: uint8 (D, H, W) as `volume.hu`."""
@@ -108,14 +122,15 @@ class Predictor:
 def predict(
     volume: Volume,
     *,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Sequence[str | Path] | None = None,
     device: str = "auto",
     threshold: float = 0.5,
     predictor: Predictor | None = None,
 ) -> np.ndarray:
     """Segment the lung tumours of `volume`: uint8 (D, H, W) of 0 and 1, as `volume.hu`.
 
-    Without `checkpoint` the shipped weights are used: trained on synthetic scans, not for clinical use.
+    Without `checkpoint` the shipped weights are used: trained on synthetic scans, not for clinical use. The
+    probabilities of several checkpoints are averaged; LungsegError where they were trained on other voxels.
     """
     predictor = predictor or Predictor(checkpoint, device)
     upright = straighten(volume)

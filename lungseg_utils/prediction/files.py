@@ -31,7 +31,7 @@ def predict_files(
     inputs: Sequence[str | Path],
     output: str | Path,
     *,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Sequence[str | Path] | None = None,
     device: str = "auto",
     series: str | int | None = None,
     dicom_seg: bool = False,
@@ -40,6 +40,7 @@ def predict_files(
 ) -> Iterator[dict]:
     """Segment every scan of `inputs` into `output`; yield a row a scan: name, tumours, seconds, mask, versions.
 
+    The probabilities of several checkpoints are averaged; "weights" then has all their digests, joined by "+".
     A scan that cannot be read does not stop the others: its error is raised after them, LungsegError of all at
     once. `report` names a file that gets every row as a line of JSON.
     """

@@ -139,7 +139,8 @@ def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: 
     precision = pick_precision(device)
     augmentation = NO_AUGMENTATION
     if config.augment:
-        augmentation = Augmentation(elastic_voxels=config.elastic_voxels, low_resolution=config.low_resolution)
+        augmentation = Augmentation(elastic_voxels=config.elastic_voxels, low_resolution=config.low_resolution,
+                                    cut_off=config.cut_off)
     weights = [weight for group in run.optimiser.param_groups for weight in group["params"]]
     processes.seed_epoch(run.generator, config.seed, run.epoch)
     run.model.train()

@@ -12,13 +12,16 @@ from lungseg_utils.segunet import SegUNet
 
 
 def make_loss(name: str = "dice_ce") -> nn.Module:
-    """Give the loss called `name`, on logits; its overlap is taken over the whole batch, not patch by patch.
+    """Give the loss called `name`, on logits; its overlap is taken over the whole batch, or patch by patch.
 
-    dice_ce: Dice + binary cross-entropy. focal: Dice + focal loss (Lin et al. 2017), which looks less at easy voxels.
+    dice_ce: Dice + binary cross-entropy. dice_ce_each: the same patch by patch, so that a nodule counts as much as a
+    mass in the patch beside it. focal: Dice + focal loss (Lin et al. 2017), which looks less at easy voxels.
     tversky: a Dice in which a missed voxel costs more than a false one, 0.7 to 0.3 (Salehi et al. 2017).
     """
     from monai.losses import DiceCELoss, DiceFocalLoss, TverskyLoss
 
+    if name == "dice_ce_each":  # smoothed by the volume of a small nodule: a patch without a lesion has a slope too
+        return DiceCELoss(sigmoid=True, batch=False, smooth_nr=20, smooth_dr=20)
     if name == "focal":
         return DiceFocalLoss(sigmoid=True, batch=True)
     if name == "tversky":
