@@ -160,6 +160,27 @@ def column(runs: Sequence[dict], measure: str) -> np.ndarray:
     return values.mean(axis=0)
 
 
+def cells_of(runs: Sequence[dict]) -> list[str]:
+    """Write each measure's mean over seeds and cases, with its interval."""
+    cells = []
+    for measure in MEASURES:
+        values = column(runs, measure)
+        low, high = bootstrap_interval(values)
+        cells.append(f"{np.nanmean(values):.3f} ({low:.3f} to {high:.3f})")
+    return cells
+
+
+def differences_of(base: Sequence[dict], other: Sequence[dict], measures: Sequence[str] = tuple(MEASURES)) -> list[str]:
+    """Write each measure's paired difference, `other` less `base`, over the seeds that both have."""
+    seeds = {run["seed"] for run in base} & {run["seed"] for run in other}
+    cells = []
+    for measure in measures:
+        before, after = (column([run for run in runs if run["seed"] in seeds], measure) for runs in (base, other))
+        found = paired_difference(after, before)
+        cells.append(f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})")
+    return cells
+
+
 def table(runs: Sequence[dict]) -> str:
     """Write the two tables: the networks, and SegUNet's paired differences from each."""
     by_name = {name: [run for run in runs if run["network"] == name] for name in NETWORKS}
@@ -167,25 +188,13 @@ def table(runs: Sequence[dict]) -> str:
     lines = ["| network | parameters | widths | seeds | " + " | ".join(MEASURES.values()) + " |",
              "| --- " * (len(MEASURES) + 4) + "|"]
     for name, found in by_name.items():
-        cells = []
-        for measure in MEASURES:
-            values = column(found, measure)
-            low, high = bootstrap_interval(values)
-            cells.append(f"{np.nanmean(values):.3f} ({low:.3f} to {high:.3f})")
         widths = "-".join(map(str, found[0]["widths"]))
-        lines.append(f"| {name} | {found[0]['parameters']:,} | {widths} | {len(found)} | " + " | ".join(cells)
-                     + " |")
+        lines.append(f"| {name} | {found[0]['parameters']:,} | {widths} | {len(found)} | "
+                     + " | ".join(cells_of(found)) + " |")
     lines += ["", "SegUNet minus the other, case by case (mean and 95 % interval of the paired bootstrap):", "",
               "| against | " + " | ".join(MEASURES.values()) + " |", "| --- " * (len(MEASURES) + 1) + "|"]
     for name in list(by_name)[1:] if "SegUNet" in by_name else []:
-        seeds = {run["seed"] for run in by_name["SegUNet"]} & {run["seed"] for run in by_name[name]}
-        cells = []
-        for measure in MEASURES:
-            ours, theirs = (column([run for run in by_name[who] if run["seed"] in seeds], measure)
-                            for who in ("SegUNet", name))
-            found = paired_difference(ours, theirs)
-            cells.append(f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | " + " | ".join(differences_of(by_name[name], by_name["SegUNet"])) + " |")
     return "\n".join(lines) + "\n"
 
 

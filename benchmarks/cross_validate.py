@@ -1,6 +1,6 @@
 """Cross-validate a recipe: train every fold, predict each scan by the fold that has not seen it, score all of them.
 
-    python benchmarks/cross_validate.py data/Task06_Lung -f params/msd.yaml [--runs runs/msd_fold] [--folds 5]
+    python benchmarks/cross_validate.py data/Task06_Lung -f params/msd.yaml [--runs runs/msd_fold]
 
 A fold that was stopped goes on where it was, and one that is finished is not trained again. Masks and metrics.csv
 (a row a case), summary.json with intervals: in RUNS_masks. The folds together segment a new scan by
@@ -24,14 +24,14 @@ def main() -> None:
     parser.add_argument("-f", "--file", required=True, help="YAML file of parameters")
     parser.add_argument("-p", "--parameter", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[])
     parser.add_argument("--runs", default="runs/msd_fold", help="the run folders' path without the fold's number")
-    parser.add_argument("--folds", type=int, default=5)
     options = parser.parse_args()
     settings = parameters.defaults() | parameters.read(options.file) | parameters.check(dict(options.parameter))
     dataset = decathlon.load(options.dataset)
     masks = Path(f"{options.runs}_masks")
-    for fold in range(options.folds):
+    patients = {case.patient or case.id for case in dataset.training}
+    for fold in range(min(5, len(patients))):
         run_dir = Path(f"{options.runs}{fold}")
-        course.train(dataset, run_dir, settings | {"fold": fold}, resume=True)
+        course.train(dataset, run_dir, settings | {"fold": fold}, resume=run_dir.exists())
         _, unseen = decathlon.split(dataset, fold=fold, seed=settings["seed"])
         for row in predict_files([case.image for case in unseen], masks, checkpoint=run_dir / "best.safetensors",
                                  device=settings["device"]):

@@ -13,11 +13,21 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-from ablation import MEASURES, add_setting, column, config_of, earlier_runs, load_data, save, score, segunet, setting_of
+from ablation import (
+    MEASURES,
+    add_setting,
+    cells_of,
+    column,
+    config_of,
+    earlier_runs,
+    load_data,
+    save,
+    score,
+    segunet,
+    setting_of,
+)
 
 from lungseg_utils import runtime
-from lungseg_utils.evaluation.statistics import bootstrap_interval
 from lungseg_utils.patches import make_source
 from lungseg_utils.training import make_loss, start_run, train_one_epoch
 
@@ -45,12 +55,7 @@ def table(runs: Sequence[dict]) -> str:
              "| --- " * (len(MEASURES) + 3) + "|"]
     for cases, steps in sorted({(run["cases"], run["steps"]) for run in runs}):
         found = [run for run in runs if (run["cases"], run["steps"]) == (cases, steps)]
-        cells = []
-        for measure in MEASURES:
-            values = column(found, measure)
-            low, high = bootstrap_interval(values)
-            cells.append(f"{np.nanmean(values):.3f} ({low:.3f} to {high:.3f})")
-        lines.append(f"| {cases} | {steps} | {len(found)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {cases} | {steps} | {len(found)} | " + " | ".join(cells_of(found)) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -58,7 +63,7 @@ def main() -> None:
     """Read the arguments, train what is missing, write the table after every run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_setting(parser, "curves")
-    parser.set_defaults(steps=160, seeds=2)
+    parser.set_defaults(seeds=2)
     options = parser.parse_args()
     setting = setting_of(options)
     runs = earlier_runs(options.output, setting)

@@ -76,7 +76,10 @@ def ensure_model(run_dir: str = "", dataset: decathlon.Dataset | None = None, se
 
 
 def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *, resume: bool = False) -> list[dict]:
-    """Split and prepare `dataset`, train on it as the parameters in `settings` say, and give the history."""
+    """Split and prepare `dataset`, train on it as the parameters in `settings` say, and give the history.
+
+    Of several processes the first prepares the scans; the others find them in the cache, or fail as it did.
+    """
     from lungseg_utils.preprocess.cache import prepare_cases
     from lungseg_utils.training import fit, processes
 
@@ -87,7 +90,7 @@ def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *,
     run_dir = require_writable(run_dir)
     processes.join_processes(settings["device"])
     prepared = failure = None
-    if processes.rank() == 0:  # alone; the others then find the cache filled, or fail as it did
+    if processes.rank() == 0:
         try:
             prepared = prepare()
         except LungsegError as error:

@@ -88,8 +88,11 @@ class SegUNet(nn.Module):
     def enlarge(self, x: Tensor, stage: int, where: Tensor, size: torch.Size) -> Tensor:
         """Undo the pooling of `stage`: back to `size`."""
         if self.upsample == "unpool":
+            # un-pooling drops the layout that the convolutions were given; without it each of them would copy
+            by_channel = where.is_contiguous(memory_format=torch.channels_last_3d)
+            layout = torch.channels_last_3d if by_channel else torch.contiguous_format
             x = F.max_unpool3d(x, where, self.pools[stage], self.pools[stage], output_size=size)
-            return x.contiguous(memory_format=torch.channels_last_3d)  # what the convolutions want; un-pooling drops it
+            return x.contiguous(memory_format=layout)
         depth, height, width = size
         return self.upsamplers[stage](x)[..., :depth, :height, :width]
 

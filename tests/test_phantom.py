@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lungseg_utils import volume
 from lungseg_utils.phantom import fields, lesions, make_case, synthesise, trees, write_dataset
+from lungseg_utils.phantom.person import draw_person
 from lungseg_utils.phantom.statistics import REAL, measure_lungs, measure_tumours
 from lungseg_utils.runtime import LungsegError
 
@@ -86,6 +88,31 @@ def test_every_chest_has_a_labelled_tumour_of_a_known_kind(chests):
     for chest in chests:
         assert chest.lesions and chest.label.any()
         assert {lesion.site for lesion in chest.lesions} <= set(lesions.SITES)
+
+
+@pytest.mark.parametrize(("texture", "low", "high"), [
+    ("solid", -60, 120), ("calcified", 80, 1000), ("ground-glass", -780, -350), ("part-solid", -650, 0),
+    ("cavitated", -700, 0), ("thin-walled", -950, -300)])
+def test_a_tumour_of_each_texture_has_its_attenuation(texture, low, high):
+    grid = fields.Grid((-30.0,) * 3, (1.5,) * 3, (41,) * 3)
+    deep = np.full(grid.shape, -40.0, np.float32)  # everything is lung
+    world = SimpleNamespace(lungs=(deep, deep), sample=lambda field, box: field[box],
+                            person=SimpleNamespace(blood={"aorta": 40.0}))
+    medians = []
+    for seed in range(8):
+        canvas = fields.Canvas(grid, grid, -860.0)
+        lesion = lesions.Lesion("lung", texture, "round", 4.0)
+        box, cover = lesions.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
+        medians.append(np.median(canvas.hu[box][cover > 0.9]))
+    assert low < np.median(medians) < high
+
+
+def test_a_kind_patient_has_fat_between_the_organs_and_is_else_like_any_other():
+    for seed in range(6):
+        rng, other = np.random.default_rng(seed), np.random.default_rng(seed)
+        person, any_other = draw_person(rng, kind=True), draw_person(other)
+        assert person.blood == any_other.blood and person.organs["mediastinal_fat"] < -65
+        assert rng.random() == other.random()  # what comes after is the same chest
 
 
 # --- drawing tools ---------------------------------------------------------------------------------------------

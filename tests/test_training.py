@@ -130,12 +130,29 @@ def test_the_learning_rate_warms_up_and_falls():
 def test_each_loss_is_monais_and_small_where_the_prediction_is_right():
     label = torch.zeros(2, 1, 6, 6, 6)
     label[:, :, 2:4, 2:4, 2:4] = 1
-    for name in ("dice_ce", "tversky", "focal"):
+    for name in ("dice_ce", "dice_ce_balanced", "tversky", "focal"):
         loss = losses.make_loss(name)
         assert loss(20 * label - 10, label) < 0.01 < loss(torch.zeros_like(label), label)
     missed, invented = label * 0.5, (label + label.roll(2, -1)).clamp(max=1)
     tversky = losses.make_loss("tversky")
     assert tversky(20 * missed - 10, label) > tversky(20 * invented - 10, label)  # a missed voxel costs more
+
+
+def test_the_balanced_loss_is_as_sorry_for_a_missed_nodule_as_the_root_of_its_share():
+    label = torch.zeros(2, 1, 16, 16, 16)
+    label[0, :, :4, :4, :4] = 1  # 64 voxels
+    label[1, :, :, :, :4] = 1  # 1024: sixteen times as many, a quarter of the weight each
+    sure = 60 * label - 30
+    without_nodule, without_mass = sure.clone(), sure.clone()
+    without_nodule[0], without_mass[1] = -30, -30
+
+    def lost(logits):
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, label)
+        return float(losses.make_loss("dice_ce_balanced")(logits, label) - entropy)
+
+    assert lost(sure) == pytest.approx(0, abs=1e-5)
+    assert lost(without_nodule) == pytest.approx(1 - 2 * 256 / (2 * 256 + 64), abs=1e-5)
+    assert lost(without_mass) == pytest.approx(1 - 2 * 64 / (2 * 64 + 256), abs=1e-5)
 
 
 def test_deep_supervision_predicts_at_every_scale_and_weighs_the_finest_most():
@@ -241,7 +258,8 @@ def test_cases_that_cannot_be_trained_on_leave_the_earlier_run_where_it_is(run, 
 
 @pytest.mark.parametrize("changes", [
     {}, {"schedule": "cosine"}, {"schedule": "poly", "optimiser": "sgd", "loss": "focal", "learning_rate": 1e-2},
-    {"deep_supervision": True, "channels": (2, 4, 6), "loss": "tversky", "elastic_voxels": 2, "low_resolution": 0.5}],
+    {"deep_supervision": True, "channels": (2, 4, 6), "loss": "tversky", "elastic_voxels": 2, "low_resolution": 0.5,
+     "cut_off": 0.5}],
     ids=["defaults", "cosine", "SGD", "deep supervision"])
 def test_fault_81_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run, tmp_path, monkeypatch, changes):
     run("straight", **changes)
