@@ -4,7 +4,7 @@
 
 A fold that was stopped goes on where it was, and one that is finished is not trained again. Masks and metrics.csv
 (a row a case), summary.json with intervals: in RUNS_masks. The folds together segment a new scan by
-`lungseg predict ct.nii.gz -o mask.nii.gz --checkpoint RUNS0/best.safetensors RUNS1/best.safetensors …`.
+`lungseg predict ct.nii.gz -o mask.nii.gz --checkpoint=RUNS{0,1,2,3,4}/best.safetensors`.
 """
 
 from __future__ import annotations

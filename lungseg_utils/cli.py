@@ -93,13 +93,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_parameter(add, "epochs", given=False)
     _add_parameter(add, "fold", given=False)
     add("--resume", action="store_true", help="go on where the run in DIR was stopped")
+    add("--weights", metavar="FILE", help="start from these, to fine-tune them (default: random ones)")
     _add_settings(add)
 
     add = command(_predict, "segment the tumours of scans", "my_ct.nii.gz -o mask.nii.gz").add_argument
     add("inputs", metavar="INPUT", nargs="+", help="NIfTI file, folder of one DICOM series, or folder of NIfTI files")
     add("-o", "--output", metavar="OUT", required=True, help="a file for one input, else a folder")
-    add("--checkpoint", metavar="FILE", nargs="+", help="weights of a run, or of several to be averaged, after the "
-        "inputs (default: those shipped)")
+    add("--checkpoint", metavar="FILE", action="append", help="weights of a run (default: those shipped); may be "
+        "repeated: several are averaged")
     _add_parameter(add, "device")
     add("--series", metavar="UID", help="which DICOM series to take where a folder holds several")
     add("--dicom-seg", action="store_true", help="write DICOM SEG objects too, for DICOM inputs")
@@ -194,7 +195,8 @@ def _train(options: argparse.Namespace) -> None:
     from lungseg_utils import course, decathlon
 
     settings = parameters.defaults() | _settings(options)
-    course.train(decathlon.load(options.dataset), options.run_dir, settings, resume=options.resume)
+    course.train(decathlon.load(options.dataset), options.run_dir, settings, resume=options.resume,
+                 weights=options.weights)
     print(f"{printable(options.run_dir)}: best.safetensors, history.csv")
 
 

@@ -75,7 +75,8 @@ def ensure_model(run_dir: str = "", dataset: decathlon.Dataset | None = None, se
     return best
 
 
-def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *, resume: bool = False) -> list[dict]:
+def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *, resume: bool = False,
+          weights: str | Path | None = None) -> list[dict]:
     """Split and prepare `dataset`, train on it as the parameters in `settings` say, and give the history.
 
     Of several processes the first prepares the scans; the others find them in the cache, or fail as it did.
@@ -100,7 +101,7 @@ def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *,
         raise failure
     training, validation = prepared or prepare()
     return fit(training, validation, run_dir=run_dir, config=training_config(settings), device=settings["device"],
-               resume=resume)
+               resume=resume, weights=weights)
 
 
 def training_config(settings: Mapping) -> TrainingConfig:

@@ -156,8 +156,9 @@ def test_predict_averages_several_checkpoints(synthetic, weights, tmp_path, caps
     reports = []
     for number, files in enumerate(([weights], [weights, weights])):
         reports.append(tmp_path / f"{number}.jsonl")
-        assert cli.main(["predict", str(synthetic / "imagesTs"), "-o", str(tmp_path / str(number)), "--checkpoint",
-                         *map(str, files), "--device", "cpu", "--json", str(reports[-1])]) == 0
+        chosen = [f"--checkpoint={file}" for file in files]
+        assert cli.main(["predict", *chosen, str(synthetic / "imagesTs"), "-o", str(tmp_path / str(number)),
+                         "--device", "cpu", "--json", str(reports[-1])]) == 0
     one, two = (json.loads(path.read_text()) for path in reports)
     assert two["tumours"] == one["tumours"] and two["weights"] == f"{one['weights']}+{one['weights']}"
     assert "shipped" not in capsys.readouterr().err

@@ -253,6 +253,29 @@ def test_cases_that_cannot_be_trained_on_leave_the_earlier_run_where_it_is(run, 
     assert (tmp_path / "run" / "last.pt").is_file()
 
 
+# --- fine-tuning -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_starts_from_given_weights_and_tells_which(straight, cases, tmp_path):
+    start = straight / "best.safetensors"
+    config = dataclasses.replace(TINY, epochs=1, learning_rate=1e-12)  # hardly a step
+    fit(cases[:2], cases[2:], run_dir=tmp_path / "run", config=config, device="cpu", weights=start)
+    before, after = (checkpoint.load_weights(path)[0].state_dict() for path in (start, tmp_path / "run" / "last.pt"))
+    convolutions = [name for name in before if before[name].ndim == 5]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in convolutions)
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert settings["started_from"] == checkpoint.load_weights(start)[1]["digest"]
+    with pytest.raises(LungsegError, match="started_from was .* and is now None"):
+        fit(cases[:2], cases[2:], run_dir=tmp_path / "run", config=config, device="cpu", resume=True)
+
+
+def test_weights_of_another_network_are_refused_before_the_run_folder_is_touched(straight, cases, tmp_path):
+    with pytest.raises(LungsegError, match=r"best\.safetensors: its channels are \(2, 4\), not \(2, 4, 6\)"):
+        fit(cases[:2], cases[2:], run_dir=tmp_path / "run", config=dataclasses.replace(TINY, channels=(2, 4, 6)),
+            device="cpu", weights=straight / "best.safetensors")
+    assert not list((tmp_path / "run").glob("*"))
+
+
 # --- resume ----------------------------------------------------------------------------------------------------
 
 

@@ -212,7 +212,7 @@ def lungs(
         ("lower_cava", 2),
     ):
         keep_out = smooth_min(keep_out, m[name] - fat_mm, 9)
-    keep_out = np.minimum(keep_out, m["hilar"])
+    keep_out = np.minimum(keep_out, np.maximum(m["hilar"], keep_out - 3))  # hilar tissue bulges by 3 mm, no more
     keep_out = smooth_min(keep_out, spine, 10)
     inside = smooth_max(smooth_max(shell + 2.5, -dome, 5), -keep_out, 5)
     return np.maximum(inside, f.x - 2), np.maximum(inside, 2 - f.x)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lungseg_utils import checkpoint
 from lungseg_utils.patches import NO_AUGMENTATION, Augmentation, Source, draw_batch, make_source
 from lungseg_utils.prediction import Predictor, drop_small
 from lungseg_utils.preprocess import Prepared, normalise
@@ -50,12 +51,14 @@ def fit(
     device: str = "auto",
     resume: bool = False,
     model: SegUNet | None = None,
+    weights: str | Path | None = None,
 ) -> list[dict]:
     """Train a SegUNet and give its history, a row an epoch; leave everything in `run_dir`.
 
     config.json, environment.json, history.csv, last.pt (the state after the last whole epoch) and
     best.safetensors (the running mean of the weights at the best validation Dice). With `resume` a run goes on
     as if it had never stopped: on a CPU bit for bit. Without it an earlier run in the folder is moved aside.
+    It begins with random weights, with those of `model`, or with those of the file `weights` (to fine-tune them).
     Started by `accelerate launch` or `torchrun`, the processes share each batch and the first of them writes.
     """
     config = config or TrainingConfig()
@@ -63,8 +66,11 @@ def fit(
     if not training:
         raise LungsegError(run_dir, "there is no case to train on", "give a dataset with labelled cases")
     chosen = processes.join_processes(device)
+    origin = None
+    if weights:
+        model, origin = read_start(weights, config)
     run = start_run(config, chosen, model)
-    run.settings |= describe_cases(training, validation) | {"processes": processes.count()}
+    run.settings |= describe_cases(training, validation) | {"processes": processes.count(), "started_from": origin}
     if resume:
         restore(run, run_dir)
     if run.epoch >= config.epochs:
@@ -98,6 +104,16 @@ def fit(
             warn(f"{run_dir}: stopped; resume goes on after the last whole epoch")
             raise
     return run.history
+
+
+def read_start(path: str | Path, config: TrainingConfig) -> tuple[SegUNet, str]:
+    """Read the weights to start from and their digest; raise LungsegError where `config` asks for another network."""
+    model, facts = checkpoint.load_weights(path)
+    for name in ("channels", "upsample", "skip"):
+        if getattr(model, name) != getattr(config, name):
+            raise LungsegError(path, f"its {name} are {getattr(model, name)}, not {getattr(config, name)}",
+                               f"set {name} to those of the weights to start from")
+    return model, facts["digest"]
 
 
 def start_run(config: TrainingConfig, device: torch.device, model: SegUNet | None = None) -> Run:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -25,7 +26,8 @@ def join_processes(device: str) -> torch.device:
         from accelerate import PartialState
     except ImportError as error:
         raise LungsegError("several processes", "accelerate is not installed", "pip install accelerate") from error
-    return PartialState(cpu=pick_device(device).type == "cpu").device
+    patience = timedelta(hours=2)  # while the first prepares the scans, or validates
+    return PartialState(cpu=pick_device(device).type == "cpu", timeout=patience).device
 
 
 def count() -> int:
