@@ -155,3 +155,14 @@ def test_the_conda_environment_installs_this_project():
     assert environment["dependencies"][-1] == {"pip": ["-e .[dev]"]}
     python = next(line for line in environment["dependencies"] if str(line).startswith("python="))
     assert version(python) >= version(project()["requires-python"])
+
+
+@pytest.mark.parametrize("page", ["README.md", "notebooks/05_evaluate.ipynb"])
+def test_the_table_of_networks_is_the_one_that_was_measured(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    measured = [line.split(" | ") for line in (ROOT / "benchmarks/results/ablation.md").read_text().splitlines()
+                if line.count(" | ") == 7 and line.count("-") < 20]
+    assert len(measured) == 6  # the heading, and five networks
+    for name, *_, dice, _, _, false_positives in measured[1:]:
+        dice, false_positives = dice.split()[0], false_positives.split()[0]
+        assert re.search(rf"{re.escape(name)} \| {dice} \| \d+% \| {false_positives} ", text), name
