@@ -148,7 +148,7 @@ def train_and_score(build: Callable[[], nn.Module], training: Sequence[Prepared]
     sources = [make_source(case, runtime.pick_device(device)) for case in training]
     started = time.perf_counter()
     for _ in range(config.epochs):
-        run.history.append(train_one_epoch(run, sources, make_loss(), config))
+        run.history.append(train_one_epoch(run, sources, make_loss(config.loss), config))
     seconds = time.perf_counter() - started
     return {"parameters": count_parameters(run.model), "seconds": round(seconds, 1),
             "loss": run.history[-1]["loss"], "rows": score(run.ema, trials, config, device)}
