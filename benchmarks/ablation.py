@@ -114,12 +114,14 @@ class Trial:
     prepared: Prepared
 
 
-def load_data(folder: Path, *, cases: int, test_cases: int, tier: str, spacing_mm: float):
-    """Make or find the phantoms; give the prepared training cases and the trials."""
+def load_data(options: argparse.Namespace):
+    """Make or find the phantoms that `options` ask for; give the prepared training cases and the trials."""
+    folder = options.data or runtime.home() / "data" / "ablation"
     with contextlib.redirect_stdout(None):
-        phantom.write_dataset(folder, cases=cases, test_cases=test_cases, seed=PHANTOM_SEED, tier=tier)
+        phantom.write_dataset(folder, cases=options.cases, test_cases=options.test_cases, seed=PHANTOM_SEED,
+                              tier=options.tier)
     dataset = decathlon.load(folder)
-    training, test = (prepare_cases(part, spacing_mm=spacing_mm, workers=1)
+    training, test = (prepare_cases(part, spacing_mm=options.spacing_mm, workers=1)
                       for part in (dataset.training, dataset.test))
     trials = []
     for case, prepared in zip(dataset.test, test):
@@ -261,8 +263,7 @@ def main() -> None:
     wanted = [(name, seed) for seed in range(options.seeds) for name in NETWORKS if options.only in (None, name)]
     missing = [pair for pair in wanted if pair not in done][: options.runs]
     if missing:
-        training, trials = load_data(options.data or runtime.home() / "data" / "ablation", cases=options.cases,
-                                     test_cases=options.test_cases, tier=options.tier, spacing_mm=options.spacing_mm)
+        training, trials = load_data(options)
     for name, seed in missing:
         widths = match_widths(name, options.channels)
         found = train_and_score(lambda: NETWORKS[name](widths), training, trials, config_of(setting, seed))  # noqa: B023

@@ -72,8 +72,7 @@ def main() -> None:
     missing = [(count, seed) for seed in range(options.seeds) for count in reversed(counts)
                if (count, seed) not in done][: options.runs]
     if missing:
-        training, trials = load_data(options.data or runtime.home() / "data" / "ablation", cases=options.cases,
-                                     test_cases=options.test_cases, tier=options.tier, spacing_mm=options.spacing_mm)
+        training, trials = load_data(options)
     for count, seed in missing:
         runs += train_in_parts(training[:count], trials, setting, seed)
         save(options.output, "Accuracy against training steps and synthetic CTs", setting, runs, table(runs))

@@ -28,8 +28,6 @@ from ablation import (
     train_and_score,
 )
 
-from lungseg_utils import runtime
-
 CHOICES: dict[str, dict] = {
     "as it is": {},
     "SGD, Nesterov 0.99, rate 0.01, power decay": {"optimiser": "sgd", "learning_rate": 1e-2, "schedule": "poly"},
@@ -73,8 +71,7 @@ def main() -> None:
     missing = [(choice, seed) for seed in range(options.seeds) for choice in CHOICES
                if options.only in (None, choice) and (choice, seed) not in done][: options.runs]
     if missing:
-        training, trials = load_data(options.data or runtime.home() / "data" / "ablation", cases=options.cases,
-                                     test_cases=options.test_cases, tier=options.tier, spacing_mm=options.spacing_mm)
+        training, trials = load_data(options)
     for choice, seed in missing:
         config = dataclasses.replace(config_of(setting, seed), **CHOICES[choice])
         runs.append({"choice": choice, "seed": seed}

@@ -82,13 +82,15 @@ def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *,
     Of several processes the first prepares the scans; the others find them in the cache, or fail as it did.
     """
     from lungseg_utils.preprocess.cache import prepare_cases
-    from lungseg_utils.training import fit, processes
+    from lungseg_utils.training import fit, processes, read_start
 
     def prepare() -> list:
         return [prepare_cases(cases, spacing_mm=settings["spacing_mm"], workers=settings["workers"])
                 for cases in decathlon.split(dataset, fold=settings["fold"], seed=settings["seed"])]
 
     run_dir = require_writable(run_dir)
+    if weights:
+        read_start(weights, training_config(settings))  # whether they fit is known before the scans are prepared
     processes.join_processes(settings["device"])
     prepared = failure = None
     if processes.rank() == 0:

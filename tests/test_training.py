@@ -270,7 +270,7 @@ def test_a_run_starts_from_given_weights_and_tells_which(straight, cases, tmp_pa
 
 
 def test_weights_of_another_network_are_refused_before_the_run_folder_is_touched(straight, cases, tmp_path):
-    with pytest.raises(LungsegError, match=r"best\.safetensors: its channels are \(2, 4\), not \(2, 4, 6\)"):
+    with pytest.raises(LungsegError, match=r"best\.safetensors: made with channels = \(2, 4\), not \(2, 4, 6\)"):
         fit(cases[:2], cases[2:], run_dir=tmp_path / "run", config=dataclasses.replace(TINY, channels=(2, 4, 6)),
             device="cpu", weights=straight / "best.safetensors")
     assert not list((tmp_path / "run").glob("*"))

@@ -36,7 +36,7 @@ from lungseg_utils.training.run_folder import (
 )
 from lungseg_utils.training.settings import TrainingConfig, learning_rate_at
 
-__all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "learning_rate_at", "make_loss", "restore", "save",
+__all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "learning_rate_at", "make_loss", "read_start", "restore", "save",
            "set_aside", "start_run", "stop_on_sigterm", "train_one_epoch", "update_mean", "validate"]
 
 SPIKE = 20.0  # Dice + cross-entropy starts near 1.5; a loss beyond this means that the weights have blown up
@@ -111,7 +111,7 @@ def read_start(path: str | Path, config: TrainingConfig) -> tuple[SegUNet, str]:
     model, facts = checkpoint.load_weights(path)
     for name in ("channels", "upsample", "skip"):
         if getattr(model, name) != getattr(config, name):
-            raise LungsegError(path, f"its {name} are {getattr(model, name)}, not {getattr(config, name)}",
+            raise LungsegError(path, f"made with {name} = {getattr(model, name)}, not {getattr(config, name)}",
                                f"set {name} to those of the weights to start from")
     return model, facts["digest"]
 
