@@ -8,13 +8,14 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
 OUT ?= build/course
 
-.PHONY: help setup course test lint notebooks peers lock clean
+.PHONY: help setup course test lint notebooks weights peers lock clean
 
 help:
 	@echo "make course     run the seven notebooks headlessly; results in $(OUT)"
 	@echo "make test       unit tests, notebooks, papermill, JupyterLab where Chromium is installed"
 	@echo "make lint       ruff on modules and notebooks"
 	@echo "make notebooks  execute the notebooks anew, in place, and leave only what belongs in git; the README's first figure"
+	@echo "make weights    train the shipped weights anew: hours on a CPU; runs/reference/best.safetensors"
 	@echo "make peers      nnU-Net and MONAI in an environment of their own, build/peers, for benchmarks/"
 	@echo "make lock       choose the exact versions of requirements.lock anew (needs uv)"
 	@echo "make clean      remove .venv and build (never data or runs)"
@@ -47,6 +48,13 @@ notebooks: $(READY)
 	$(BIN)/python -m nbstripout --keep-output --keep-count --keep-id \
 		--extra-keys "metadata.widgets metadata.language_info metadata.papermill" notebooks/0*.ipynb
 	cp figures/06_planes.png figures/readme_planes.png
+
+# On the weights shipped before them, from git's history; lungseg_utils/weights/README.md tells the whole way
+weights: $(READY)
+	$(BIN)/python -m lungseg_utils phantom data/reference --cases 360 --test-cases 10 --seed 7 --tier medium
+	git show c4656b5:lungseg_utils/weights/segunet.safetensors > data/first.safetensors
+	$(BIN)/python -m lungseg_utils train data/reference --run-dir runs/reference -f params/reference.yaml \
+		--weights data/first.safetensors
 
 # torch first and alone, so that no peer brings a newer one with its CUDA packages
 peers: benchmarks/peers.txt

@@ -78,6 +78,8 @@ PARAMETERS = {
     "gradient_clip": Parameter(float, 5.0, "longest gradient", "norm", "(0, 1000]"),
     "foreground": Parameter(float, 0.67, "share of the patches that are centred in a lesion", "share", "[0, 1]"),
     "ema_decay": Parameter(float, 0.95, "memory of the running mean of the weights", "no unit", "[0, 1)"),
+    "fixed_norms": Parameter(float, 0.0, "share of the run, its last part, with the batch norms of prediction", "share",
+                             "[0, 1]"),
     "validate_every": Parameter(int, 1, "between two validations", "epochs", "[1, 100000]"),
     "augment": Parameter(bool, True, "whether patches are turned, scaled and varied", "true or false"),
     "elastic_voxels": Parameter(float, 0.0, "largest shift of an elastic deformation", "voxels", "[0, 20]"),

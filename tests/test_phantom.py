@@ -107,6 +107,20 @@ def test_a_tumour_of_each_texture_has_its_attenuation(texture, low, high):
     assert low < np.median(medians) < high
 
 
+@pytest.mark.parametrize("volume_ml", [2.0, 150.0])
+def test_a_hilar_tumour_lies_mostly_in_the_lung(volume_ml):
+    """What lies wholly in the mediastinum, among tissue of its own brightness, nobody could outline."""
+    grid = fields.Grid((-80.0,) * 3, (4.0,) * 3, (41,) * 3)
+    into_mediastinum = np.broadcast_to(-grid.mesh()[2], grid.shape)
+    world = SimpleNamespace(coarse=grid, lungs=(into_mediastinum, into_mediastinum), shell=np.full(grid.shape, -90.0),
+                            dome=np.full(grid.shape, 90.0), hila=np.zeros((2, 3)), in_view=np.ones(grid.shape, bool),
+                            vessels=np.empty((0, 8)))
+    lesion = lesions.Lesion("hilum", "solid", "round", volume_ml)
+    for seed in range(8):
+        centre = lesions.place(np.random.default_rng(seed), lesion, world)
+        assert centre[2] > 0.25 * lesion.radius_mm and np.linalg.norm(centre) < 30 + 0.8 * lesion.radius_mm
+
+
 def test_a_kind_patient_has_fat_between_the_organs_and_is_else_like_any_other():
     for seed in range(6):
         rng, other = np.random.default_rng(seed), np.random.default_rng(seed)

@@ -94,6 +94,7 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
     near_wall = (d < -1) & (d > -9) & (world.shell > -16)
     deep = d < -5
     often = 0.2 if kind else 1.0
+    blur = 3.0 if kind else 10.0  # mm: infection fades into the lung, where a tumour ends
 
     def haze(*what, **how):
         _haze(rng, canvas, world, *what, **how)
@@ -107,7 +108,7 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
         r = rng.uniform(8, 28, 3)
         r[rng.integers(3)] = rng.uniform(0.8, 2.5)
         haze(_pick(rng, world, near_wall), r, 0.3, rng.uniform(200, 700), 80, edge=1)
-    if rng.random() < 0.25 * often:  # multifocal ground glass, as in viral pneumonia
+    if rng.random() < (0.05 if kind else 0.12):  # multifocal ground glass, as in viral pneumonia
         for _ in range(rng.integers(3, 14)):
             haze(
                 _pick(rng, world, near_wall if rng.random() < 0.75 else deep),
@@ -115,10 +116,11 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
                 0.3,
                 rng.uniform(100, 420),
                 90,
+                edge=blur,
             )
-    if rng.random() < 0.2 * often:  # consolidation with air bronchograms
+    if rng.random() < (0.04 if kind else 0.15):  # consolidation with air bronchograms
         centre = _pick(rng, world, d < -2)
-        haze(centre, rng.uniform(14, 48, 3), 0.35, rng.uniform(600, 950), 160, most=45.0, edge=6)
+        haze(centre, rng.uniform(14, 48, 3), 0.35, rng.uniform(600, 950), 160, most=45.0, edge=3 + blur)
     if rng.random() < 0.2 * often:  # pleural plaques, partly calcified
         for _ in range(rng.integers(1, 6)):
             r = rng.uniform(6, 24, 3)

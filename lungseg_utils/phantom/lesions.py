@@ -14,9 +14,9 @@ OUTLINE_MM = (0.3, 2.1)  # label beyond the half-way surface; tuned so that bord
 SITES = ("lung", "pleura", "vessel", "hilum", "wall", "mediastinum")
 TEXTURES = ("solid", "part-solid", "ground-glass", "necrotic", "cavitated", "thin-walled", "calcified")
 TEXTURE_SHARES = {  # small, large
-    "task06": ([0.66, 0.12, 0.1, 0.04, 0.04, 0.02, 0.02], [0.55, 0.05, 0.02, 0.26, 0.10, 0.02, 0]),
+    "task06": ([0.66, 0.12, 0.1, 0.04, 0.04, 0.02, 0.02], [0.57, 0.05, 0.02, 0.26, 0.10, 0, 0]),
     "kind": ([0.68, 0.12, 0.1, 0.04, 0.06, 0, 0], [0.55, 0.05, 0.02, 0.26, 0.12, 0, 0]),
-    "broad": ([0.52, 0.16, 0.13, 0.04, 0.05, 0.04, 0.06], [0.52, 0.08, 0.05, 0.21, 0.1, 0.04, 0]),
+    "broad": ([0.52, 0.16, 0.13, 0.04, 0.05, 0.04, 0.06], [0.56, 0.08, 0.05, 0.21, 0.1, 0, 0]),
 }
 OUTLINES = ("round", "lobulated", "spiculated")
 MIXES = {"task06": (0.72, 0.2, 0.08), "kind": (0.72, 0.2, 0.08), "broad": (0.25, 0.35, 0.25, 0.15)}  # 1, 2, … a case
@@ -71,7 +71,7 @@ def place(rng: np.random.Generator, lesion: Lesion, world) -> np.ndarray | None:
         "pleura": (np.abs(d + 0.75 * r) < 3) & (world.shell > -1.2 * r - 6),
         "wall": (np.abs(d + 0.3 * r) < 3) & (world.shell > -r - 8),
         "mediastinum": (np.abs(d + 0.35 * r) < 3) & ~wall & (world.dome > r),
-        "hilum": d < max(4, 0.4 * r),
+        "hilum": d < -0.25 * r,  # most of it in the lung: what lies wholly in the mediastinum nobody could outline
         "vessel": d < -max(0.9 * min(r, 25), 6),
     }[lesion.site]
     if lesion.site == "hilum":
@@ -142,7 +142,7 @@ def paint(
         "mediastinum",
         "hilum",
     ):  # it grows past the pleura, but not into heart and great vessels
-        deep = rng.uniform(0.15, 0.9) * r + 4 if lesion.site == "hilum" else rng.uniform(0.15, 0.6) * r
+        deep = rng.uniform(0.15, 0.6) * r + (2 if lesion.site == "hilum" else 0)
         allowed = np.maximum(
             np.maximum(world.sample(np.minimum(*world.lungs), box) - deep, -world.sample(world.spared, box)),
             -world.sample(world.dome, box),
@@ -158,7 +158,7 @@ def paint(
     enhanced = 0.25 * max(world.person.blood["aorta"] - 40, 0) * rng.uniform(0, 1)
     solid = rng.uniform(5, 55) + min(enhanced, 60) + rng.uniform(3, 22) * grain
     if lesion.texture in ("ground-glass", "part-solid"):
-        haze = rng.uniform(110, 420) + rng.uniform(20, 90) * grain
+        haze = rng.uniform(180, 420) + rng.uniform(20, 90) * grain
         target += cover * np.minimum(haze, np.maximum(20 - target, 0))
         if lesion.texture == "ground-glass":
             return box, outline

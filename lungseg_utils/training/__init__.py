@@ -160,6 +160,8 @@ def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: 
     weights = [weight for group in run.optimiser.param_groups for weight in group["params"]]
     processes.seed_epoch(run.generator, config.seed, run.epoch)
     run.model.train()
+    if run.epoch >= (1 - config.fixed_norms) * config.epochs:
+        fix_norms(run)
     losses = []
     for within in progress(range(config.steps_per_epoch), f"epoch {run.epoch + 1}"):
         step = run.epoch * config.steps_per_epoch + within
@@ -188,6 +190,16 @@ def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: 
     processes.average([*run.model.buffers(), *run.ema.buffers()])
     return {"epoch": run.epoch + 1, "learning_rate": learning_rate_at(step, config),
             "loss": float(torch.stack(losses).mean())}
+
+
+@torch.no_grad()
+def fix_norms(run: Run) -> None:
+    """Let the batch norms of `run.model` work as in prediction: the statistics of a few patches are noisy."""
+    for norm, mean in zip(run.model.modules(), run.ema.modules()):
+        if isinstance(norm, torch.nn.BatchNorm3d):
+            norm.eval()
+            norm.running_mean.copy_(mean.running_mean)
+            norm.running_var.copy_(mean.running_var)
 
 
 @torch.no_grad()

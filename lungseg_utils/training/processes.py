@@ -7,6 +7,7 @@ alone writes. One process, as without a launcher, does none of this.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -27,7 +28,9 @@ def join_processes(device: str) -> torch.device:
     except ImportError as error:
         raise LungsegError("several processes", "accelerate is not installed", "pip install accelerate") from error
     patience = timedelta(hours=2)  # while the first prepares the scans, or validates
-    return PartialState(cpu=pick_device(device).type == "cpu", timeout=patience).device
+    joined = PartialState(cpu=pick_device(device).type == "cpu", timeout=patience)
+    atexit.register(joined.destroy_process_group)  # whose threads would else outlive the interpreter, and abort it
+    return joined.device
 
 
 def count() -> int:

@@ -119,7 +119,8 @@ def restore(run: Run, run_dir: Path) -> None:
 def _differences(earlier: dict, wanted: dict) -> list[str]:
     """Say in what a run to be resumed differs; what its version did not know yet had the default."""
     earlier = json.loads(json.dumps(asdict(TrainingConfig()))) | {"processes": 1, "started_from": None} | earlier
-    free = {"contents"} | ({"epochs"} if wanted["schedule"] == "constant" else set())
+    prolonged = wanted["schedule"] == "constant" and not wanted["fixed_norms"]  # nothing depends on the last epoch
+    free = {"contents"} | ({"epochs"} if prolonged else set())
     differences = [f"{name} was {earlier.get(name)} and is now {value}"
                    for name, value in wanted.items() if name not in free and earlier.get(name) != value]
     names = wanted["training_cases"] + wanted["validation_cases"]

@@ -25,6 +25,7 @@ class TrainingConfig:
     gradient_clip: float = 5.0
     foreground: float = 0.67  # share of patches that are centred in a lesion
     ema_decay: float = 0.95  # the weights that are used are a running mean of those that are trained
+    fixed_norms: float = 0.0  # share of the run, at its end, in which batch norms keep their running statistics
     validate_every: int = 1  # epochs
     channels: tuple[int, ...] = (8, 16, 32, 64)
     upsample: str = "unpool"
