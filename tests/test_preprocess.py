@@ -234,6 +234,26 @@ def test_fault_77_a_changed_input_is_prepared_anew_and_said(case, tmp_path, caps
     assert cache_file(tmp_path)  # the only one: the stale file is gone
 
 
+def test_sets_with_cases_of_the_same_name_do_not_disturb_each_other(case, tmp_path, capsys):
+    cached(case, tmp_path)
+    scan = volume.read(case.image)
+    elsewhere = tmp_path / "another set" / case.image.name
+    elsewhere.parent.mkdir()
+    volume.write_nifti(elsewhere, scan.hu + 7, scan.affine)
+    cached(Case(case.id, elsewhere, case.label), tmp_path)
+    assert len(list(tmp_path.glob("cache/*/*.safetensors"))) == 2 and capsys.readouterr().err == ""
+
+
+def test_many_changed_scans_are_said_in_one_line(case, tmp_path, capsys):
+    cases = [Case(f"case_{number}", case.image, None) for number in range(5)]
+    cache.prepare_cases(cases, folder=tmp_path / "cache")
+    scan = volume.read(case.image)
+    volume.write_nifti(case.image, scan.hu + 7, scan.affine)
+    cache.prepare_cases(cases, folder=tmp_path / "cache")
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["warning: case_0, case_1, case_2 …: the scan or its label has changed; prepared anew"]
+
+
 def object_array(path):
     """Give a .npy file of Python objects, which opens a file when it is unpickled."""
 

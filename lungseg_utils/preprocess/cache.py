@@ -30,10 +30,12 @@ def prepare_cases(
     """Prepare `cases` through the cache under `folder` (default `data/processed`); arrays are memory-mapped.
 
     A file of the cache is named by the case and a hash of its content; its folder by a hash of the parameters.
-    Files that are damaged or belong to an earlier version of the scan are made anew, and that is said.
+    Files that are damaged or belong to an earlier version of the scan are made anew, and that is said. Sets whose
+    cases have the same names share the folder: each file knows where its scan lies.
     """
     key = _digest(json.dumps([CACHE_VERSION, float(spacing_mm), CLIP_HU, MARGIN_MM]).encode())
     folder = require_writable(Path(folder or home() / "data" / "processed") / key)
+    changed = []
 
     def one(case: Case) -> Prepared:
         contents = [path.read_bytes() for path in (case.image, case.label) if path]
@@ -45,19 +47,23 @@ def prepare_cases(
                 return prepared
             warn(f"{path}: damaged; made anew")
         for stale in folder.glob(f"{glob.escape(case.id)}-*.safetensors"):
-            if stale != path and len(stale.name) == len(path.name):
-                warn(f"{case.id}: the scan or its label has changed; prepared anew")
+            if stale != path and len(stale.name) == len(path.name) and _source_of(stale) == str(case.image.resolve()):
+                changed.append(case.id)
                 stale.unlink(missing_ok=True)
         scan = volume.read(case.image)
         label = volume.read_label(case.label, like=scan) if case.label else None
-        save(path, prepare(scan, label=label, spacing_mm=spacing_mm))
+        save(path, prepare(scan, label=label, spacing_mm=spacing_mm), source=case.image)
         return load(path)
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        return list(progress(pool.map(one, cases), "preparing scans", total=len(cases)))
+        prepared = list(progress(pool.map(one, cases), "preparing scans", total=len(cases)))
+    if changed:
+        names = ", ".join(sorted(set(changed))[:3]) + (" …" if len(set(changed)) > 3 else "")
+        warn(f"{names}: the scan or its label has changed; prepared anew")
+    return prepared
 
 
-def save(path: Path, prepared: Prepared) -> None:
+def save(path: Path, prepared: Prepared, source: str | Path = "") -> None:
     """Write one prepared scan whole: plain tensors and a line of JSON, nothing that could be executed."""
     from safetensors.numpy import save_file
 
@@ -68,6 +74,7 @@ def save(path: Path, prepared: Prepared) -> None:
         "name": prepared.name,
         "box": [[cut.start, cut.stop] for cut in prepared.box],
         "spacing_mm": prepared.spacing_mm,
+        "source": str(Path(source).resolve()),
     }
     with writing(path) as partial:
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)})
@@ -99,6 +106,17 @@ def load(path: Path) -> Prepared | None:
             raise file_error(path, error, "allow more open files: ulimit -n 4096") from error
         return None
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _source_of(path: Path) -> str | None:
+    """Give the scan that a file of the cache was made from; None when it does not say."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return json.loads(file.metadata()["facts"])["source"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -36,8 +36,8 @@ from lungseg_utils.training.run_folder import (
 )
 from lungseg_utils.training.settings import TrainingConfig, learning_rate_at
 
-__all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "learning_rate_at", "make_loss", "read_start", "restore", "save",
-           "set_aside", "start_run", "stop_on_sigterm", "train_one_epoch", "update_mean", "validate"]
+__all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "learning_rate_at", "make_loss", "read_start",
+           "restore", "save", "set_aside", "start_run", "stop_on_sigterm", "train_one_epoch", "update_mean", "validate"]
 
 SPIKE = 20.0  # Dice + cross-entropy starts near 1.5; a loss beyond this means that the weights have blown up
 
