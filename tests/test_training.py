@@ -203,7 +203,7 @@ def test_where_there_is_no_glibc_memory_is_left_as_it_is(monkeypatch, libc):
             raise libc
         return libc
 
-    monkeypatch.setattr(training.ctypes, "CDLL", find)
+    monkeypatch.setattr(training.start.ctypes, "CDLL", find)
     training.keep_freed_memory()
 
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import ctypes
-import dataclasses
-import math
 import signal
 import threading
 import time
@@ -16,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lungseg_utils import checkpoint
 from lungseg_utils.patches import NO_AUGMENTATION, Augmentation, Source, draw_batch, make_source
 from lungseg_utils.prediction import Predictor, drop_small
 from lungseg_utils.preprocess import Prepared, normalise
-from lungseg_utils.runtime import LungsegError, pick_precision, progress, require_writable, seed_everything, warn
+from lungseg_utils.runtime import LungsegError, pick_precision, progress, require_writable, warn
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import processes
-from lungseg_utils.training.losses import loss_of_all, make_heads, make_loss, make_optimiser, predict_all
+from lungseg_utils.training.losses import loss_of_all, make_loss, predict_all
 from lungseg_utils.training.run_folder import (
     Run,
     add_to_tensorboard,
@@ -35,9 +30,11 @@ from lungseg_utils.training.run_folder import (
     write_json,
 )
 from lungseg_utils.training.settings import TrainingConfig, learning_rate_at
+from lungseg_utils.training.start import keep_freed_memory, read_start, start_run
 
-__all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "learning_rate_at", "make_loss", "read_start",
-           "restore", "save", "set_aside", "start_run", "stop_on_sigterm", "train_one_epoch", "update_mean", "validate"]
+__all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "keep_freed_memory", "learning_rate_at",
+           "make_loss", "read_start", "restore", "save", "set_aside", "start_run", "stop_on_sigterm",
+           "train_one_epoch", "update_mean", "validate"]
 
 SPIKE = 20.0  # Dice + cross-entropy starts near 1.5; a loss beyond this means that the weights have blown up
 
@@ -104,49 +101,6 @@ def fit(
             warn(f"{run_dir}: stopped; resume goes on after the last whole epoch")
             raise
     return run.history
-
-
-def read_start(path: str | Path, config: TrainingConfig) -> tuple[SegUNet, str]:
-    """Read the weights to start from and their digest; raise LungsegError where `config` asks for another network."""
-    model, facts = checkpoint.load_weights(path)
-    for name in ("channels", "upsample", "skip"):
-        if getattr(model, name) != getattr(config, name):
-            raise LungsegError(path, f"made with {name} = {getattr(model, name)}, not {getattr(config, name)}",
-                               f"set {name} to those of the weights to start from")
-    return model, facts["digest"]
-
-
-def start_run(config: TrainingConfig, device: torch.device, model: SegUNet | None = None) -> Run:
-    """Build network, running mean, heads of deep supervision, optimiser and random generator for `config`."""
-    if config.compile and config.deep_supervision:
-        raise LungsegError("compile", "it hides the stages that deep supervision looks at", "choose one of the two")
-    if device.type == "cpu":
-        keep_freed_memory()
-    seed_everything(config.seed)
-    if model is None:
-        model = SegUNet(channels=config.channels, upsample=config.upsample, skip=config.skip)
-        # Tumours fill about a hundredth of a patch: starting from there saves the first epoch.
-        torch.nn.init.constant_(model.head.bias, -math.log(99))
-    model = model.to(device, memory_format=torch.channels_last_3d)
-    ema = copy.deepcopy(model).eval()
-    heads = make_heads(model).to(device) if config.deep_supervision else torch.nn.ModuleList()
-    optimiser = make_optimiser(config.optimiser, [*model.parameters(), *heads.parameters()], config.learning_rate,
-                               config.weight_decay)
-    if config.compile and device.type == "cuda":
-        model.compile()
-    generator = torch.Generator().manual_seed(config.seed)
-    return Run(model, ema, heads, optimiser, generator, dataclasses.asdict(config))
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next one: getting it from the kernel anew is a quarter of a step.
-
-    It changes no number, and where there is another allocator (macOS, Windows, musl) it does nothing.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        libc = ctypes.CDLL(None)
-        for parameter, value in ((-1, 2**31 - 1), (-2, 2**28), (-3, 2**25)):  # M_TRIM_, M_TOP_PAD, M_MMAP_THRESHOLD
-            libc.mallopt(parameter, value)
 
 
 def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: TrainingConfig) -> dict:
