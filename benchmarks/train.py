@@ -4,8 +4,10 @@
 
 All three train the same network on the same scans with the same patch and batch; a step is timed from one to the
 next, whatever draws the data in between. MONAI and nnU-Net are timed without and with worker processes, and the
-faster counts. nnU-Net v2 runs in an environment of its own, whose Python `--peers` (or $LUNGSEG_PEERS) names;
-without it its row says "not run". Writes benchmarks/results/train.json and train.md.
+faster counts. This project's loop is also timed in as many processes as there are cores, each with its share of the
+batch, which is what `torchrun --nproc-per-node 2 -m lungseg_utils train` does. nnU-Net v2 runs in an environment of
+its own, whose Python `--peers` (or $LUNGSEG_PEERS) names; without it its row says "not run". Writes
+benchmarks/results/train.json and train.md.
 """
 
 from __future__ import annotations
@@ -30,7 +32,14 @@ from lungseg_utils.patches import draw_batch, make_source
 from lungseg_utils.preprocess import CLIP_HU, Prepared
 from lungseg_utils.preprocess.cache import prepare_cases
 from lungseg_utils.segunet import SegUNet
-from lungseg_utils.training import TrainingConfig, describe_environment, make_loss, start_run, train_one_epoch
+from lungseg_utils.training import (
+    TrainingConfig,
+    describe_environment,
+    make_loss,
+    processes,
+    start_run,
+    train_one_epoch,
+)
 
 WARM_UP = 3  # steps that are not counted
 
@@ -62,6 +71,21 @@ def ours(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device
     finally:
         training.draw_batch = drawing
     return whole, network
+
+
+def ours_in_processes(options: argparse.Namespace, count: int) -> list:
+    """Time this project's loop in `count` processes, each with its share of the batch; give the first one's seconds."""
+    same = [f"--steps={options.steps}", f"--patch={options.patch}", f"--batch-size={options.batch_size}",
+            f"--device={options.device}", "--channels", *map(str, options.channels)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "seconds.json"
+        ended = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), __file__,
+             "--share-of", path, *same],
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        if ended.returncode:
+            raise runtime.LungsegError("torchrun", f"failed: {ended.stderr.strip()[-2000:]}")
+        return json.loads(path.read_text())
 
 
 def monai(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device, steps: int, workers: int) -> list:
@@ -138,16 +162,18 @@ def fastest(found: dict[int, list]) -> tuple[list, int]:
 
 
 def table(rows: Sequence[dict]) -> str:
-    lines = ["| loop | million voxels a second | seconds a step (median; quartiles) | worker processes | ours is |",
-             "| --- | --- | --- | --- | --- |"]
+    ours = [row for row in rows if row["loop"].startswith("this project")]
+    named = "".join(f" {row['loop']}: times as fast |" for row in ours)
+    lines = [f"| loop | million voxels a second | seconds a step (median; quartiles) | worker processes |{named}",
+             "| --- | --- | --- | --- |" + " --- |" * len(ours)]
     for row in rows:
         if row["seconds"] is None:
-            lines.append(f"| {row['loop']} | not run | | | |")
+            lines.append(f"| {row['loop']} | not run | | |" + " |" * len(ours))
             continue
         low, middle, high = np.percentile(row["seconds"], [25, 50, 75])
-        ratio = middle / np.median(rows[0]["seconds"])
+        ratios = "".join(f" {middle / np.median(one['seconds']):.2f} |" for one in ours)
         lines.append(f"| {row['loop']} | {row['voxels'] / middle / 1e6:.3f} | {middle:.3f} ({low:.3f} to {high:.3f}) "
-                     f"| {row['workers']} | {'' if row is rows[0] else f'{ratio:.2f} times as fast'} |")
+                     f"| {row['workers']} |{ratios}")
     return "\n".join(lines) + "\n"
 
 
@@ -162,12 +188,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="to try, for MONAI and nnU-Net")
     parser.add_argument("--peers", default=os.environ.get("LUNGSEG_PEERS"), help="Python that has nnunetv2")
     parser.add_argument("--output", type=Path, default=RESULTS / "train")
+    parser.add_argument("--share-of", type=Path, help=argparse.SUPPRESS)  # one of several processes; seconds go here
     options = parser.parse_args()
-    device = runtime.pick_device(options.device)
+    device = processes.join_processes(options.device)
     config = TrainingConfig(epochs=10**6, steps_per_epoch=1, batch_size=options.batch_size, spacing_mm=3.0,
                             patch_size=(options.patch,) * 3, channels=tuple(options.channels))
     with contextlib.redirect_stdout(sys.stderr):
         cases = prepare_cases(course.ensure_dataset().training, spacing_mm=config.spacing_mm)
+    if options.share_of:
+        seconds, _ = ours(cases, config, device, options.steps)
+        if processes.rank() == 0:
+            options.share_of.write_text(json.dumps(seconds))
+        return
     voxels = config.batch_size * options.patch**3
 
     def row(loop: str, seconds: list | None, workers: int) -> dict:
@@ -179,6 +211,9 @@ def main() -> None:
     monai_rows = fastest({workers: monai(cases, config, device, options.steps, workers) for workers in options.workers})
     whole, network = ours(cases, config, device, options.steps)
     rows = [row("this project", whole, 0), row("MONAI's tutorial pipeline, same network", *monai_rows)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if device.type == "cpu" and cores > 1 and config.batch_size % cores == 0:
+        rows.insert(1, row(f"this project, {cores} processes", ours_in_processes(options, cores), 0))
     nnunet_rows = (None, 0)
     if options.peers:
         nnunet_rows = fastest(nnunet(cases, config, device, options.steps, options.workers, options.peers))
