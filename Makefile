@@ -53,8 +53,9 @@ notebooks: $(READY)
 weights: $(READY)
 	$(BIN)/python -m lungseg_utils phantom data/reference --cases 360 --test-cases 10 --seed 7 --tier medium
 	git show c4656b5:lungseg_utils/weights/segunet.safetensors > data/first.safetensors
-	$(BIN)/python -m lungseg_utils train data/reference --run-dir runs/reference -f params/reference.yaml \
-		--weights data/first.safetensors
+	$(BIN)/torchrun --nproc-per-node 2 -m lungseg_utils train data/reference --run-dir runs/reference \
+		-f params/reference.yaml --weights data/first.safetensors
+	$(BIN)/python benchmarks/least_peak.py runs/reference/best.safetensors data/reference --write
 
 # torch first and alone, so that no peer brings a newer one with its CUDA packages
 peers: benchmarks/peers.txt

@@ -193,11 +193,13 @@ def _preprocess(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from lungseg_utils import course, decathlon
+    from lungseg_utils.training import processes
 
     settings = parameters.defaults() | _settings(options)
     course.train(decathlon.load(options.dataset), options.run_dir, settings, resume=options.resume,
                  weights=options.weights)
-    print(f"{printable(options.run_dir)}: best.safetensors, history.csv")
+    if processes.rank() == 0:
+        print(f"{printable(options.run_dir)}: best.safetensors, history.csv")
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from helpers_cases import make_scan
 from pydicom import dcmread
+from scipy import ndimage
 from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 from test_dicom import make_slice
@@ -71,6 +72,11 @@ def slow_mask(scan, side=160, checkpoint=SHIPPED) -> np.ndarray:
             total[cube] += torch.sigmoid(model(image[cube][None, None]))[0, 0] * bell
         weights[cube] += bell
     probability = (total / weights)[tuple(slice(0, n) for n in ready.hu.shape)] * torch.from_numpy(ready.region)
+    parts, count = ndimage.label(probability >= 0.5, np.ones((3, 3, 3)))
+    for number in range(1, count + 1):
+        part = torch.from_numpy(parts == number)
+        if probability[part].max() < facts.get("least_peak", 0):
+            probability[part] = 0
     mask = np.zeros(scan.hu.shape, np.uint8)
     size = mask[ready.box].shape
     mask[ready.box] = resample(probability, size) >= 0.5

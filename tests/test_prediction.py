@@ -5,8 +5,8 @@ import pytest
 import torch
 from helpers_cases import ball, make_prepared, make_scan
 
-from lungseg_utils import checkpoint, prediction, preprocess, volume
-from lungseg_utils.prediction import Predictor, drop_small, measure_tumours, predict
+from lungseg_utils import checkpoint, phantom, prediction, preprocess, volume
+from lungseg_utils.prediction import Predictor, drop_small, drop_unsure, measure_tumours, predict
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
@@ -252,6 +252,27 @@ def test_tumours_are_measured_largest_first():
     assert large["longest_mm"] == pytest.approx(32, abs=2.5) and small["longest_mm"] == pytest.approx(20, abs=2.5)
     assert large["centre_mm"] == pytest.approx((scan.affine @ [15, 20, 38, 1])[:3], abs=0.1)
     assert measure_tumours(np.zeros_like(mask), scan) == []
+
+
+def test_what_the_network_is_nowhere_sure_of_is_left_out():
+    probability = np.zeros((6, 6, 6), np.float32)
+    probability[:2, :2, :2], probability[0, 0, 0] = 0.6, 0.9  # sure in one voxel
+    probability[4:, 4:, 4:], probability[0, 5, 5] = 0.8, 0.4  # never sure; below the threshold
+    expected = probability.copy()
+    expected[4:, 4:, 4:] = 0
+    drop_unsure(probability, 0.5, 0.85)
+    assert np.array_equal(probability, expected)
+
+
+def test_the_least_peak_of_a_checkpoint_decides(tmp_path):
+    scan, label = phantom.make_case(3)
+    ready = preprocess.prepare(scan, label=label)
+    shy = torch.from_numpy(ready.label).float() * 0.8
+    for least_peak, tumours in ((0.75, True), (0.85, False)):
+        facts = {"spacing_mm": 3.0, "least_peak": least_peak}
+        checkpoint.save_weights(tmp_path / "it.safetensors", SegUNet(channels=(2, 4)), facts)
+        mask = Predictor(tmp_path / "it.safetensors", "cpu").mask(scan, ready, shy)
+        assert mask.any() == tumours and float(shy.max()) > 0.7  # what was given stays as it was
 
 
 def test_specks_are_dropped():

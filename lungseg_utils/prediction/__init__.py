@@ -13,14 +13,14 @@ from torch import Tensor
 
 from lungseg_utils.checkpoint import SHIPPED, load_networks
 from lungseg_utils.prediction.oblique import put_back, straighten
-from lungseg_utils.prediction.tumours import drop_small, measure_tumours
+from lungseg_utils.prediction.tumours import drop_small, drop_unsure, measure_tumours
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.preprocess import CLIP_HU, Prepared, normalise, prepare, resampled_slabs
 from lungseg_utils.runtime import pick_device, pick_precision, warn
 from lungseg_utils.segunet import SegUNet, fold_batch_norms
 from lungseg_utils.volume import Volume
 
-__all__ = ["OVERLAP", "Predictor", "drop_small", "measure_tumours", "predict", "predict_files"]
+__all__ = ["OVERLAP", "Predictor", "drop_small", "drop_unsure", "measure_tumours", "predict", "predict_files"]
 
 OVERLAP = 0.25  # of a window's side, where one window cannot hold the lungs
 # The network's widest features in one window, in bytes; it needs about ten times that in all.
@@ -44,6 +44,7 @@ class Predictor:
         self.facts = facts
         self.models = [fold_batch_norms(one).to(self.device, self.precision, memory_format=torch.channels_last_3d)
                        for one in models]
+        self.least_peak = float((facts or {}).get("least_peak", 0))
         self.width = max(len(next(one.parameters())) for one in self.models)  # channels at full resolution
 
     def probabilities(self, prepared: Prepared, *, window: Sequence[int] | None = None, overlap: float = OVERLAP,
@@ -110,7 +111,14 @@ class Predictor:
         return total.div_(len(self.models)) if others else total
 
     def mask(self, volume: Volume, prepared: Prepared, probability: Tensor, threshold: float = 0.5) -> np.ndarray:
-        """Bring `probability` back to the scan's grid and cut it at `threshold`: uint8 (D, H, W) as `volume.hu`."""
+        """Bring `probability` back to the scan's grid and cut it at `threshold`: uint8 (D, H, W) as `volume.hu`.
+
+        Tumours that nowhere reach the checkpoint's `least_peak`, where it has one, are left out.
+        """
+        if self.least_peak > threshold:
+            sure = probability.cpu().numpy().copy()
+            drop_unsure(sure, threshold, self.least_peak)
+            probability = torch.from_numpy(sure).to(probability.device)
         mask = np.zeros(volume.hu.shape, np.uint8)
         inside = mask[prepared.box]
         for planes, piece in resampled_slabs(probability, inside.shape):

@@ -1,0 +1,65 @@
+"""Choose how sure a network must be somewhere in a tumour, on the validation scans of its training.
+
+    python benchmarks/least_peak.py CHECKPOINT DATASET [--fold 0] [--seed 0] [--write]
+
+Components of the mask whose highest probability stays below the least peak are left out. For several of them this
+prints the mean Dice, the share of lesions found and the false positives a scan; with `--write` the one of the best
+Dice is written into the checkpoint, where `predict` finds it. As nnU-Net does, decide on validation scans only.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from lungseg_utils import checkpoint, decathlon
+from lungseg_utils.evaluation import dice, lesion_detection
+from lungseg_utils.prediction import Predictor, drop_small, drop_unsure
+from lungseg_utils.preprocess.cache import prepare_cases
+
+THRESHOLD = 0.5
+PEAKS = (0.0, *(round(1 / (1 + float(np.exp(-logit))), 5) for logit in (1, 2, 3, 4, 5, 6, 7, 8)))
+
+
+def score(predictor: Predictor, cases, peaks=PEAKS) -> dict[float, np.ndarray]:
+    """Give for each peak, a row a case: Dice, lesions found, lesions, false positives."""
+    rows: dict[float, list] = {peak: [] for peak in peaks}
+    for case in cases:
+        probability, truth = predictor.probabilities(case).cpu().numpy(), np.array(case.label)
+        drop_small(truth, case.spacing_mm)
+        for peak in sorted(peaks):  # what falls at one peak falls at every higher one
+            drop_unsure(probability, THRESHOLD, peak)
+            mask = (probability >= THRESHOLD).astype(np.uint8)
+            drop_small(mask, case.spacing_mm)
+            found = lesion_detection(truth, mask, case.spacing_mm)
+            rows[peak].append([dice(case.label, mask), *(found[name] for name in (
+                "lesions_found", "lesions_true", "false_positives"))])
+    return {peak: np.array(values, float) for peak, values in rows.items()}
+
+
+def main() -> None:
+    """Read the arguments, print the table, write the best."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("dataset")
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="into the checkpoint")
+    options = parser.parse_args()
+    model, facts = checkpoint.load_weights(options.checkpoint)
+    _, validation = decathlon.split(decathlon.load(options.dataset), fold=options.fold, seed=options.seed)
+    found = score(Predictor(options.checkpoint), prepare_cases(validation, spacing_mm=facts["spacing_mm"]))
+    print("| least peak | mean Dice | lesions found | false positives a scan |\n| --- | --- | --- | --- |")
+    for peak, rows in found.items():
+        print(f"| {peak} | {rows[:, 0].mean():.3f} | {rows[:, 1].sum() / rows[:, 2].sum():.0%} "
+              f"| {rows[:, 3].mean():.2f} |")
+    best = max(found, key=lambda peak: found[peak][:, 0].mean())
+    if options.write:
+        del facts["digest"]
+        checkpoint.save_weights(options.checkpoint, model, facts | {"least_peak": best})
+        print(f"{options.checkpoint}: least peak {best}")
+
+
+if __name__ == "__main__":
+    main()
