@@ -109,6 +109,27 @@ def test_padding_that_opens_the_airways_to_the_air_outside_hides_no_lungs(lean):
     assert all(abs(a.start - b.start) <= 6 and abs(a.stop - b.stop) <= 6 for a, b in zip(found.box, whole.box))
 
 
+@pytest.mark.parametrize("radius", [5, 8], ids=["33 mL", "as much as a small lung"])
+def test_what_lies_nearer_to_gas_in_the_stomach_than_to_the_lungs_is_left_out(radius):
+    scan = lungs_alone((60, 60, 80))
+    scan.hu[:] = np.roll(scan.hu, 20, axis=0)  # room for a belly
+    scan.hu[4:40, 25:35, 14:20] = scan.hu[4:40, 25:35, 60:66] = -850  # beside which both lungs reach down
+    stomach = ball(scan.hu.shape, (14, 30, 40), radius)
+    scan.hu[stomach] = -1000
+    found = find_lungs(scan)
+    assert found.found and not (found.lungs & stomach).any() and not (found.region & stomach).any()
+    assert found.region[found.lungs].all()
+
+
+def test_a_cavity_low_in_a_lung_is_no_stomach():
+    scan = lungs_alone((60, 60, 80))
+    tumour, cavity = ball(scan.hu.shape, (14, 30, 22), 6), ball(scan.hu.shape, (14, 30, 22), 4)
+    scan.hu[tumour], scan.hu[cavity] = 30, -1000
+    found = find_lungs(scan)
+    assert cavity.sum() * 0.064 > 10 and not (found.lungs & cavity).any()
+    assert found.region[tumour].all()
+
+
 def test_one_filled_lung_is_still_inside():
     scan = lungs_alone()
     scan.hu[:, :, 40:][scan.hu[:, :, 40:] == -850] = 30  # the left lung is all fluid

@@ -14,6 +14,9 @@ AIR_BELOW_HU = -400  # between lung (about -850) and soft tissue (about 40)
 LEAK_BELOW_ML = 1500.0  # fewer lungs than this are looked at twice
 SMALLEST_LUNG_ML = 100.0  # bowel gas and the airways alone stay below
 MARGIN_MM = 12.0  # round the lungs: pleura and the inner chest wall, where tumours grow too
+GAS_BELOW_HU = -930  # a stomach may hold as much as a small lung, but nothing that is denser
+GAS_FROM_ML = 10.0
+GAS_FROM_LUNG_MM = 40.0  # its farthest point; the cavity of a tumour stays nearer to lung
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class LungRegion:
     """The lungs of one scan, found on a coarse copy.
 
     box: slices (d, h, w) on the scan's grid. lungs: aerated lung, bool, on the coarse grid of the whole scan.
-    region: lungs, all between them and a margin. found: False where the whole scan stands in for the lungs.
+    region: lungs, all between them and a margin, without the belly. found: False where the whole scan stands in.
     """
 
     box: tuple[slice, slice, slice]
@@ -53,17 +56,20 @@ def find_lungs(volume: Volume) -> LungRegion:
     inhabited = body.mean(axis=(1, 2))
     air = (coarse < AIR_BELOW_HU) & (inhabited >= 0.05 * np.median(inhabited))[:, None, None]
     voxel_ml = float(np.prod(coarse_mm)) / 1000
-    lungs = _large_parts(air, voxel_ml, _outside(air))
+    enclosed = air & ~_outside(air)
+    lungs = _large_parts(enclosed, voxel_ml)
     if lungs.sum() * voxel_ml < LEAK_BELOW_ML:  # an airway cut slantwise joins the lungs to the air outside
-        slices = _large_parts(air, voxel_ml, np.stack([_outside(plane) for plane in air]))
+        by_slice = air & ~np.stack([_outside(plane) for plane in air])
+        slices = _large_parts(by_slice, voxel_ml)
         if slices.sum() > 3 * lungs.sum():
-            lungs = slices
+            enclosed, lungs = by_slice, slices
     if not lungs.any() or not body.any():
         warn(f"{volume.name}: no lungs found; the whole scan is searched")
         everything = np.ones(air.shape, bool)
         return LungRegion(tuple(slice(0, n) for n in volume.hu.shape), air, everything, step, found=False)
 
-    region = _grow(_between(lungs), MARGIN_MM / coarse_mm)
+    lungs = _without_stomach(lungs, coarse)
+    region = _grow(_between(lungs), MARGIN_MM / coarse_mm) & ~_belly(enclosed & ~lungs, lungs, coarse_mm)
     body_middle = np.nonzero(body.any(axis=(0, 1)))[0].mean()
     box = []
     for axis, size in enumerate(volume.hu.shape):
@@ -88,14 +94,55 @@ def _outside(air: np.ndarray) -> np.ndarray:
     return touched[parts]
 
 
-def _large_parts(air: np.ndarray, voxel_ml: float, outside: np.ndarray) -> np.ndarray:
-    """Keep the parts of `air` that are not `outside`, as large as a lung may be and not tiny beside the largest."""
+def _large_parts(enclosed: np.ndarray, voxel_ml: float) -> np.ndarray:
+    """Keep the parts of `enclosed` air that are as large as a lung may be and not tiny beside the largest."""
     import cc3d
 
-    parts = cc3d.connected_components(air & ~outside, connectivity=6)
+    parts = cc3d.connected_components(enclosed, connectivity=6)
     sizes_ml = np.bincount(parts.ravel()) * voxel_ml
     sizes_ml[0] = 0
     return (sizes_ml >= max(SMALLEST_LUNG_ML, 0.1 * sizes_ml.max(initial=0)))[parts]
+
+
+def _without_stomach(lungs: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """Leave out parts that are small beside the largest, lie lower than the lungs' middle and hold nothing but gas."""
+    import cc3d
+
+    parts = cc3d.connected_components(lungs, connectivity=6)
+    sizes = np.bincount(parts[lungs])
+    for number in np.nonzero((sizes > 0) & (sizes < 0.3 * sizes.max()))[0]:
+        part = parts == number
+        if np.median(coarse[part]) < GAS_BELOW_HU and _height(part) < _height(lungs):
+            lungs = lungs & ~part
+    return lungs
+
+
+def _belly(air: np.ndarray, lungs: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """Mark what lies nearer to gas in the stomach or bowel than to `lungs`: organs that bulge up between them."""
+    import cc3d
+    from scipy.ndimage import distance_transform_edt
+
+    thin = (slice(None, None, 2),) * 3  # an eighth of the voxels is enough to tell organs apart
+    parts, to_lung = cc3d.connected_components(air, connectivity=6), None
+    gas = np.zeros(air.shape, bool)
+    for number in np.nonzero(np.bincount(parts[air]) * np.prod(spacing_mm) / 1000 >= GAS_FROM_ML)[0]:
+        part = parts == number
+        if _height(part) < _height(lungs):
+            if to_lung is None:
+                to_lung = distance_transform_edt(~lungs[thin], sampling=2 * spacing_mm)
+            if to_lung[part[thin]].max(initial=0) > GAS_FROM_LUNG_MM:
+                gas |= part
+    if not gas[thin].any():
+        return np.zeros(air.shape, bool)
+    nearer = distance_transform_edt(~gas[thin], sampling=2 * spacing_mm) < to_lung
+    for axis, size in enumerate(air.shape):
+        nearer = nearer.repeat(2, axis).take(range(size), axis)
+    return nearer
+
+
+def _height(mask: np.ndarray) -> float:
+    """Give the mean slice of `mask`, counted from the feet."""
+    return float(np.argwhere(mask)[:, 0].mean())
 
 
 def _block_means(hu: np.ndarray, step: tuple[int, int, int]) -> np.ndarray:
