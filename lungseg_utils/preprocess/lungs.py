@@ -45,8 +45,8 @@ def find_lungs(volume: Volume) -> LungRegion:
     """Find both lungs in `volume`: enclosed, lung-like air on a coarse copy; the whole scan where there is none.
 
     A mask of aerated lung alone would lose most of a large tumour, which is as dense as muscle. So the region
-    takes in everything between the two lungs, a margin round them, and both sides of the body alike, should
-    one lung be filled.
+    takes in everything between the two lungs and a margin round them, but the stomach and bowel where their gas
+    shows them; the box takes both sides of the body alike, should one lung be filled.
     """
     step = tuple(max(1, round(COARSE_MM / spacing)) for spacing in volume.spacing_mm)
     coarse = _block_means(volume.hu, step)
@@ -137,7 +137,7 @@ def _belly(air: np.ndarray, lungs: np.ndarray, spacing_mm: np.ndarray) -> np.nda
     nearer = distance_transform_edt(~gas[thin], sampling=2 * spacing_mm) < to_lung
     for axis, size in enumerate(air.shape):
         nearer = nearer.repeat(2, axis).take(range(size), axis)
-    return nearer
+    return nearer & ~lungs
 
 
 def _height(mask: np.ndarray) -> float:
