@@ -18,7 +18,7 @@ from lungseg_utils.runtime import LungsegError
 
 @pytest.fixture(scope="module")
 def chests():
-    return [synthesise(seed, spacing_mm=(3.0, 2.5, 2.5)) for seed in range(900, 906)]
+    return [synthesise(seed, spacing_mm=(3.0, 2.5, 2.5)) for seed in range(900, 912)]
 
 
 @pytest.fixture(scope="module")
