@@ -185,11 +185,12 @@ def vary_intensity(hu: Tensor, augmentation: Augmentation, generator: torch.Gene
 def _cut_off(hu: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
     """Fill (d, h, w) with air, or lung, beyond a random box that holds all that is marked in `label`."""
     inside = torch.zeros(hu.shape, dtype=torch.bool, device=hu.device)
+    most = _uniform(generator) if label.any() else 1.0  # of the room beside the lesions: some boxes are tight
     box = []
     for axis, size in enumerate(hu.shape):
         marked = label.movedim(axis, 0).flatten(1).any(1).nonzero().flatten().tolist() or [_integer(size, generator)]
-        start, stop = _uniform(generator) * marked[0], size - _uniform(generator) * (size - 1 - marked[-1])
-        box.append(slice(int(start), math.ceil(stop)))
+        before, behind = most * _uniform(generator) * marked[0], most * _uniform(generator) * (size - 1 - marked[-1])
+        box.append(slice(int(marked[0] - before), math.ceil(marked[-1] + 1 + behind)))
     inside[tuple(box)] = True
     return torch.where(inside, hu, AIR_HU + 224 * _uniform(generator))
 

@@ -99,6 +99,13 @@ def test_a_patch_that_is_cut_off_keeps_its_lesion_and_ends_in_one_value():
         assert len(outside) <= 1 and all(-1024 <= value <= -800 for value in outside)
 
 
+def test_some_patches_are_cut_off_close_round_the_lesion_and_some_wide():
+    hu, label = torch.arange(40.0**3).reshape(40, 40, 40), torch.zeros(40, 40, 40, dtype=torch.uint8)
+    label[18:22, 18:22, 18:22] = 1
+    kept = [(_cut_off(hu, label, torch.Generator().manual_seed(seed)) == hu).float().mean() for seed in range(60)]
+    assert min(kept) < 12**3 / 40**3 and max(kept) > 24**3 / 40**3
+
+
 def test_a_quarter_turn_is_exact():
     case = source()
     turn = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])

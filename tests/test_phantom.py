@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lungseg_utils import volume
-from lungseg_utils.phantom import fields, lesions, make_case, synthesise, trees, write_dataset
+from lungseg_utils.phantom import distractors, fields, lesions, make_case, synthesise, tissue, trees, write_dataset
 from lungseg_utils.phantom.person import draw_person
 from lungseg_utils.phantom.statistics import REAL, measure_lungs, measure_tumours
 from lungseg_utils.runtime import LungsegError
@@ -119,6 +119,22 @@ def test_a_hilar_tumour_lies_mostly_in_the_lung(volume_ml):
     for seed in range(8):
         centre = lesions.place(np.random.default_rng(seed), lesion, world)
         assert centre[2] > 0.25 * lesion.radius_mm and np.linalg.norm(centre) < 30 + 0.8 * lesion.radius_mm
+
+
+def test_small_bronchi_stand_out_in_consolidated_lung_and_only_there(monkeypatch):
+    painted, paint = [], distractors.paint_opacities
+    monkeypatch.setattr(distractors, "paint_opacities", lambda *a, **k: painted.append(paint(*a, **k)) or painted[-1])
+
+    def scan(thinnest_mm):
+        monkeypatch.setattr(tissue, "BRONCHOGRAM_MM", thinnest_mm)
+        return synthesise(70003, spacing_mm=(2.5, 2.5, 2.5), mix="broad").hu
+
+    usual_mm = tissue.BRONCHOGRAM_MM
+    darker = scan(100.0) - scan(usual_mm) > 150
+    assert painted[0] is not None, "this seed is to have a consolidation"
+    box, cover = painted[0]
+    assert 0.01 < darker[box][cover > 0.7].mean() < 0.15
+    assert darker[box][cover > 0.3].sum() > 0.9 * darker.sum()
 
 
 def test_a_kind_patient_has_fat_between_the_organs_and_is_else_like_any_other():

@@ -65,17 +65,23 @@ def _pick(rng, world, wanted):
     return np.array([o + s * i for o, s, i in zip(world.coarse.origin_mm, world.coarse.spacing_mm, index)])
 
 
-def _haze(rng, canvas, world, centre, radii, rough, rise_hu, grain_hu, most=10.0, edge=3.0) -> None:
-    """Raise the lung's HU in a rough ellipsoid by `rise_hu`, at most up to `most`."""
+def _haze(rng, canvas, world, centre, radii, rough, rise_hu, grain_hu, most=10.0, edge=3.0, patchy=0.0):
+    """Raise the lung's HU in a rough ellipsoid by `rise_hu`, at most up to `most`; give its box and coverage.
+
+    `patchy` is how far the coverage varies from lobule to lobule.
+    """
     if centre is None:
-        return
+        return None
     box, distance = _blob(rng, canvas, centre, radii, rough)
     if distance is None:
-        return
+        return None
     lung = coverage(world.sample(np.minimum(*world.lungs), box), canvas.edge_mm)
     cover = np.clip(0.5 - distance / (canvas.edge_mm + edge), 0, 1) * lung
+    if patchy:
+        cover *= np.clip(1 - patchy * (0.5 + noise(rng, canvas.fine, 10, box)), 0, 1)
     rise = rise_hu + grain_hu * noise(rng, canvas.fine, 9, box)
     canvas.hu[box] += cover * np.clip(np.minimum(rise, most - canvas.hu[box]), 0, None)
+    return box, cover
 
 
 def paint_collapse(rng: np.random.Generator, canvas: Canvas, world, centre: np.ndarray, radius_mm: float) -> None:
@@ -88,8 +94,11 @@ def paint_collapse(rng: np.random.Generator, canvas: Canvas, world, centre: np.n
     )
 
 
-def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bool) -> None:
-    """Paint granulomas, scars, bands, consolidation, ground glass and pleural plaques."""
+def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bool):
+    """Paint granulomas, scars, bands, consolidation, ground glass and pleural plaques.
+
+    Returns the box and the coverage of the consolidation, or None: its bronchi still hold air.
+    """
     d = np.minimum(*world.lungs)
     near_wall = (d < -1) & (d > -9) & (world.shell > -16)
     deep = d < -5
@@ -97,7 +106,9 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
     blur = 3.0 if kind else 10.0  # mm: infection fades into the lung, where a tumour ends
 
     def haze(*what, **how):
-        _haze(rng, canvas, world, *what, **how)
+        return _haze(rng, canvas, world, *what, **how)
+
+    consolidation = None
 
     for _ in range(rng.poisson(1.2 * often)):  # calcified granulomas
         centre = _pick(rng, world, deep | near_wall)
@@ -118,9 +129,12 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
                 90,
                 edge=blur,
             )
-    if rng.random() < (0.04 if kind else 0.15):  # consolidation with air bronchograms
+    if rng.random() < (0.04 if kind else 0.15):
         centre = _pick(rng, world, d < -2)
-        haze(centre, rng.uniform(14, 48, 3), 0.35, rng.uniform(600, 950), 160, most=45.0, edge=3 + blur)
+        radii, rise = rng.uniform(14, 48, 3), rng.uniform(600, 950)
+        consolidation = haze(
+            centre, radii, 0.35, rise, 160, most=45.0, edge=3 + blur, patchy=rng.uniform(0.1, 0.4)
+        )
     if rng.random() < 0.2 * often:  # pleural plaques, partly calcified
         for _ in range(rng.integers(1, 6)):
             r = rng.uniform(6, 24, 3)
@@ -133,6 +147,7 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
                 most=rng.choice([60.0, 250.0, 500.0]),
                 edge=0.5,
             )
+    return consolidation
 
 
 def effusion(rng: np.random.Generator, world) -> np.ndarray | None:

@@ -8,6 +8,8 @@ from . import anatomy, distractors, scanner, trees
 from .body import belly, torso
 from .fields import Canvas, coverage, resample
 
+BRONCHOGRAM_MM = 0.75  # radius of the thinnest artery whose bronchus is seen in consolidated lung
+
 
 def paint_soft_tissue(rng, canvas: Canvas, f: anatomy.Frame, shell, dome, parts, settings) -> np.ndarray:
     """Paint trunk, belly and mediastinum, outside in. Returns the surface of the muscles."""
@@ -89,7 +91,7 @@ def paint_lungs(rng, canvas: Canvas, world, kind: bool) -> np.ndarray:
     if fluid is not None:
         canvas.paint(fluid, rng.uniform(-5, 25))
         world.lungs = tuple(np.maximum(lung_sdf, -fluid) for lung_sdf in world.lungs)
-    distractors.paint_opacities(rng, canvas, world, kind=kind)
+    consolidation = distractors.paint_opacities(rng, canvas, world, kind=kind)
     tubes = trees.bronchi(arteries, rng.uniform(1.7, 2.3))
     near_lung = coverage(resample(union - 6, canvas.coarse, canvas.fine, box), canvas.edge_mm)
     for segments, hu in ((veins, world.person.blood["left"]), (arteries, world.person.blood["right"])):
@@ -99,4 +101,8 @@ def paint_lungs(rng, canvas: Canvas, world, kind: bool) -> np.ndarray:
     canvas.hu[box] += cover * np.maximum(np.float32(30) - canvas.hu[box], 0)
     air = trees.rasterise(canvas, tubes)[box] * near_lung
     canvas.hu[box] += air * (np.float32(-975) - canvas.hu[box])
+    if consolidation is not None:  # air bronchograms: in airless lung the small bronchi stand out too
+        part, cover = consolidation
+        air = trees.rasterise(canvas, trees.bronchi(arteries, BRONCHOGRAM_MM))[part] * cover
+        canvas.hu[part] += air * (np.float32(-975) - canvas.hu[part])
     return np.zeros(canvas.fine.shape, np.float32)
