@@ -46,6 +46,7 @@ def plot_fingerprint(rows: list[dict]) -> Figure:
     ml = np.array([row["tumour_ml"] for row in tumours])
     if ml.size:
         edges = np.geomspace(ml.min() * 0.95, ml.max() * 1.05, max(5, round(1.5 * ml.size**0.5)))
+        volumes.margins(y=0.3)  # room for the legend
         volumes.hist(ml, bins=edges, color=BLUE, edgecolor="white")
         volumes.axvline(np.median(ml), color=VERMILLION, ls="--", label=f"median {np.median(ml):.3g} mL")
         volumes.set_xscale("log")
