@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lungseg_utils import volume
-from lungseg_utils.phantom import distractors, fields, lesions, make_case, synthesise, tissue, trees, write_dataset
+from lungseg_utils.phantom import anatomy, distractors, fields, lesions, make_case, synthesise, tissue, trees
+from lungseg_utils.phantom.dataset import write_dataset
 from lungseg_utils.phantom.person import draw_person
 from lungseg_utils.phantom.statistics import REAL, measure_lungs, measure_tumours
 from lungseg_utils.runtime import LungsegError
@@ -78,10 +79,32 @@ def test_tumours_have_the_core_and_the_border_of_real_ones(chests):
 
 def test_tumour_sizes_are_those_of_task06():
     rng = np.random.default_rng(0)
-    sizes = [lesions.draw_lesion(rng).volume_ml for _ in range(2000)]
-    tumours = [size for size in sizes if size > 0.95]  # a nodule of 12 mm has 0.9 mL
+    tumours = [lesions.draw_lesion(rng).volume_ml for _ in range(2000)]
     assert 2 < np.percentile(tumours, 25) < 4 and 4 < np.median(tumours) < 7 and 12 < np.percentile(tumours, 75) < 22
-    assert max(sizes) <= 370
+    assert min(tumours) >= 0.74 and max(tumours) <= 370
+
+
+def test_half_of_the_further_lesions_of_a_scan_are_nodules():
+    rng = np.random.default_rng(0)
+    sizes = np.array([lesions.draw_lesion(rng, first=False).volume_ml for _ in range(2000)])
+    assert 0.5 <= (sizes < 0.91).mean() < 0.65  # a nodule of 12 mm has 0.9 mL, and some tumours are as small
+    assert sizes.min() > 0.11
+
+
+def test_no_reader_follows_spicules_and_the_label_ends_where_a_tumour_fades():
+    grid = fields.Grid((-30.0,) * 3, (1.0,) * 3, (61,) * 3)
+    deep = np.full(grid.shape, -40.0, np.float32)  # everything is lung
+    world = SimpleNamespace(lungs=(deep, deep), sample=lambda field, box: field[box],
+                            person=SimpleNamespace(blood={"aorta": 40.0}))
+    for seed in range(6):
+        canvas = fields.Canvas(grid, grid, -860.0)
+        lesion = lesions.Lesion("lung", "solid", "spiculated", 4.0)
+        _, body, whole = lesions.shape(np.random.default_rng(seed), canvas, lesion, np.zeros(3))
+        box, outline = lesions.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
+        label = outline > 0.5
+        assert (whole <= body).all() and (whole < 0).sum() > (body < 0).sum()
+        assert label[body < 0].all() and not label[body > 3].any()
+        assert np.median(canvas.hu[box][label & (body > 0)]) > -800, "what lies beyond the border's middle still shows"
 
 
 def test_every_chest_has_a_labelled_tumour_of_a_known_kind(chests):
@@ -133,8 +156,18 @@ def test_small_bronchi_stand_out_in_consolidated_lung_and_only_there(monkeypatch
     darker = scan(100.0) - scan(usual_mm) > 150
     assert painted[0] is not None, "this seed is to have a consolidation"
     box, cover = painted[0]
-    assert 0.01 < darker[box][cover > 0.7].mean() < 0.15
+    assert 0.005 < darker[box][cover > 0.7].mean() < 0.15
     assert darker[box][cover > 0.3].sum() > 0.9 * darker.sum()
+
+
+def test_three_aortas_in_ten_are_wide_and_bulge_to_the_left_and_none_of_a_kind_patient():
+    frame = SimpleNamespace(tube=lambda points, radii: (points, radii))
+    usual, radii = anatomy._aorta(frame, None, 1.0, (0, 0))
+    drawn = [anatomy._aorta(frame, np.random.default_rng(seed), 1.0, (0, 0)) for seed in range(200)]
+    wide = [(points, widths) for points, widths in drawn if not np.array_equal(widths, radii)]
+    assert 40 < len(wide) < 80
+    assert all((points >= usual).all() and points[6, 2] > usual[6, 2] for points, _ in wide)
+    assert all(radii[6] < widths[6] <= 1.55 * radii[6] and widths[0] == radii[0] for _, widths in wide)
 
 
 def test_a_kind_patient_has_fat_between_the_organs_and_is_else_like_any_other():

@@ -109,6 +109,7 @@ def diaphragm(frame: Frame) -> np.ndarray:
 
 def mediastinum(rng: np.random.Generator, f: Frame, *, kind: bool = False) -> dict[str, np.ndarray]:
     """Give heart, great vessels, airways, gullet and hilar tissue as signed distances; `kind` hila are empty."""
+    lumps = None if kind else rng.spawn(1)[0]
     j = lambda spread=4.0: rng.normal(0, spread)  # noqa: E731
     hx, hz, big = j(5), j(6), rng.normal(1.0, 0.09)
     r = rng.normal(1.0, 0.12)
@@ -119,22 +120,7 @@ def mediastinum(rng: np.random.Generator, f: Frame, *, kind: bool = False) -> di
         "rv": f.ellipsoid((-74 + hz, -48, 6 + hx), (36 * big, 25 * big, 36 * big), 0.08, 6, -0.4),
         "ra": f.ellipsoid((-60 + hz, -22, -30 + hx), (33 * big, 26 * big, 19 * big), 0.08, 5),
         "la": f.ellipsoid((-42 + hz, 14, 4 + hx), (23 * big, 20 * big, 33 * big), 0.08, 6),
-        "aorta": f.tube(
-            [
-                (-42, -25, 6),
-                (-12, -30, -14),
-                (25, -26, -16),
-                (44, -10, -2),
-                (46, 8, 12),
-                (34, 26, 24),
-                (0, 32, 26),
-                (-60, 34, 22 + j()),
-                (-140, 26, 10 + j()),
-                (-250, 16, 6),
-                (-400, 14, 4),
-            ],
-            np.array([17, 17, 16, 14, 13.5, 13, 12.5, 12, 11, 10.5, 9]) * r,
-        ),
+        "aorta": _aorta(f, lumps.spawn(1)[0] if lumps else None, r, (j(), j())),
         "cava": f.tube([(-38, -18, -28), (0, -14, -28), (40, -18, -27), (56, -28, -22)], [10, 9.5, 8.5, 8]),
         "brachial": np.minimum(
             f.tube([(56, -28, -22), (88, -22, -38), (100, -20, -80)], [8, 7, 6]),
@@ -182,14 +168,28 @@ def mediastinum(rng: np.random.Generator, f: Frame, *, kind: bool = False) -> di
         smooth_min(shapes["lv"], shapes["rv"], 14), smooth_min(shapes["ra"], shapes["la"], 14), 16
     )
     shapes["hilar"] = np.full(f.grid.shape, FAR_MM, np.float32)  # nodes and loose tissue between a hilum's vessels
-    if not kind:
-        lumps = rng.spawn(1)[0]
+    if lumps:
         for hilum in (hilum_r, hilum_l):
             for _ in range(lumps.integers(1, 7)):
                 lump = f.ellipsoid(lumps.normal(hilum, (14, 9, 6)), lumps.uniform(3, 8, 3), 0.15, 7)
                 shapes["hilar"] = np.minimum(shapes["hilar"], lump)
     shapes["hila"] = np.stack([f.locate(hilum_r), f.locate(hilum_l)])  # world mm, (2, 3)
     return shapes
+
+
+def _aorta(f: Frame, aged: np.random.Generator | None, r: float, sway: tuple[float, float]) -> np.ndarray:
+    """Give the aorta of relative width `r`; drawn from `aged`, three in ten are wide and bulge into the left lung."""
+    points = np.array([
+        (-42, -25, 6), (-12, -30, -14), (25, -26, -16), (44, -10, -2), (46, 8, 12), (34, 26, 24), (0, 32, 26),
+        (-60, 34, 22 + sway[0]), (-140, 26, 10 + sway[1]), (-250, 16, 6), (-400, 14, 4)], float)  # fmt: skip
+    radii = np.array([17, 17, 16, 14, 13.5, 13, 12.5, 12, 11, 10.5, 9]) * r
+    if aged and aged.random() < 0.3:
+        share = np.array([0, 0, 0.3, 0.8, 1, 1, 1, 1, 0.7, 0.3, 0])
+        arch = np.array([0, 0, 0.4, 1, 1, 0.7, 0, 0, 0, 0, 0])
+        up, back, left = aged.uniform(0, (14, 8, 16))
+        points += np.stack([up * arch, back * share, left * share], 1)
+        radii *= 1 + aged.uniform(0.05, 0.5) * share
+    return f.tube(points, radii)
 
 
 def lungs(

@@ -153,8 +153,8 @@ def _paint_lesions(rng, canvas: Canvas, world: World, label: np.ndarray, mix: st
     """Paint one to four tumours and fill the label in."""
     found = []
     shares = lesions.MIXES[mix]
-    for _ in range(rng.choice(len(shares), p=shares) + 1):
-        lesion = lesions.draw_lesion(rng, mix)
+    for number in range(rng.choice(len(shares), p=shares) + 1):
+        lesion = lesions.draw_lesion(rng, mix, first=number == 0)
         centre = lesions.place(rng, lesion, world)
         if (
             centre is not None

@@ -10,7 +10,9 @@ from .fields import Canvas, coverage, noise
 
 # Task06_Lung (Antonelli et al. 2022): 0.74 - 370 mL, quartiles 2.7 / 5.2 / 17.6: a log-normal of this width.
 MEDIAN_ML, LOG_SD, SMALLEST_ML, LARGEST_ML = 5.2, 1.39, 0.74, 370.0
-OUTLINE_MM = (0.3, 2.1)  # label beyond the half-way surface; tuned so that border HU come near LIDC-IDRI's outlines
+# The label ends where a reader sees the tumour end: beyond the half-way surface by this much and by a share of the
+# half-width over which its border fades. Tuned so that border HU come near those of LIDC-IDRI's outlines.
+OUTLINE_MM, OUTLINE_SHARE = 0.4, (0.4, 0.9)
 SITES = ("lung", "pleura", "vessel", "hilum", "wall", "mediastinum")
 TEXTURES = ("solid", "part-solid", "ground-glass", "necrotic", "cavitated", "thin-walled", "calcified")
 TEXTURE_SHARES = {  # small, large
@@ -38,13 +40,16 @@ class Lesion:
         return float((self.volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3))
 
 
-def draw_lesion(rng: np.random.Generator, mix: str = "task06") -> Lesion:
-    """Draw size, site and looks by the mix: "task06", "kind" (what 3 mm voxels show) or "broad" (to train on)."""
+def draw_lesion(rng: np.random.Generator, mix: str = "task06", *, first: bool = True) -> Lesion:
+    """Draw size, site and looks by the mix: "task06", "kind" (what 3 mm voxels show) or "broad" (to train on).
+
+    As in Task06 the `first` lesion of a scan is a tumour; half of the others are small nodules.
+    """
     if mix == "kind":
         volume = float(np.clip(2.5 * MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()), 6, 60))
     elif mix == "broad":  # every size as often as any other, from a nodule of 6 mm on
         volume = np.pi / 6 * np.exp(rng.uniform(np.log(6), np.log(75))) ** 3 / 1000
-    elif rng.random() < 0.2:
+    elif not first and rng.random() < 0.5:
         volume = np.pi / 6 * rng.uniform(6, 12) ** 3 / 1000  # a nodule
     else:
         volume = float(np.clip(MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()), SMALLEST_ML, LARGEST_ML))
@@ -97,12 +102,15 @@ def place(rng: np.random.Generator, lesion: Lesion, world) -> np.ndarray | None:
 
 
 def shape(rng: np.random.Generator, canvas: Canvas, lesion: Lesion, centre: np.ndarray):
-    """Give the lesion's box on the fine grid and its signed distance there (mm, negative inside)."""
+    """Give the lesion's box on the fine grid and two signed distances there (mm, negative inside): body, with spicules.
+
+    No reader follows the spicules, so the label is the body's.
+    """
     r = lesion.radius_mm
     reach = 1.9 * r + 8
     box = canvas.fine.box(centre - reach, centre + reach)
     if any(s.stop - s.start < 2 for s in box):
-        return box, None
+        return box, None, None
     z, y, x = (axis - np.float32(c) for axis, c in zip(canvas.fine.mesh(box), centre))
     turn = np.linalg.qr(rng.standard_normal((3, 3)))[0].astype(np.float32)
     axes = np.exp(rng.normal(0, 0.16, 3))
@@ -110,10 +118,11 @@ def shape(rng: np.random.Generator, canvas: Canvas, lesion: Lesion, centre: np.n
     total = 0
     for row, axis in zip(turn, axes):
         total = total + ((row[0] * z + row[1] * y + row[2] * x) / axis) ** 2
-    distance = np.sqrt(total) - np.float32(r)
+    body = np.sqrt(total) - np.float32(r)
     lumps = {"round": 0.06, "lobulated": 0.24, "spiculated": 0.13}[lesion.outline]
-    distance += np.float32(lumps * r) * noise(rng, canvas.fine, max(1.1 * r, 6), box)
-    distance += np.float32(min(0.07 * r, 1.2)) * noise(rng, canvas.fine, max(0.4 * r, 3.0), box)
+    body += np.float32(lumps * r) * noise(rng, canvas.fine, max(1.1 * r, 6), box)
+    body += np.float32(min(0.07 * r, 1.2)) * noise(rng, canvas.fine, max(0.4 * r, 3.0), box)
+    distance = body
     if lesion.outline == "spiculated":
         for _ in range(rng.integers(6, 22)):
             way = rng.standard_normal(3)
@@ -125,14 +134,14 @@ def shape(rng: np.random.Generator, canvas: Canvas, lesion: Lesion, centre: np.n
                 np.float32
             )
             distance = np.minimum(distance, off - np.float32(rng.uniform(0.5, 1.3) + 0.03 * r) * (1.15 - t))
-    return box, distance
+    return box, body, distance
 
 
 def paint(
     rng: np.random.Generator, canvas: Canvas, lesion: Lesion, centre: np.ndarray, world
 ) -> tuple[tuple, np.ndarray] | None:
     """Paint one lesion. Returns its box and its coverage there (the label before thresholding), or None."""
-    box, distance = shape(rng, canvas, lesion, centre)
+    box, body, distance = shape(rng, canvas, lesion, centre)
     if distance is None:
         return None
     r = lesion.radius_mm
@@ -150,15 +159,17 @@ def paint(
         may = coverage(allowed, canvas.edge_mm)
     else:
         may = lung
-    soft = rng.uniform(0.6, 4.2) + (2.0 if lesion.texture == "ground-glass" else 0)
+    soft = rng.uniform(0.6, 4.2)
+    seen = OUTLINE_MM + rng.uniform(*OUTLINE_SHARE) * soft / 2
+    soft += 2.0 if lesion.texture == "ground-glass" else 0
     cover = np.clip(0.5 - distance / (canvas.edge_mm + soft), 0, 1) * may
-    outline = np.clip(0.5 - (distance - np.float32(rng.uniform(*OUTLINE_MM))) / canvas.edge_mm, 0, 1) * may
+    outline = np.clip(0.5 - (body - np.float32(seen)) / canvas.edge_mm, 0, 1) * may
     grain = noise(rng, canvas.fine, max(0.5 * r, 4), box)
     target = canvas.hu[box]
     enhanced = 0.25 * max(world.person.blood["aorta"] - 40, 0) * rng.uniform(0, 1)
     solid = rng.uniform(5, 55) + min(enhanced, 60) + rng.uniform(3, 22) * grain
     if lesion.texture in ("ground-glass", "part-solid"):
-        haze = rng.uniform(180, 420) + rng.uniform(20, 90) * grain
+        haze = rng.uniform(250, 460) + rng.uniform(20, 90) * grain
         target += cover * np.minimum(haze, np.maximum(20 - target, 0))
         if lesion.texture == "ground-glass":
             return box, outline

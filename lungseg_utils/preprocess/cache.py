@@ -17,7 +17,7 @@ from lungseg_utils.preprocess import CLIP_HU, Prepared, prepare
 from lungseg_utils.preprocess.lungs import MARGIN_MM
 from lungseg_utils.runtime import file_error, home, progress, require_writable, warn, writing
 
-CACHE_VERSION = 3  # raise it whenever `prepare` gives other voxels for the same scan
+CACHE_VERSION = 4  # raise it whenever `prepare` gives other voxels for the same scan
 
 
 def prepare_cases(

@@ -14,6 +14,7 @@ AIR_BELOW_HU = -400  # between lung (about -850) and soft tissue (about 40)
 LEAK_BELOW_ML = 1500.0  # fewer lungs than this are looked at twice
 SMALLEST_LUNG_ML = 100.0  # bowel gas and the airways alone stay below
 MARGIN_MM = 12.0  # round the lungs: pleura and the inner chest wall, where tumours grow too
+CUT_LUNG_FROM_HU = -960  # the air round a patient has -1000
 GAS_BELOW_HU = -930  # a stomach may hold as much as a small lung, but nothing that is denser
 GAS_FROM_ML = 10.0
 GAS_FROM_LUNG_MM = 40.0  # its farthest point; the cavity of a tumour stays nearer to lung
@@ -56,7 +57,8 @@ def find_lungs(volume: Volume) -> LungRegion:
     inhabited = body.mean(axis=(1, 2))
     air = (coarse < AIR_BELOW_HU) & (inhabited >= 0.05 * np.median(inhabited))[:, None, None]
     voxel_ml = float(np.prod(coarse_mm)) / 1000
-    enclosed = air & ~_outside(air)
+    outside = _outside(air)
+    enclosed = air & ~outside | _cut_lungs(outside & (coarse > CUT_LUNG_FROM_HU), body)
     lungs = _large_parts(enclosed, voxel_ml)
     if lungs.sum() * voxel_ml < LEAK_BELOW_ML:  # an airway cut slantwise joins the lungs to the air outside
         by_slice = air & ~np.stack([_outside(plane) for plane in air])
@@ -92,6 +94,22 @@ def _outside(air: np.ndarray) -> np.ndarray:
         touched[np.unique(side)] = True
     touched[0] = False
     return touched[parts]
+
+
+def _cut_lungs(dense_air: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """Keep of the air outside what a narrow field of view leaves of a lung: in the trunk, cut on the left or right.
+
+    Nothing is kept where the trunk is cut in front or behind too: such a piece of a chest is better searched whole.
+    """
+    import cc3d
+
+    parts = cc3d.connected_components(body, connectivity=6)
+    trunk = parts == np.bincount(parts[body], minlength=2).argmax()  # without the table
+    if trunk[:, [0, -1]].mean() > 0.02:
+        return np.zeros(body.shape, bool)
+    parts = cc3d.connected_components(dense_air & _between_ends(trunk, 1), connectivity=6)
+    at_side = np.unique(parts[..., [0, 1, -2, -1]])
+    return np.isin(parts, at_side[at_side > 0])
 
 
 def _large_parts(enclosed: np.ndarray, voxel_ml: float) -> np.ndarray:
@@ -164,10 +182,14 @@ def _between(lungs: np.ndarray) -> np.ndarray:
     """Fill each row (left to right) and each column (front to back) between its first and last voxel of lung."""
     filled = lungs.copy()
     for axis in (2, 1):
-        from_start = np.logical_or.accumulate(lungs, axis=axis)
-        from_end = np.flip(np.logical_or.accumulate(np.flip(lungs, axis), axis=axis), axis)
-        filled |= from_start & from_end
+        filled |= _between_ends(lungs, axis)
     return filled
+
+
+def _between_ends(mask: np.ndarray, axis: int) -> np.ndarray:
+    """Mark on each line along `axis` all from the first marked voxel to the last."""
+    from_end = np.flip(np.logical_or.accumulate(np.flip(mask, axis), axis=axis), axis)
+    return np.logical_or.accumulate(mask, axis=axis) & from_end
 
 
 def _grow(mask: np.ndarray, radius: np.ndarray) -> np.ndarray:
