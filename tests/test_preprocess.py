@@ -130,6 +130,30 @@ def test_a_cavity_low_in_a_lung_is_no_stomach():
     assert found.region[tumour].all()
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_lung_that_a_narrow_field_of_view_cuts_is_found(padding):
+    scan = lungs_alone()
+    tumour = ball(scan.hu.shape, (20, 30, 20), 4)
+    scan.hu[tumour] = 30
+    scan.hu[..., 17 : 17 + padding] = -1000  # as a round field of view leaves it
+    found = find_lungs(make_scan(scan.hu[..., 17:].copy(), scan.spacing_mm))
+    assert found.found and found.box[2].start <= padding
+    assert found.region[..., padding:][tumour[..., 17 + padding :]].all()
+    assert found.lungs[20, 30, 5:16].sum() > 5 and not found.lungs[:, :8].any(), "lung, but no air before the chest"
+
+
+def test_a_piece_of_a_chest_that_is_cut_in_front_too_is_searched_whole(capsys):
+    scan = lungs_alone()
+    assert not find_lungs(make_scan(scan.hu[:, 20:40, 20:40].copy(), scan.spacing_mm)).found
+    assert "the whole scan is searched" in capsys.readouterr().err
+
+
+def test_the_foam_of_a_table_is_no_lung():
+    scan = lungs_alone()
+    scan.hu[:, 54:59], scan.hu[:, 53] = -900, 100  # from side to side of the scan
+    assert not find_lungs(scan).lungs[:, 53:].any()
+
+
 def test_one_filled_lung_is_still_inside():
     scan = lungs_alone()
     scan.hu[:, :, 40:][scan.hu[:, :, 40:] == -850] = 30  # the left lung is all fluid
