@@ -91,6 +91,14 @@ def test_half_of_the_further_lesions_of_a_scan_are_nodules():
     assert sizes.min() > 0.11
 
 
+def test_what_the_pleura_cuts_off_a_label_is_dropped():
+    coverage = np.zeros((9, 9, 20), np.float32)
+    coverage[2:7, 2:7, 2:8], coverage[4, 4, 12:14], coverage[:, :, 8:12] = 1, 0.9, 0.3
+    kept = lesions._largest_part(coverage)
+    assert (kept[..., :12] == coverage[..., :12]).all() and not kept[..., 12:].any()
+    assert lesions._largest_part(kept) is kept
+
+
 def test_no_reader_follows_spicules_and_the_label_ends_where_a_tumour_fades():
     grid = fields.Grid((-30.0,) * 3, (1.0,) * 3, (61,) * 3)
     deep = np.full(grid.shape, -40.0, np.float32)  # everything is lung

@@ -137,6 +137,18 @@ def shape(rng: np.random.Generator, canvas: Canvas, lesion: Lesion, centre: np.n
     return box, body, distance
 
 
+def _largest_part(outline: np.ndarray) -> np.ndarray:
+    """Drop from a label's coverage the pieces that pleura or heart have cut off: a tumour is one."""
+    import cc3d
+
+    parts = cc3d.connected_components(outline > 0.5, connectivity=26)
+    sizes = np.bincount(parts.ravel())
+    if len(sizes) < 3:
+        return outline
+    sizes[0] = 0
+    return np.where((parts > 0) & (parts != sizes.argmax()), 0, outline)
+
+
 def paint(
     rng: np.random.Generator, canvas: Canvas, lesion: Lesion, centre: np.ndarray, world
 ) -> tuple[tuple, np.ndarray] | None:
@@ -163,7 +175,7 @@ def paint(
     seen = OUTLINE_MM + rng.uniform(*OUTLINE_SHARE) * soft / 2
     soft += 2.0 if lesion.texture == "ground-glass" else 0
     cover = np.clip(0.5 - distance / (canvas.edge_mm + soft), 0, 1) * may
-    outline = np.clip(0.5 - (body - np.float32(seen)) / canvas.edge_mm, 0, 1) * may
+    outline = _largest_part(np.clip(0.5 - (body - np.float32(seen)) / canvas.edge_mm, 0, 1) * may)
     grain = noise(rng, canvas.fine, max(0.5 * r, 4), box)
     target = canvas.hu[box]
     enhanced = 0.25 * max(world.person.blood["aorta"] - 40, 0) * rng.uniform(0, 1)
