@@ -107,6 +107,8 @@ def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: 
     """Make `steps_per_epoch` steps; give the epoch's row of the history."""
     device = next(run.model.parameters()).device
     precision = pick_precision(device)
+    if config.deep_supervision and device.type == "cpu":
+        precision = torch.float32  # oneDNN's backward pass in bfloat16 gives wrong gradients here now and then
     augmentation = NO_AUGMENTATION
     if config.augment:
         augmentation = Augmentation(elastic_voxels=config.elastic_voxels, low_resolution=config.low_resolution,
