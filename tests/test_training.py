@@ -20,7 +20,7 @@ from lungseg_utils import checkpoint, training
 from lungseg_utils.patches import make_source
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
-from lungseg_utils.training import fit, learning_rate_at, losses
+from lungseg_utils.training import fit, learning_rate_at, losses, start, training_precision
 
 FILES = ["best.safetensors", "config.json", "environment.json", "history.csv", "last.pt", "previous.pt"]
 
@@ -274,6 +274,18 @@ def test_weights_of_another_network_are_refused_before_the_run_folder_is_touched
         fit(cases[:2], cases[2:], run_dir=tmp_path / "run", config=dataclasses.replace(TINY, channels=(2, 4, 6)),
             device="cpu", weights=straight / "best.safetensors")
     assert not list((tmp_path / "run").glob("*"))
+
+
+# --- precision -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("device", "depth", "stages", "expected"), [
+    ("cpu", 8, 2, torch.bfloat16), ("cpu", 8, 3, torch.float32), ("cpu", 7, 3, torch.float32),
+    ("cpu", 40, 4, torch.bfloat16), ("cuda", 8, 3, torch.bfloat16)])
+def test_a_cpu_trains_in_float32_where_a_stage_is_two_voxels_deep(monkeypatch, device, depth, stages, expected):
+    monkeypatch.setattr(start, "pick_precision", lambda device: torch.bfloat16)
+    config = dataclasses.replace(TINY, patch_size=(depth, 16, 16), channels=(4,) * stages)
+    assert training_precision(torch.device(device), config) == expected
 
 
 # --- resume ----------------------------------------------------------------------------------------------------

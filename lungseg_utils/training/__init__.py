@@ -15,7 +15,7 @@ import torch
 from lungseg_utils.patches import NO_AUGMENTATION, Augmentation, Source, draw_batch, make_source
 from lungseg_utils.prediction import Predictor, drop_small
 from lungseg_utils.preprocess import Prepared, normalise
-from lungseg_utils.runtime import LungsegError, pick_precision, progress, require_writable, warn
+from lungseg_utils.runtime import LungsegError, progress, require_writable, warn
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import processes
 from lungseg_utils.training.losses import loss_of_all, make_loss, predict_all
@@ -30,11 +30,11 @@ from lungseg_utils.training.run_folder import (
     write_json,
 )
 from lungseg_utils.training.settings import TrainingConfig, learning_rate_at
-from lungseg_utils.training.start import keep_freed_memory, read_start, start_run
+from lungseg_utils.training.start import keep_freed_memory, read_start, start_run, training_precision
 
 __all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "keep_freed_memory", "learning_rate_at",
            "make_loss", "read_start", "restore", "save", "set_aside", "start_run", "stop_on_sigterm",
-           "train_one_epoch", "update_mean", "validate"]
+           "train_one_epoch", "training_precision", "update_mean", "validate"]
 
 SPIKE = 20.0  # Dice + cross-entropy starts near 1.5; a loss beyond this means that the weights have blown up
 
@@ -106,9 +106,7 @@ def fit(
 def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: TrainingConfig) -> dict:
     """Make `steps_per_epoch` steps; give the epoch's row of the history."""
     device = next(run.model.parameters()).device
-    precision = pick_precision(device)
-    if config.deep_supervision and device.type == "cpu":
-        precision = torch.float32  # oneDNN's backward pass in bfloat16 gives wrong gradients here now and then
+    precision = training_precision(device, config)
     augmentation = NO_AUGMENTATION
     if config.augment:
         augmentation = Augmentation(elastic_voxels=config.elastic_voxels, low_resolution=config.low_resolution,
