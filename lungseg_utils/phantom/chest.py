@@ -102,7 +102,7 @@ def synthesise(
 
 
 def _without_specks(label: np.ndarray, spacing_mm) -> np.ndarray:
-    """Drop components that are smaller than any lesion: crumbs that a spicule leaves where it meets the voxels."""
+    """Drop components that are smaller than any lesion: what pleura or heart leave of one, crumbs of thick slices."""
     import cc3d
 
     parts = cc3d.connected_components(label, connectivity=26)

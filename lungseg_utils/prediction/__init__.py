@@ -37,6 +37,7 @@ class Predictor:
     def __init__(self, checkpoint: str | Path | Sequence[str | Path] | None = None, device: str = "auto", *,
                  model: SegUNet | None = None, facts: dict | None = None, precision: torch.dtype | None = None):
         self.device = pick_device(device)
+        self.wanted = precision  # on whatever device
         self.precision = precision or pick_precision(self.device)
         models = [model]
         if model is None:
@@ -69,7 +70,8 @@ class Predictor:
                 warn(f"{prepared.name}: out of GPU memory; going on with less at a time")
             else:
                 warn(f"{prepared.name}: out of GPU memory; going on with the CPU")
-                self.device, self.precision = torch.device("cpu"), pick_precision(torch.device("cpu"))
+                self.device = torch.device("cpu")
+                self.precision = self.wanted or pick_precision(self.device)
                 self.models = [model.to(self.device, self.precision) for model in self.models]
                 image, features, on_last_resort = image.cpu(), LARGEST_FEATURES["cpu"], True
 
