@@ -77,6 +77,8 @@ PARAMETERS = {
     "weight_decay": Parameter(float, 1e-2, "pull of the weights towards zero", "no unit", "[0, 1]"),
     "gradient_clip": Parameter(float, 5.0, "longest gradient", "norm", "(0, 1000]"),
     "foreground": Parameter(float, 0.67, "share of the patches that are centred in a lesion", "share", "[0, 1]"),
+    "mistakes": Parameter(float, 0.0, "share of the patches that are centred in a mistake of the first weights",
+                          "share", "[0, 1]"),
     "ema_decay": Parameter(float, 0.95, "memory of the running mean of the weights", "no unit", "[0, 1)"),
     "fixed_norms": Parameter(float, 0.0, "share of the run, its last part, with the batch norms of prediction", "share",
                              "[0, 1]"),

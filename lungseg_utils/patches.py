@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ class Source:
     label: Tensor  # (D, H, W) uint8
     lesions: list[Tensor]  # of each lesion: voxels (n, 3)
     elsewhere: Tensor  # voxels (n, 3) of the region
+    mistakes: list[Tensor] = field(default_factory=list)  # as lesions: what a network has missed or wrongly marked
 
 
 def make_source(case: Prepared, device: torch.device | str = "cpu", most_centres: int = 20_000) -> Source:
@@ -94,22 +95,26 @@ def draw_batch(
     patch_size: Sequence[int],
     generator: torch.Generator,
     foreground: float = 0.67,
+    mistakes: float = 0.0,
     augmentation: Augmentation = Augmentation(),
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Draw HU (B, 1, d, h, w), labels (B, 1, d, h, w) and the names of the cases they come from.
 
     A share `foreground` of the batch is centred in a lesion: first a lesion is drawn, then a voxel of it, so that
-    a nodule is seen as often as a tumour a thousand times its volume. The rest is centred anywhere in the region.
+    a nodule is seen as often as a tumour a thousand times its volume. A share `mistakes` is centred in what the
+    sources list as such, where they do. The rest is centred anywhere in the region.
     """
     images, labels, names = [], [], []
+    hard = [source for source in sources if source.mistakes]
     for number in range(batch_size):
         source = sources[_integer(len(sources), generator)]
-        # The share is kept in every batch; what is left of it is drawn.
-        in_lesion = number + _uniform(generator) < foreground * batch_size
-        if in_lesion and source.lesions:
-            centres = source.lesions[_integer(len(source.lesions), generator)]
-        else:
-            centres = source.elsewhere
+        # The shares are kept in every batch; what is left of them is drawn.
+        place = number + _uniform(generator) - foreground * batch_size
+        regions = source.lesions if place < 0 else []
+        if hard and 0 <= place < mistakes * batch_size:
+            source = hard[_integer(len(hard), generator)]
+            regions = source.mistakes
+        centres = regions[_integer(len(regions), generator)] if regions else source.elsewhere
         centre = centres[_integer(len(centres), generator)].float()
         jitter = (torch.rand(3, generator=generator) - 0.5) * torch.tensor(patch_size) * 0.5
         matrix = _random_matrix(augmentation, generator)

@@ -1,5 +1,7 @@
 """Patches: cut where they should be, label and scan turned alike, lesions seen as often as asked for."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,19 @@ def generator(seed=0):
 def draw(sources, seed=0, **options):
     options = {"batch_size": 2, "patch_size": (8, 8, 8), "augmentation": NO_AUGMENTATION} | options
     return draw_batch(sources, generator=generator(seed), **options)
+
+
+def test_mistakes_have_their_share_and_only_sources_that_list_some_are_asked_for_them():
+    hu = torch.arange(20 * 24 * 22).reshape(SHAPE).short()
+    right = dataclasses.replace(source(), hu=hu)
+    wrong = dataclasses.replace(right, name="wrong", mistakes=[torch.tensor([[15, 18, 17]])])
+    options = {"batch_size": 4, "foreground": 0.0, "patch_size": (2, 2, 2)}
+    names = [name for seed in range(25) for name in draw([right, wrong], seed, mistakes=1.0, **options)[2]]
+    assert set(names) == {"wrong"}
+    hu, _, _ = draw([right, wrong], mistakes=1.0, **options)
+    assert all(abs(float(patch.mean()) - float(right.hu[15, 18, 17])) < 600 for patch in hu)  # round that voxel
+    names = [name for seed in range(25) for name in draw([right, wrong], seed, mistakes=0.5, **options)[2]]
+    assert 60 < names.count("wrong") < 90  # 50 + half of the rest
 
 
 @pytest.mark.parametrize("size", [(6, 8, 10), (5, 7, 9), (1, 4, 3)])

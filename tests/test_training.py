@@ -20,7 +20,7 @@ from lungseg_utils import checkpoint, training
 from lungseg_utils.patches import make_source
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
-from lungseg_utils.training import fit, learning_rate_at, losses, start, training_precision
+from lungseg_utils.training import fit, learning_rate_at, losses, mistakes, start, training_precision
 
 FILES = ["best.safetensors", "config.json", "environment.json", "history.csv", "last.pt", "previous.pt"]
 
@@ -215,6 +215,29 @@ def test_the_defaults_make_the_steps_that_they_always_made(cases):
     assert row["loss"] == pytest.approx(1.70873, rel=1e-5)
 
 
+def test_mistakes_are_lesions_half_missed_and_marks_on_none():
+    label, marked = np.zeros((2, 12, 12, 12), np.uint8)
+    label[1:3, 1:3, 1:3], marked[1:3, 1:3, 1:2] = 1, 1  # half found
+    label[1:4, 8:11, 1:3], marked[1:4, 8:11, 1] = 1, 1  # half found, too much of it
+    marked[1:4, 8:11, 0] = 1
+    label[8:10, 8:10, 8:10] = 1  # missed
+    marked[8:10, 1:3, 1:3] = 1  # of no lesion
+    marked[11, 11, 0] = 1  # of none either, but a crumb
+    first, second = mistakes.find_mistakes(label, marked)
+    assert first.min(0).tolist() == [8, 8, 8] and len(first) == 8
+    assert second.min(0).tolist() == [8, 1, 1] and len(second) == 8
+
+
+def test_a_share_of_the_patches_lies_where_the_first_weights_are_wrong(cases):
+    sources = [make_source(case) for case in cases[:2]]
+    silent = SegUNet(channels=(2, 4))
+    torch.nn.init.zeros_(silent.head.weight)
+    torch.nn.init.constant_(silent.head.bias, -5.0)
+    wrong = mistakes.add_mistakes(sources, cases[:2], silent, TINY)
+    assert [len(source.mistakes) for source in wrong] == [len(source.lesions) for source in sources]  # all are missed
+    assert all(torch.equal(a, b) for source in wrong for a, b in zip(source.mistakes, source.lesions))
+
+
 def test_the_running_mean_moves_towards_the_weights():
     mean, model = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
     torch.nn.init.constant_(model.weight, 3.0)
@@ -294,7 +317,7 @@ def test_a_cpu_trains_in_float32_where_a_stage_is_two_voxels_deep(monkeypatch, d
 @pytest.mark.parametrize("changes", [
     {}, {"schedule": "cosine"}, {"schedule": "poly", "optimiser": "sgd", "loss": "focal", "learning_rate": 1e-2},
     {"deep_supervision": True, "channels": (2, 4, 6), "loss": "tversky", "elastic_voxels": 2, "low_resolution": 0.5,
-     "cut_off": 0.5, "fixed_norms": 0.5}],
+     "cut_off": 0.5, "fixed_norms": 0.5, "mistakes": 0.5}],
     ids=["defaults", "cosine", "SGD", "deep supervision"])
 def test_fault_81_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run, tmp_path, monkeypatch, changes):
     run("straight", **changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from lungseg_utils.runtime import LungsegError, progress, require_writable, warn
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import processes
 from lungseg_utils.training.losses import loss_of_all, make_loss, predict_all
+from lungseg_utils.training.mistakes import add_mistakes
 from lungseg_utils.training.run_folder import (
     Run,
     add_to_tensorboard,
@@ -68,11 +70,14 @@ def fit(
         model, origin = read_start(weights, config)
     run = start_run(config, chosen, model)
     run.settings |= describe_cases(training, validation) | {"processes": processes.count(), "started_from": origin}
+    begun_with = copy.deepcopy(run.ema) if config.mistakes else None
     if resume:
         restore(run, run_dir)
     if run.epoch >= config.epochs:
         return run.history
     sources = [make_source(case, chosen) for case in training]
+    if begun_with:
+        sources = add_mistakes(sources, training, begun_with, config)
     if not any(source.lesions for source in sources):
         raise LungsegError(run_dir, "no tumour is marked in any training case", "restore the labels of the dataset")
     processes.wait()  # nobody reads the folder any more
@@ -121,7 +126,8 @@ def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: 
         step = run.epoch * config.steps_per_epoch + within
         hu, label, names = draw_batch(
             sources, batch_size=processes.share(config.batch_size), patch_size=config.patch_size,
-            generator=run.generator, foreground=config.foreground, augmentation=augmentation,
+            generator=run.generator, foreground=config.foreground, mistakes=config.mistakes,
+            augmentation=augmentation,
         )
         image = normalise(hu).contiguous(memory_format=torch.channels_last_3d)  # (B, 1, d, h, w)
         for group in run.optimiser.param_groups:

@@ -24,6 +24,7 @@ class TrainingConfig:
     weight_decay: float = 1e-2
     gradient_clip: float = 5.0
     foreground: float = 0.67  # share of patches that are centred in a lesion
+    mistakes: float = 0.0  # share of patches that are centred in a mistake of the first weights
     ema_decay: float = 0.95  # the weights that are used are a running mean of those that are trained
     fixed_norms: float = 0.0  # share of the run, at its end, in which batch norms keep their running statistics
     validate_every: int = 1  # epochs
