@@ -1,11 +1,12 @@
 """Choose how sure a network must be somewhere in a tumour, on the validation scans of its training.
 
-    python benchmarks/least_peak.py CHECKPOINT DATASET [--fold 0] [--seed 0] [--write]
+    python benchmarks/least_peak.py CHECKPOINT DATASET [--fold 0] [--seed 0] [--mirror] [--write]
 
 Components of the mask whose highest probability stays below the least peak are left out. For several of them this
 prints the mean Dice, the share of lesions found and the false positives a scan. With `--write` the one of the best Dice
 is written into the checkpoint, where `predict` finds it; those that lose more than `--most-lost` of all lesions do not
-count, as a missed tumour costs a patient more than a second look. Decide on validation scans only, as nnU-Net does.
+count, as a missed tumour costs a patient more than a second look. With `--mirror` each window is also predicted as in a
+mirror, left for right, and the mean is taken; that is written too. Decide on validation scans only, as nnU-Net does.
 """
 
 from __future__ import annotations
@@ -54,11 +55,13 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most-lost", type=float, default=0.025, help="share of the lesions (default 0.025)")
+    parser.add_argument("--mirror", action="store_true", help="predict each window as in a mirror too")
     parser.add_argument("--write", action="store_true", help="into the checkpoint")
     options = parser.parse_args()
     model, facts = checkpoint.load_weights(options.checkpoint)
     _, validation = decathlon.split(decathlon.load(options.dataset), fold=options.fold, seed=options.seed)
-    found = score(Predictor(options.checkpoint), prepare_cases(validation, spacing_mm=facts["spacing_mm"]))
+    facts["mirror"] = options.mirror
+    found = score(Predictor(model=model, facts=facts), prepare_cases(validation, spacing_mm=facts["spacing_mm"]))
     print("| least peak | mean Dice | lesions found | false positives a scan |\n| --- | --- | --- | --- |")
     for peak, rows in found.items():
         print(f"| {peak} | {rows[:, 0].mean():.3f} | {rows[:, 1].sum() / rows[:, 2].sum():.0%} "
@@ -67,7 +70,7 @@ def main() -> None:
     if options.write:
         del facts["digest"]
         checkpoint.save_weights(options.checkpoint, model, facts | {"least_peak": best})
-        print(f"{options.checkpoint}: least peak {best}")
+        print(f"{options.checkpoint}: least peak {best}, mirror {options.mirror}")
 
 
 if __name__ == "__main__":

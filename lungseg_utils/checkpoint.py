@@ -57,6 +57,7 @@ def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
         facts["spacing_mm"] = float(facts["spacing_mm"])
         assert 0.1 <= facts["spacing_mm"] <= 20
         assert 0 <= float(facts.get("least_peak", 0)) <= 1
+        assert isinstance(facts.get("mirror", False), bool)
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, RecursionError) as error:
         raise LungsegError(path, "it holds no SegUNet of this project", OWN) from error
     _check_fit(model, tensors, path)

@@ -69,7 +69,10 @@ def slow_mask(scan, side=160, checkpoint=SHIPPED) -> np.ndarray:
     for corner in np.stack(np.meshgrid(*starts), -1).reshape(-1, 3):
         cube = tuple(slice(c, c + n) for c, n in zip(corner, sides))
         with torch.no_grad():
-            total[cube] += torch.sigmoid(model(image[cube][None, None]))[0, 0] * bell
+            seen = torch.sigmoid(model(image[cube][None, None]))[0, 0]
+            if facts.get("mirror"):
+                seen = (seen + torch.sigmoid(model(image[cube].flip(2)[None, None]))[0, 0].flip(2)) / 2
+        total[cube] += seen * bell
         weights[cube] += bell
     probability = (total / weights)[tuple(slice(0, n) for n in ready.hu.shape)] * torch.from_numpy(ready.region)
     parts, count = ndimage.label(probability >= 0.5, np.ones((3, 3, 3)))

@@ -275,6 +275,17 @@ def test_the_least_peak_of_a_checkpoint_decides(tmp_path):
         assert mask.any() == tumours and float(shy.max()) > 0.7  # what was given stays as it was
 
 
+def test_a_checkpoint_that_mirrors_finds_the_same_in_a_mirror():
+    case = make_prepared(shape=(12, 16, 16))
+    turned = type(case)(**vars(case) | {"hu": case.hu[..., ::-1].copy(), "region": case.region[..., ::-1].copy()})
+    facts = {"spacing_mm": 3.0, "mirror": True}
+    once, both = predictor(), Predictor(model=predictor().models[0], facts=facts, device="cpu", precision=torch.float32)
+    plain, mirrored = once.probabilities(case), once.probabilities(turned).flip(-1)
+    assert not torch.allclose(plain, mirrored, atol=1e-4)
+    assert torch.allclose(both.probabilities(case), (plain + mirrored) / 2, atol=1e-5)
+    assert torch.allclose(both.probabilities(turned).flip(-1), (plain + mirrored) / 2, atol=1e-5)
+
+
 def test_specks_are_dropped():
     mask = ball((20, 20, 20), (10, 10, 10), 4).astype(np.uint8)
     mask[0, 0, 0] = 1

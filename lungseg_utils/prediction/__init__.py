@@ -46,6 +46,7 @@ class Predictor:
         self.models = [fold_batch_norms(one).to(self.device, self.precision, memory_format=torch.channels_last_3d)
                        for one in models]
         self.least_peak = float((facts or {}).get("least_peak", 0))
+        self.mirror = bool((facts or {}).get("mirror", False))
         self.width = max(len(next(one.parameters())) for one in self.models)  # channels at full resolution
 
     def probabilities(self, prepared: Prepared, *, window: Sequence[int] | None = None, overlap: float = OVERLAP,
@@ -105,12 +106,16 @@ class Predictor:
         return probability * torch.from_numpy(np.array(region)).to(self.device)  # no lung tumour far from the lungs
 
     def _mean_probability(self, batch: Tensor) -> Tensor:
-        """Ask one network after another, so that the features of one are gone before the next one's: (B, d, h, w)."""
-        first, *others = self.models
-        total = first(batch).float().sigmoid_()[:, 0]
-        for model in others:
+        """Ask one network after another, so that the features of one are gone before the next one's: (B, d, h, w).
+
+        Where the checkpoint says so, each is asked about the mirrored windows too, left for right.
+        """
+        total = torch.zeros((len(batch), *batch.shape[2:]), device=batch.device)
+        for model in self.models:
             total += model(batch).float().sigmoid_()[:, 0]
-        return total.div_(len(self.models)) if others else total
+            if self.mirror:
+                total += model(batch.flip(-1)).float().sigmoid_()[:, 0].flip(-1)
+        return total.div_(len(self.models) * (1 + self.mirror))
 
     def mask(self, volume: Volume, prepared: Prepared, probability: Tensor, threshold: float = 0.5) -> np.ndarray:
         """Bring `probability` back to the scan's grid and cut it at `threshold`: uint8 (D, H, W) as `volume.hu`.
