@@ -18,7 +18,10 @@ import dataclasses, sys
 from pathlib import Path
 import torch
 from helpers_cases import TINY, make_prepared
+from lungseg_utils.patches import make_source
+from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import fit, processes
+from lungseg_utils.training.whole_scans import add_mistakes
 
 torch.set_num_threads(1)
 cases, folder = [make_prepared(seed) for seed in range(4)], Path(sys.argv[1])
@@ -39,6 +42,11 @@ generator = torch.Generator().manual_seed(0)
 processes.seed_epoch(generator, 0, 3)
 draws = processes.gather([float(torch.rand((), generator=generator)), history])
 assert draws[0] != draws[2] and draws[1] == draws[3]  # other patches, the same history
+silent = SegUNet(channels=(2, 4))
+torch.nn.init.constant_(silent.head.bias, -9.0)
+sources = [make_source(case) for case in cases[:3]]
+wrong = add_mistakes(sources, cases[:3], silent, TINY)  # each process looks at its share; all know of every lesion
+assert all(torch.equal(a, b) for one in wrong for a, b in zip(one.mistakes, one.lesions, strict=True))
 (folder / f"done-{rank}-of-{processes.count()}").touch()
 """
 

@@ -10,17 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lungseg_utils.patches import NO_AUGMENTATION, Augmentation, Source, draw_batch, make_source
-from lungseg_utils.prediction import Predictor, drop_small
 from lungseg_utils.preprocess import Prepared, normalise
 from lungseg_utils.runtime import LungsegError, progress, require_writable, warn
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import processes
 from lungseg_utils.training.losses import loss_of_all, make_loss, predict_all
-from lungseg_utils.training.mistakes import add_mistakes
 from lungseg_utils.training.run_folder import (
     Run,
     add_to_tensorboard,
@@ -33,6 +30,7 @@ from lungseg_utils.training.run_folder import (
 )
 from lungseg_utils.training.settings import TrainingConfig, learning_rate_at
 from lungseg_utils.training.start import keep_freed_memory, read_start, start_run, training_precision
+from lungseg_utils.training.whole_scans import add_mistakes, validate
 
 __all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "keep_freed_memory", "learning_rate_at",
            "make_loss", "read_start", "restore", "save", "set_aside", "start_run", "stop_on_sigterm",
@@ -170,31 +168,6 @@ def update_mean(ema: torch.nn.Module, model: torch.nn.Module, decay: float) -> N
             mean.lerp_(value, 1 - decay)
         else:
             mean.copy_(value)
-
-
-def validate(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig) -> dict:
-    """Give the mean Dice per case, the share of lesions found and false positives a scan, on whole lung boxes.
-
-    The whole path of prediction on the working grid, not a "pseudo-Dice" over patches, which flatters.
-    """
-    from lungseg_utils.evaluation import dice, lesion_detection
-
-    if not cases:
-        return {}
-    device = next(model.parameters()).device
-    predictor = Predictor(model=model, facts={"spacing_mm": config.spacing_mm}, device=str(device))
-    rows = []
-    for case in cases[processes.rank() :: processes.count()]:
-        mask = (predictor.probabilities(case) >= 0.5).to(torch.uint8).cpu().numpy()
-        drop_small(mask, case.spacing_mm)
-        truth = np.array(case.label)
-        drop_small(truth, case.spacing_mm)  # crumbs that resampling has split off are no lesions
-        rows.append({"dice": dice(case.label, mask)} | lesion_detection(truth, mask, case.spacing_mm))
-    rows = processes.gather(rows)
-    found, true = (sum(row[name] for row in rows) for name in ("lesions_found", "lesions_true"))
-    return {"validation_dice": float(np.mean([row["dice"] for row in rows])),
-            "validation_recall": found / true if true else float("nan"),
-            "validation_false_positives": sum(row["false_positives"] for row in rows) / len(rows)}
 
 
 def _describe_row(row: dict, epochs: int, left_s: float) -> str:
