@@ -101,8 +101,7 @@ def draw_batch(
     """Draw HU (B, 1, d, h, w), labels (B, 1, d, h, w) and the names of the cases they come from.
 
     A share `foreground` of the batch is centred in a lesion: first a lesion is drawn, then a voxel of it, so that
-    a nodule is seen as often as a tumour a thousand times its volume. A share `mistakes` is centred in what the
-    sources list as such, where they do. The rest is centred anywhere in the region.
+    a nodule is seen as often as a large tumour; a share `mistakes` in what sources list as such; the rest anywhere.
     """
     images, labels, names = [], [], []
     hard = [source for source in sources if source.mistakes]

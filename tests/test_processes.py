@@ -48,6 +48,7 @@ sources = [make_source(case) for case in cases[:3]]
 wrong = add_mistakes(sources, cases[:3], silent, TINY)  # each process looks at its share; all know of every lesion
 assert all(torch.equal(a, b) for one in wrong for a, b in zip(one.mistakes, one.lesions, strict=True))
 (folder / f"done-{rank}-of-{processes.count()}").touch()
+processes.wait()  # as `fit` ends: none leaves while the other still sends
 """
 
 
