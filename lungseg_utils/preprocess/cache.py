@@ -65,7 +65,7 @@ def prepare_cases(
 
 def save(path: Path, prepared: Prepared, source: str | Path = "") -> None:
     """Write one prepared scan whole: plain tensors and a line of JSON, nothing that could be executed."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as to_bytes
 
     tensors = {"hu": prepared.hu, "region": prepared.region, "lungs": prepared.lungs}
     if prepared.label is not None:
@@ -76,8 +76,10 @@ def save(path: Path, prepared: Prepared, source: str | Path = "") -> None:
         "spacing_mm": prepared.spacing_mm,
         "source": str(Path(source).resolve()),
     }
+    # not save_file, which leaves a file of another name behind when it is killed
+    content = to_bytes({k: np.ascontiguousarray(v) for k, v in tensors.items()}, {"facts": json.dumps(facts)})
     with writing(path) as partial:
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)})
+        partial.write_bytes(content)
 
 
 def load(path: Path) -> Prepared | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
@@ -29,8 +30,14 @@ def join_processes(device: str) -> torch.device:
         raise LungsegError("several processes", "accelerate is not installed", "pip install accelerate") from error
     patience = timedelta(hours=2)  # while the first prepares the scans, or validates
     joined = PartialState(cpu=pick_device(device).type == "cpu", timeout=patience)
-    atexit.register(joined.destroy_process_group)  # whose threads would else outlive the interpreter, and abort it
+    atexit.register(_leave, joined)
     return joined.device
+
+
+def _leave(joined) -> None:
+    """End the group, whose threads would else outlive the interpreter, and abort it."""
+    time.sleep(0.2)  # in which they let go of the last tensors; for that they need the interpreter
+    joined.destroy_process_group()
 
 
 def count() -> int:
