@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +43,13 @@ HEIGHT_MM = 330.0
 def synthetic_scan(slices: int = 275) -> Path:
     """Write a synthetic chest of 512 x 512 x `slices`, once; the same chest in thinner or thicker slices."""
     path = SCRATCH / f"phantom_{slices}.nii.gz"
-    if path.is_file():
-        return path
+    if not path.is_file():  # in a process of its own: those that are measured would inherit this one's peak memory
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+            apart.submit(_write_synthetic_scan, path, slices).result()
+    return path
+
+
+def _write_synthetic_scan(path: Path, slices: int) -> None:
     if slices != 275:
         scan = volume.read(synthetic_scan())
         at = np.clip((np.arange(slices) + 0.5) * 275 / slices - 0.5, 0, 274)
@@ -55,7 +62,6 @@ def synthetic_scan(slices: int = 275) -> Path:
         hu = chest.hu
         volume.write_nifti(SCRATCH / "phantom_275_label.nii.gz", chest.label, _affine(275), orientation="LPS")
     volume.write_nifti(path, hu, _affine(slices), orientation="LPS")
-    return path
 
 
 def _affine(slices: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lungseg_utils.prediction.tumours import list_components
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.runtime import LungsegError, warn
 
@@ -53,8 +54,6 @@ class Source:
 
 def make_source(case: Prepared, device: torch.device | str = "cpu", most_centres: int = 20_000) -> Source:
     """Put a prepared case on `device` and list the centres for its patches; needs a label."""
-    import cc3d
-
     if case.label is None:
         raise LungsegError(case.name, "it has no label", "train on labelled cases only")
     covered = float(np.asarray(case.label).mean())
@@ -63,8 +62,7 @@ def make_source(case: Prepared, device: torch.device | str = "cpu", most_centres
                            "mark the tumour with 1 and everything else with 0")
     if not covered:
         warn(f"{case.name}: its label is empty: no tumour is marked")
-    parts = cc3d.connected_components(np.array(case.label), connectivity=26)
-    lesions = [np.argwhere(parts == number) for number in range(1, int(parts.max()) + 1)]
+    lesions = list_components(case.label)
     lesions = [lesion for lesion in lesions if len(lesion) > 2] or lesions  # no crumbs that resampling has split off
     elsewhere = np.argwhere(np.asarray(case.region) > 0)
     return Source(
@@ -101,7 +99,8 @@ def draw_batch(
     """Draw HU (B, 1, d, h, w), labels (B, 1, d, h, w) and the names of the cases they come from.
 
     A share `foreground` of the batch is centred in a lesion: first a lesion is drawn, then a voxel of it, so that
-    a nodule is seen as often as a large tumour; a share `mistakes` in what sources list as such; the rest anywhere.
+    a nodule is seen as often as a tumour a thousand times its volume. A share `mistakes` is centred in what the
+    sources list as such, where they do. The rest is centred anywhere in the region.
     """
     images, labels, names = [], [], []
     hard = [source for source in sources if source.mistakes]

@@ -233,6 +233,7 @@ def test_fault_64_a_bare_state_dict_is_no_checkpoint_of_ours(tmp_path):
     ('{"network": {"channels": [2, 3]}, "facts": {}}', "no SegUNet"),
     ('{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": 0}}', "no SegUNet"),
     ('{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": NaN}}', "no SegUNet"),
+    ('{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": 3, "mirror": 1}}', "no SegUNet"),
     ('{"network": {"channels": [2, 4]}, "facts": {"spacing_mm": 3}}', "do not fit the network: .* is .* instead of"),
     ('{"network": {"channels": [2, 3], "upsample": "transpose"}, "facts": {"spacing_mm": 3}}', "is missing"),
     ('{"network": {"channels": [99999999, 99999999]}, "facts": {"spacing_mm": 3}}', "do not fit")])

@@ -215,7 +215,7 @@ def test_the_defaults_make_the_steps_that_they_always_made(cases):
     assert row["loss"] == pytest.approx(1.70873, rel=1e-5)
 
 
-def test_mistakes_are_lesions_half_missed_and_marks_on_none():
+def test_mistakes_are_lesions_less_than_half_marked_and_marks_on_none():
     label, marked = np.zeros((2, 12, 12, 12), np.uint8)
     label[1:3, 1:3, 1:3], marked[1:3, 1:3, 1:2] = 1, 1  # half found
     label[1:4, 8:11, 1:3], marked[1:4, 8:11, 1] = 1, 1  # half found, too much of it

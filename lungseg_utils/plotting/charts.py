@@ -39,7 +39,8 @@ def plot_fingerprint(rows: list[dict]) -> Figure:
     mm = np.array([row["spacing_mm"] for row in rows], float)
     slices = [row["shape"][0] for row in rows]
     spacing.scatter(mm[:, 0], mm[:, 2], s=np.clip(np.array(slices) / 3, 12, 150), color=BLUE, alpha=0.7)
-    spacing.set(xlabel="distance between slices (mm)", ylabel="pixel in the slice (mm)", xlim=(0, None), ylim=(0, None),
+    spacing.set(xlabel="distance between slices (mm)", ylabel="pixel in the slice (mm)",
+                xlim=(0, 1.15 * mm[:, 0].max()), ylim=(0, 1.15 * mm[:, 2].max()),  # room for the largest dot
                 title=f"{len(rows)} scans of {min(slices)} to {max(slices)} slices (size of dot)")
 
     tumours = [row for row in rows if row.get("tumour_ml")]

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from lungseg_utils.checkpoint import SHIPPED, load_networks
 from lungseg_utils.prediction.oblique import put_back, straighten
-from lungseg_utils.prediction.tumours import drop_small, drop_unsure, measure_tumours
+from lungseg_utils.prediction.tumours import drop_small, drop_unsure, list_components, measure_tumours
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.preprocess import CLIP_HU, Prepared, normalise, prepare, resampled_slabs
 from lungseg_utils.runtime import pick_device, pick_precision, warn
 from lungseg_utils.segunet import SegUNet, fold_batch_norms
 from lungseg_utils.volume import Volume
 
-__all__ = ["OVERLAP", "Predictor", "drop_small", "drop_unsure", "measure_tumours", "predict", "predict_files"]
+__all__ = ["OVERLAP", "Predictor", "drop_small", "drop_unsure", "list_components", "measure_tumours", "predict",
+           "predict_files"]
 
 OVERLAP = 0.25  # of a window's side, where one window cannot hold the lungs
 # The network's widest features in one window, in bytes; it needs about ten times that in all.

@@ -38,11 +38,8 @@ def drop_unsure(probability: np.ndarray, threshold: float, least_peak: float) ->
     probability[unsure[parts]] = 0
 
 
-def measure_tumours(mask: np.ndarray, volume: Volume) -> list[dict]:
-    """Give a row a tumour, largest first: volume in mL, longest diameter in mm (3D), centre in world mm (RAS+).
-
-    A tumour is a component of `mask` whose voxels touch by face, edge or corner. An empty mask gives no row.
-    """
+def list_components(mask: np.ndarray) -> list[np.ndarray]:
+    """List the voxels (n, 3) of each component of `mask`, whose voxels touch by face, edge or corner."""
     import cc3d
 
     box = _box_of(mask)
@@ -50,9 +47,17 @@ def measure_tumours(mask: np.ndarray, volume: Volume) -> list[dict]:
         return []
     parts = cc3d.connected_components(np.ascontiguousarray(mask[box]), connectivity=26)
     boxes = cc3d.statistics(parts)["bounding_boxes"]
+    return [np.argwhere(parts[boxes[number]] == number) + [a.start + b.start for a, b in zip(box, boxes[number])]
+            for number in range(1, int(parts.max(initial=0)) + 1)]
+
+
+def measure_tumours(mask: np.ndarray, volume: Volume) -> list[dict]:
+    """Give a row a tumour, largest first: volume in mL, longest diameter in mm (3D), centre in world mm (RAS+).
+
+    A tumour is a component of `mask`. An empty mask gives no row.
+    """
     tumours = []
-    for number in range(1, int(parts.max(initial=0)) + 1):
-        voxels = np.argwhere(parts[boxes[number]] == number) + [a.start + b.start for a, b in zip(box, boxes[number])]
+    for voxels in list_components(mask):
         world = voxels @ volume.affine[:3, :3].T + volume.affine[:3, 3]
         tumours.append({
             "volume_ml": round(len(voxels) * float(np.prod(volume.spacing_mm)) / 1000, 3),

@@ -35,8 +35,11 @@ def join_processes(device: str) -> torch.device:
 
 
 def _leave(joined) -> None:
-    """End the group, whose threads would else outlive the interpreter, and abort it."""
-    time.sleep(0.2)  # in which they let go of the last tensors; for that they need the interpreter
+    """End the group before the interpreter ends: gloo's threads let go of tensors, for which they need it.
+
+    One that comes too late aborts the process (pytorch/pytorch issue 190489); so they get a moment first.
+    """
+    time.sleep(0.2)
     joined.destroy_process_group()
 
 

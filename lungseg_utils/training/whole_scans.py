@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lungseg_utils.patches import Source
-from lungseg_utils.prediction import Predictor, drop_small
+from lungseg_utils.prediction import Predictor, drop_small, list_components
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import processes
@@ -56,20 +56,13 @@ def add_mistakes(sources: Sequence[Source], cases: Sequence[Prepared], model: Se
 
 
 def find_mistakes(label: np.ndarray, marked: np.ndarray) -> list[np.ndarray]:
-    """List the voxels (n, 3) of each lesion of `label` that `marked` misses by half, and of each mark on no lesion."""
-    lesions = [voxels for voxels, share in _components(label, marked) if share < LEAST_OVERLAP]
-    return lesions + [voxels for voxels, share in _components(marked, label) if not share]
+    """List the voxels (n, 3) of each lesion of `label` that `marked` covers less than half, and of each false mark."""
 
+    def share(voxels: np.ndarray, mask: np.ndarray) -> float:
+        return float((np.asarray(mask)[tuple(voxels.T)] > 0).mean())
 
-def _components(mask: np.ndarray, other: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield the voxels (n, 3) of each component of `mask`, and the share of them that is in `other`."""
-    import cc3d
-
-    parts, count = cc3d.connected_components(np.array(mask, np.uint8), connectivity=26, return_N=True)
-    boxes = cc3d.statistics(parts)["bounding_boxes"]
-    for number in range(1, count + 1):
-        voxels = np.argwhere(parts[boxes[number]] == number) + [side.start for side in boxes[number]]
-        yield voxels, float((np.asarray(other)[tuple(voxels.T)] > 0).mean())
+    lesions = [voxels for voxels in list_components(label) if share(voxels, marked) < LEAST_OVERLAP]
+    return lesions + [voxels for voxels in list_components(marked) if not share(voxels, label)]
 
 
 def _predict_share(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig
