@@ -12,7 +12,7 @@ import pytest
 from lungseg_utils import volume
 from lungseg_utils.phantom import anatomy, distractors, fields, lesions, make_case, synthesise, tissue, trees
 from lungseg_utils.phantom.dataset import write_dataset
-from lungseg_utils.phantom.person import draw_person
+from lungseg_utils.phantom.person import draw_person, with_less_contrast
 from lungseg_utils.phantom.statistics import REAL, measure_lungs, measure_tumours
 from lungseg_utils.runtime import LungsegError
 
@@ -152,13 +152,44 @@ def test_a_hilar_tumour_lies_mostly_in_the_lung(volume_ml):
         assert centre[2] > 0.25 * lesion.radius_mm and np.linalg.norm(centre) < 30 + 0.8 * lesion.radius_mm
 
 
+def test_a_central_tumour_lies_partly_in_the_mediastinum_and_is_hardly_brighter(monkeypatch):
+    central = lesions.Lesion("central", "solid", "round", 25.0)
+    monkeypatch.setattr(lesions, "draw_lesion", lambda *a, **k: central)
+    worlds, place = [], lesions.place
+    monkeypatch.setattr(lesions, "place", lambda rng, lesion, world: worlds.append(world) or place(rng, lesion, world))
+    inside, brighter = [], []
+    for seed in range(80010, 80016):
+        chest = synthesise(seed, spacing_mm=(4.0, 4.0, 4.0), mix="broad", slabs=1)
+        label, world = chest.label > 0, worlds[-1]
+        inside.append(chest.lungs[label].mean())
+        brighter.append(np.median(chest.hu[label & (chest.lungs == 0)]) - chest.person.organs["node"])
+        deep = world.sample(world.spared, (slice(None),) * 3) < -4
+        assert not (label & deep).any(), "heart and great vessels are spared"
+    assert 0.3 < np.mean(inside) < 0.85 and min(inside) > 0.2
+    assert abs(np.median(brighter)) < 25
+
+
+@pytest.mark.parametrize("draw", [0.2, 0.7])
+def test_large_vessels_and_bronchi_run_on_through_a_central_tumour_or_end(draw):
+    grid = fields.Grid((-20.0,) * 3, (1.0,) * 3, (41,) * 3)
+    canvas, box = fields.Canvas(grid, grid, 40.0), grid.box([-15] * 3, [15] * 3)
+    world = SimpleNamespace(vessels=np.array([[-30.0, 6, 0, 30, 6, 0, 3, 3]]),
+                            airways=np.array([[-30.0, -6, 0, 30, -6, 0, 3, 3], [-30, 0, 9, 30, 0, 9, 1, 1]]),
+                            person=SimpleNamespace(blood={"right": 300.0}))
+    rng = SimpleNamespace(random=lambda: draw)
+    lesions._spare_tubes(rng, canvas, world, box, np.ones(canvas.hu[box].shape, np.float32))
+    found = canvas.hu[20, 26, 20], canvas.hu[20, 14, 20], canvas.hu[20, 20, 29]
+    assert found == ((300, -975, 40) if draw < 0.5 else (40, 40, 40))
+    assert canvas.hu[0, 14, 20] == 40, "what lies beside the tumour stays as it is"
+
+
 def test_small_bronchi_stand_out_in_consolidated_lung_and_only_there(monkeypatch):
     painted, paint = [], distractors.paint_opacities
     monkeypatch.setattr(distractors, "paint_opacities", lambda *a, **k: painted.append(paint(*a, **k)) or painted[-1])
 
     def scan(thinnest_mm):
         monkeypatch.setattr(tissue, "BRONCHOGRAM_MM", thinnest_mm)
-        return synthesise(70003, spacing_mm=(2.5, 2.5, 2.5), mix="broad").hu
+        return synthesise(70003, spacing_mm=(2.5, 2.5, 2.5), slabs=1).hu
 
     usual_mm = tissue.BRONCHOGRAM_MM
     darker = scan(100.0) - scan(usual_mm) > 150
@@ -184,6 +215,16 @@ def test_a_kind_patient_has_fat_between_the_organs_and_is_else_like_any_other():
         person, any_other = draw_person(rng, kind=True), draw_person(other)
         assert person.blood == any_other.blood and person.organs["mediastinal_fat"] < -65
         assert rng.random() == other.random()  # what comes after is the same chest
+
+
+def test_less_contrast_draws_soft_tissue_together_and_leaves_fat_and_bone():
+    for seed in range(6):
+        person = draw_person(np.random.default_rng(seed))
+        faint = with_less_contrast(np.random.default_rng(seed), person)
+        soft = ("muscle", "myocardium", "liver", "node")
+        assert np.ptp(list(faint.blood.values())) <= 0.6 * np.ptp(list(person.blood.values()))
+        assert np.ptp([faint.organs[name] for name in soft]) <= 0.6 * np.ptp([person.organs[name] for name in soft])
+        assert all(faint.organs[name] == person.organs[name] for name in ("fat", "mediastinal_fat", "marrow", "cortex"))
 
 
 # --- drawing tools ---------------------------------------------------------------------------------------------

@@ -192,12 +192,15 @@ def _aorta(f: Frame, aged: np.random.Generator | None, r: float, sway: tuple[flo
     return f.tube(points, radii)
 
 
+def spine(f: Frame) -> np.ndarray:
+    """Give the distance to the vertebral bodies and what holds them, about in mm."""
+    return np.sqrt((f.x / 1.15) ** 2 + (f.y - f.profile(SPINE_Z, SPINE_Y)) ** 2) - 21
+
+
 def lungs(
     rng: np.random.Generator, f: Frame, shell: np.ndarray, dome: np.ndarray, m: dict
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give right and left lung: what chest wall, diaphragm, heart and vessels leave over."""
-    spine_y = f.profile(SPINE_Z, SPINE_Y)
-    spine = np.sqrt((f.x / 1.15) ** 2 + (f.y - spine_y) ** 2) - 21
     middle = f.profile([-400, -100, -40, 10, 45, 80, 110], [12, 9, 4, 4, 13, 25, 30])
     septum = np.abs(f.x - 6 * f.bumps[2]) - middle - 2 * f.bumps[6]
     keep_out = smooth_min(septum, m["heart"] - rng.uniform(2, 9) - 4 * np.clip(-f.y / 60, 0, 1), 14)
@@ -213,6 +216,6 @@ def lungs(
     ):
         keep_out = smooth_min(keep_out, m[name] - fat_mm, 9)
     keep_out = np.minimum(keep_out, np.maximum(m["hilar"], keep_out - 3))  # hilar tissue bulges by 3 mm, no more
-    keep_out = smooth_min(keep_out, spine, 10)
+    keep_out = smooth_min(keep_out, spine(f), 10)
     inside = smooth_max(smooth_max(shell + 2.5, -dome, 5), -keep_out, 5)
     return np.maximum(inside, f.x - 2), np.maximum(inside, 2 - f.x)

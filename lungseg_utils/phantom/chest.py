@@ -10,7 +10,7 @@ import numpy as np
 from ..runtime import LungsegError
 from . import anatomy, bones, distractors, lesions, scanner, tissue
 from .fields import Canvas, Grid, resample
-from .person import Person, draw_person
+from .person import Person, draw_person, with_less_contrast
 
 TIERS = ("quick", "medium", "full")
 AIR_HU = -1000.0
@@ -43,7 +43,8 @@ class World:
     spared: np.ndarray  # heart, great vessels, airway: never overgrown
     hila: np.ndarray
     in_view: np.ndarray
-    vessels: np.ndarray
+    vessels: np.ndarray  # segments (n, 8), as `trees.grow` gives them
+    airways: np.ndarray
     fine: Grid
 
     def sample(self, field: np.ndarray, box) -> np.ndarray:
@@ -63,6 +64,8 @@ def synthesise(
     rng = np.random.default_rng([seed, 20240607])
     kind = mix == "kind"
     person = draw_person(rng, kind=kind)
+    if mix == "broad" and rng.random() < 0.3:
+        person = with_less_contrast(rng, person)
     settings = scanner.draw_scanner(rng, spacing_mm, kind=kind)
     slabs = slabs or max(1, int(round(spacing_mm[0] / 2.2)))
     grid, thin = _place_grids(rng, person, spacing_mm, shape, slabs)
@@ -77,7 +80,8 @@ def synthesise(
     muscle = tissue.paint_soft_tissue(rng, canvas, frame, shell, dome, parts, settings)
     in_view = _in_view(coarse, grid)
     spared = np.minimum.reduce([parts[k] for k in ("heart", "aorta", "cava", "trachea")] + [parts["pulmonary"] + 4])
-    world = World(coarse, frame, person, shell, dome, lungs, spared, parts["hila"], in_view, np.empty((0, 8)), thin)
+    none = np.empty((0, 8))
+    world = World(coarse, frame, person, shell, dome, lungs, spared, parts["hila"], in_view, none, none, thin)
     distractors.paint_nodes(rng, canvas, world)
     label = tissue.paint_lungs(rng, canvas, world, kind)
     bones.paint_ribs(canvas, frame, shell, muscle, rng)
@@ -158,7 +162,7 @@ def _paint_lesions(rng, canvas: Canvas, world: World, label: np.ndarray, mix: st
         centre = lesions.place(rng, lesion, world)
         if (
             centre is not None
-            and lesion.site in ("hilum", "mediastinum")
+            and lesion.site in ("hilum", "mediastinum", "central")
             and lesion.volume_ml > 8
             and rng.random() < 0.2
         ):

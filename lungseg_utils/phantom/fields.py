@@ -37,6 +37,11 @@ class Grid:
             self.axis(2, box[2])[None, None, :],
         )
 
+    def cut(self, box: tuple[slice, slice, slice]) -> Grid:
+        """Give the grid of the voxels in `box`."""
+        origin = tuple(o + s * part.start for o, s, part in zip(self.origin_mm, self.spacing_mm, box))
+        return Grid(origin, self.spacing_mm, tuple(part.stop - part.start for part in box))
+
     def box(self, low_mm, high_mm) -> tuple[slice, slice, slice]:
         """Give the slices of the voxels between two corners in mm (clipped; perhaps empty)."""
         slices = []

@@ -6,14 +6,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .anatomy import spine
 from .fields import Canvas, coverage, noise
+from .trees import rasterise
 
 # Task06_Lung (Antonelli et al. 2022): 0.74 - 370 mL, quartiles 2.7 / 5.2 / 17.6: a log-normal of this width.
 MEDIAN_ML, LOG_SD, SMALLEST_ML, LARGEST_ML = 5.2, 1.39, 0.74, 370.0
 # The label ends where a reader sees the tumour end: beyond the half-way surface by this much and by a share of the
 # half-width over which its border fades. Tuned so that border HU come near those of LIDC-IDRI's outlines.
 OUTLINE_MM, OUTLINE_SHARE = 0.4, (0.4, 0.9)
-SITES = ("lung", "pleura", "vessel", "hilum", "wall", "mediastinum")
+SITES = ("lung", "pleura", "vessel", "hilum", "wall", "mediastinum", "central")
+SITE_SHARES = {  # small, large; "central": to half in the mediastinum, among tissue of its own brightness
+    "task06": ([0.4, 0.22, 0.13, 0.12, 0.06, 0.07, 0], [0.22, 0.12, 0.08, 0.26, 0.12, 0.2, 0]),
+    "kind": ([0.7, 0.3, 0, 0, 0, 0, 0], [0.7, 0.3, 0, 0, 0, 0, 0]),
+    "broad": ([0.38, 0.21, 0.13, 0.09, 0.06, 0.06, 0.07], [0.17, 0.1, 0.06, 0.16, 0.09, 0.12, 0.3]),
+}
 TEXTURES = ("solid", "part-solid", "ground-glass", "necrotic", "cavitated", "thin-walled", "calcified")
 TEXTURE_SHARES = {  # small, large
     "task06": ([0.66, 0.12, 0.1, 0.04, 0.04, 0.02, 0.02], [0.57, 0.05, 0.02, 0.26, 0.10, 0, 0]),
@@ -54,13 +61,9 @@ def draw_lesion(rng: np.random.Generator, mix: str = "task06", *, first: bool = 
     else:
         volume = float(np.clip(MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()), SMALLEST_ML, LARGEST_ML))
     large = volume > (8 if mix == "broad" else 12)
-    if mix == "kind":
-        shares = [0.7, 0.3, 0, 0, 0, 0]
-    else:
-        shares = [0.22, 0.12, 0.08, 0.26, 0.12, 0.2] if large else [0.4, 0.22, 0.13, 0.12, 0.06, 0.07]
-    site = rng.choice(SITES, p=shares)
+    site = rng.choice(SITES, p=SITE_SHARES[mix][int(large)])
     texture = rng.choice(TEXTURES, p=TEXTURE_SHARES[mix][int(large)])
-    if mix == "kind" and texture in ("ground-glass", "part-solid"):
+    if (mix == "kind" or site == "central") and texture in ("ground-glass", "part-solid", "thin-walled"):
         texture = "solid"
     return Lesion(str(site), str(texture), str(rng.choice(OUTLINES, p=[0.3, 0.4, 0.3])), float(volume))
 
@@ -78,8 +81,9 @@ def place(rng: np.random.Generator, lesion: Lesion, world) -> np.ndarray | None:
         "mediastinum": (np.abs(d + 0.35 * r) < 3) & ~wall & (world.dome > r),
         "hilum": d < -0.25 * r,  # most of it in the lung: what lies wholly in the mediastinum nobody could outline
         "vessel": d < -max(0.9 * min(r, 25), 6),
+        "central": (d > -0.5 * r) & (d < 0.15 * r),  # about half of it in the lung
     }[lesion.site]
-    if lesion.site == "hilum":
+    if lesion.site in ("hilum", "central"):
         z, y, x = grid.mesh()
         hilum = world.hila[rng.integers(2)]
         wanted = wanted & (
@@ -158,16 +162,17 @@ def paint(
         return None
     r = lesion.radius_mm
     lung = coverage(world.sample(np.minimum(*world.lungs), box), canvas.edge_mm)
-    if lesion.site in (
-        "wall",
-        "mediastinum",
-        "hilum",
-    ):  # it grows past the pleura, but not into heart and great vessels
+    if lesion.site in ("wall", "mediastinum", "hilum", "central"):
+        # it grows past the pleura, but not into heart and great vessels
         deep = rng.uniform(0.15, 0.6) * r + (2 if lesion.site == "hilum" else 0)
+        if lesion.site == "central":
+            deep = 2.5 * deep + 2
         allowed = np.maximum(
             np.maximum(world.sample(np.minimum(*world.lungs), box) - deep, -world.sample(world.spared, box)),
             -world.sample(world.dome, box),
         )
+        if lesion.site == "central":
+            allowed = np.maximum(allowed, -world.sample(spine(world.frame), box))
         may = coverage(allowed, canvas.edge_mm)
     else:
         may = lung
@@ -180,6 +185,8 @@ def paint(
     target = canvas.hu[box]
     enhanced = 0.25 * max(world.person.blood["aorta"] - 40, 0) * rng.uniform(0, 1)
     solid = rng.uniform(5, 55) + min(enhanced, 60) + rng.uniform(3, 22) * grain
+    if lesion.site == "central" and rng.random() < 0.6:  # as bright as the nodes and tissue that it grows among
+        solid = world.person.organs["node"] + rng.normal(0, 8) + rng.uniform(0, 12) * grain
     if lesion.texture in ("ground-glass", "part-solid"):
         haze = rng.uniform(250, 460) + rng.uniform(20, 90) * grain
         target += cover * np.minimum(haze, np.maximum(20 - target, 0))
@@ -202,4 +209,15 @@ def paint(
         target += inner * cover * (np.where(air, np.float32(rng.uniform(-980, -850)), np.float32(10)) - target)
     elif rng.random() < 0.15:  # specks of calcium
         target += np.clip(noise(rng, canvas.fine, 4, box) - rng.uniform(0, 2), 0, 1) * cover * rng.uniform(150, 500)
+    if lesion.site == "central":
+        _spare_tubes(rng, canvas, world, box, cover)
     return box, outline
+
+
+def _spare_tubes(rng: np.random.Generator, canvas: Canvas, world, box, cover: np.ndarray) -> None:
+    """Let large vessels and bronchi run on through a tumour, or close them."""
+    small, target = Canvas(canvas.fine.cut(box), canvas.coarse, 0.0), canvas.hu[box]
+    for segments, hu in ((world.vessels, world.person.blood["right"]), (world.airways, -975.0)):
+        if rng.random() < 0.5:
+            tubes = rasterise(small, segments[segments[:, 7] > 1.2]) * cover
+            target += tubes * (np.float32(hu) - target)

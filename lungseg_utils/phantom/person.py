@@ -6,7 +6,7 @@ Sizes and HU are plausible values chosen by hand, then tuned until lungs and tum
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -98,3 +98,12 @@ def draw_person(rng: np.random.Generator, *, kind: bool = False) -> Person:
         emphysema=float(max(0.0, rng.uniform(-1.6, 1.0))),
         calcified=rng.random() < 0.4,
     )
+
+
+def with_less_contrast(rng: np.random.Generator, person: Person) -> Person:
+    """Draw blood, muscle and organs closer to one HU, as without contrast agent: only outlines tell them apart."""
+    middle, share = rng.uniform(30, 50), rng.uniform(0, 0.6)
+    near = lambda hu: middle + share * (hu - middle)  # noqa: E731
+    organs = {name: near(person.organs[name]) for name in ("muscle", "myocardium", "liver", "spleen", "wall", "node")}
+    return replace(person, blood={name: near(hu) for name, hu in person.blood.items()},
+                   organs={**person.organs, **organs})  # fmt: skip

@@ -92,7 +92,7 @@ def paint_lungs(rng, canvas: Canvas, world, kind: bool) -> np.ndarray:
         canvas.paint(fluid, rng.uniform(-5, 25))
         world.lungs = tuple(np.maximum(lung_sdf, -fluid) for lung_sdf in world.lungs)
     consolidation = distractors.paint_opacities(rng, canvas, world, kind=kind)
-    tubes = trees.bronchi(arteries, rng.uniform(1.7, 2.3))
+    tubes = world.airways = trees.bronchi(arteries, rng.uniform(1.7, 2.3))
     near_lung = coverage(resample(union - 6, canvas.coarse, canvas.fine, box), canvas.edge_mm)
     for segments, hu in ((veins, world.person.blood["left"]), (arteries, world.person.blood["right"])):
         cover = trees.rasterise(canvas, segments)[box] * near_lung

@@ -53,7 +53,7 @@ def targets_in(
     return np.asarray(grid.origin_mm) + index * np.asarray(grid.spacing_mm)
 
 
-def rasterise(canvas: Canvas, segments: np.ndarray, grow_mm: float = 0.0, box_shape=None) -> np.ndarray:
+def rasterise(canvas: Canvas, segments: np.ndarray, grow_mm: float = 0.0) -> np.ndarray:
     """Give the coverage (D, H, W) of round cones: thin ones by their share of the voxel, thick ones by distance."""
     grid = canvas.fine
     spacing = np.asarray(grid.spacing_mm)
