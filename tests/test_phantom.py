@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lungseg_utils import volume
-from lungseg_utils.phantom import anatomy, distractors, fields, lesions, make_case, synthesise, tissue, trees
+from lungseg_utils.phantom import anatomy, distractors, fields, growth, lesions, make_case, synthesise, tissue, trees
 from lungseg_utils.phantom.dataset import write_dataset
 from lungseg_utils.phantom.person import draw_person, with_less_contrast
 from lungseg_utils.phantom.statistics import REAL, measure_lungs, measure_tumours
@@ -94,9 +94,9 @@ def test_half_of_the_further_lesions_of_a_scan_are_nodules():
 def test_what_the_pleura_cuts_off_a_label_is_dropped():
     coverage = np.zeros((9, 9, 20), np.float32)
     coverage[2:7, 2:7, 2:8], coverage[4, 4, 12:14], coverage[:, :, 8:12] = 1, 0.9, 0.3
-    kept = lesions._largest_part(coverage)
+    kept = growth._largest_part(coverage)
     assert (kept[..., :12] == coverage[..., :12]).all() and not kept[..., 12:].any()
-    assert lesions._largest_part(kept) is kept
+    assert growth._largest_part(kept) is kept
 
 
 def test_no_reader_follows_spicules_and_the_label_ends_where_a_tumour_fades():
@@ -107,8 +107,8 @@ def test_no_reader_follows_spicules_and_the_label_ends_where_a_tumour_fades():
     for seed in range(6):
         canvas = fields.Canvas(grid, grid, -860.0)
         lesion = lesions.Lesion("lung", "solid", "spiculated", 4.0)
-        _, body, whole = lesions.shape(np.random.default_rng(seed), canvas, lesion, np.zeros(3))
-        box, outline = lesions.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
+        _, body, whole = growth.shape(np.random.default_rng(seed), canvas, lesion, np.zeros(3))
+        box, outline = growth.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
         label = outline > 0.5
         assert (whole <= body).all() and (whole < 0).sum() > (body < 0).sum()
         assert label[body < 0].all() and not label[body > 3].any()
@@ -133,7 +133,7 @@ def test_a_tumour_of_each_texture_has_its_attenuation(texture, low, high):
     for seed in range(8):
         canvas = fields.Canvas(grid, grid, -860.0)
         lesion = lesions.Lesion("lung", texture, "round", 4.0)
-        box, cover = lesions.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
+        box, cover = growth.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
         medians.append(np.median(canvas.hu[box][cover > 0.9]))
     assert low < np.median(medians) < high
 
@@ -177,7 +177,7 @@ def test_large_vessels_and_bronchi_run_on_through_a_central_tumour_or_end(draw):
                             airways=np.array([[-30.0, -6, 0, 30, -6, 0, 3, 3], [-30, 0, 9, 30, 0, 9, 1, 1]]),
                             person=SimpleNamespace(blood={"right": 300.0}))
     rng = SimpleNamespace(random=lambda: draw)
-    lesions._spare_tubes(rng, canvas, world, box, np.ones(canvas.hu[box].shape, np.float32))
+    growth._spare_tubes(rng, canvas, world, box, np.ones(canvas.hu[box].shape, np.float32))
     found = canvas.hu[20, 26, 20], canvas.hu[20, 14, 20], canvas.hu[20, 20, 29]
     assert found == ((300, -975, 40) if draw < 0.5 else (40, 40, 40))
     assert canvas.hu[0, 14, 20] == 40, "what lies beside the tumour stays as it is"
