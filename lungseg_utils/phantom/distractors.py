@@ -132,7 +132,9 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
     if rng.random() < (0.04 if kind else 0.15):
         centre = _pick(rng, world, d < -2)
         radii, rise = rng.uniform(14, 48, 3), rng.uniform(600, 950)
-        consolidation = haze(centre, radii, 0.35, rise, 160, most=45.0, edge=3 + blur, patchy=rng.uniform(0.1, 0.4))
+        consolidation = haze(
+            centre, radii, 0.35, rise, 160, most=45.0, edge=3 + blur, patchy=rng.uniform(0.1, 0.4)
+        )
     if rng.random() < 0.2 * often:  # pleural plaques, partly calcified
         for _ in range(rng.integers(1, 6)):
             r = rng.uniform(6, 24, 3)
