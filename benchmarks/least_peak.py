@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most-lost", type=float, default=0.025, help="share of the lesions (default 0.025)")
+    parser.add_argument("--peak", type=float, help="to write, instead of the choice by this rule")
     parser.add_argument("--mirror", action="store_true", help="predict each window as in a mirror too")
     parser.add_argument("--write", action="store_true", help="into the checkpoint")
     options = parser.parse_args()
@@ -69,7 +70,7 @@ def main() -> None:
     for peak, rows in found.items():
         print(f"| {peak} | {rows[:, 0].mean():.3f} | {rows[:, 1].sum() / rows[:, 2].sum():.0%} "
               f"| {rows[:, 3].mean():.2f} |")
-    best = choose(found, options.most_lost)
+    best = choose(found, options.most_lost) if options.peak is None else options.peak
     if options.write:
         del facts["digest"]
         checkpoint.save_weights(options.checkpoint, model, facts | {"least_peak": best})
