@@ -1,13 +1,13 @@
 """Choose how sure a network must be somewhere in a tumour, on the validation scans of its training.
 
-    python benchmarks/least_peak.py CHECKPOINT DATASET [--fold 0] [--seed 0] [--mirror] [--write]
+    python benchmarks/least_peak.py CHECKPOINT DATASET [--fold 0] [--seed 0] [--mirror] [--write] [--peak 0.95]
 
 Components of the mask whose highest probability stays below the least peak are left out. For several of them this
 prints the mean Dice, the share of lesions found and the false positives a scan. With `--write` the highest whose Dice
 is as good as the best is written into the checkpoint, where `predict` finds it; those that lose more than
 `--most-lost` of all lesions do not count, as a missed tumour costs a patient more than a second look. With `--mirror`
 each window is also predicted as in a mirror, left for right, and the mean is taken; that is written too. Decide on
-validation scans only, as nnU-Net does.
+validation scans only, as nnU-Net does; `--peak` writes what was decided otherwise.
 """
 
 from __future__ import annotations

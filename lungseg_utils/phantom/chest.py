@@ -58,7 +58,8 @@ def synthesise(
     """Make one chest CT at `spacing_mm` (D, H, W).
 
     `shape` defaults to what the whole chest needs. `mix` is one of `lesions.MIXES`: "kind" asks for
-    larger lesions and fewer look-alikes, "broad" for more lesions, of every size alike.
+    larger lesions and fewer look-alikes, "broad" for more lesions, of every size alike, some
+    of them central, and for less contrast in some chests.
     `slabs` thin slices are averaged into each slice (default: as many as the slice thickness asks for).
     """
     rng = np.random.default_rng([seed, 20240607])

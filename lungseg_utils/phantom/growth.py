@@ -73,9 +73,8 @@ def paint(
     lung = coverage(world.sample(np.minimum(*world.lungs), box), canvas.edge_mm)
     if lesion.site in ("wall", "mediastinum", "hilum", "central"):
         # it grows past the pleura, but not into heart and great vessels
-        deep = rng.uniform(0.15, 0.6) * r + (2 if lesion.site == "hilum" else 0)
-        if lesion.site == "central":
-            deep = 2.5 * deep + 2
+        share = (0.375, 1.5) if lesion.site == "central" else (0.15, 0.6)
+        deep = rng.uniform(*share) * r + (2 if lesion.site in ("hilum", "central") else 0)
         allowed = np.maximum(
             np.maximum(world.sample(np.minimum(*world.lungs), box) - deep, -world.sample(world.spared, box)),
             -world.sample(world.dome, box),
