@@ -15,12 +15,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def double_conv(channels_in: int, channels_middle: int, channels_out: int) -> nn.Sequential:
+class Block(nn.Sequential):
+    """Layers one after another; a batch norm that is fixed while the rest learns works within its convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for convolve, norm, rectify in zip(*[iter(self)] * 3):
+            if self.training and not norm.training:
+                scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+                weight = convolve.weight * scale[:, None, None, None, None]
+                x = F.conv3d(x, weight, norm.bias - norm.running_mean * scale, padding=1)
+            else:
+                x = norm(convolve(x))
+            x = rectify(x)
+        return x
+
+
+def double_conv(channels_in: int, channels_middle: int, channels_out: int) -> Block:
     """Build the block of every stage: (convolution, batch norm, ReLU) twice."""
     layers: list[nn.Module] = []
     for before, after in ((channels_in, channels_middle), (channels_middle, channels_out)):
         layers += [nn.Conv3d(before, after, 3, padding=1, bias=False), nn.BatchNorm3d(after), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
+    return Block(*layers)
 
 
 class SegUNet(nn.Module):

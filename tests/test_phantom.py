@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 from lungseg_utils import volume
-from lungseg_utils.phantom import anatomy, distractors, fields, growth, lesions, make_case, synthesise, tissue, trees
+from lungseg_utils.phantom import (
+    anatomy,
+    distractors,
+    fields,
+    growth,
+    lesions,
+    make_case,
+    scanner,
+    synthesise,
+    tissue,
+    trees,
+)
 from lungseg_utils.phantom.dataset import write_dataset
 from lungseg_utils.phantom.person import draw_person, with_less_contrast
 from lungseg_utils.phantom.statistics import REAL, measure_lungs, measure_tumours
@@ -197,6 +208,40 @@ def test_small_bronchi_stand_out_in_consolidated_lung_and_only_there(monkeypatch
     box, cover = painted[0]
     assert 0.005 < darker[box][cover > 0.7].mean() < 0.15
     assert darker[box][cover > 0.3].sum() > 0.9 * darker.sum()
+
+
+def test_scars_are_airless_lung_without_a_label_in_which_bronchi_stay_open(monkeypatch):
+    painted, paint = [], distractors.paint_scars
+
+    def spy(rng, canvas, world):
+        before = canvas.hu.copy()
+        painted.append(paint(rng, canvas, world))
+        changed.append(canvas.hu - before > 650)
+        depth.append(world.sample(np.minimum(*world.lungs), fields.WHOLE)[changed[-1]])
+        return painted[-1]
+
+    monkeypatch.setattr(distractors, "paint_scars", spy)
+    monkeypatch.setattr(lesions, "place", lambda *a: None)
+    hu, changed, depth = [], [], []
+    for seed in range(90000, 90024):
+        chest = synthesise(seed, spacing_mm=(4.0, 4.0, 4.0), mix="broad")
+        hu += [chest.hu] * (len(painted) - len(hu))
+        assert not chest.label.any()
+    assert 3 <= len(painted) <= 13, "three chests in ten"
+    assert all(part.max(initial=-9) < 3 for part in depth), "in the lungs only"
+    dense = np.concatenate([scan[part] for scan, part in zip(hu, changed)])
+    assert -60 < np.median(dense) < 90
+    bronchi = [scan[box][cover > 0.9] for scan, scars in zip(hu, painted) for box, cover in scars]
+    assert 0.005 < np.mean(np.concatenate(bronchi) < -300) < 0.3
+
+
+def test_slices_much_thicker_than_wide_are_painted_in_thinner_ones(monkeypatch):
+    """Else a vessel of 4 mm, thin beside the slice, would be drawn one voxel of 0.7 mm wide."""
+    seen = []
+    monkeypatch.setattr(scanner, "average_slices", lambda hu, slabs: seen.append(slabs) or hu[::slabs])
+    for spacing_mm in ((2.0, 2.0, 2.0), (3.0, 1.0, 1.0), (5.0, 2.0, 2.0)):
+        synthesise(3, spacing_mm=spacing_mm, shape=(12, 40, 40))
+    assert seen[::2] == [1, 2, 2]
 
 
 def test_three_aortas_in_ten_are_wide_and_bulge_to_the_left_and_none_of_a_kind_patient():

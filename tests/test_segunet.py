@@ -1,5 +1,7 @@
 """The network: any size goes in, maxima come back to where they were, and its switches give SegNet and U-Net."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,29 @@ def test_folding_the_batch_norms_keeps_the_function(upsample, skip):
     x = torch.randn(1, 1, 7, 8, 9)
     with torch.no_grad():
         assert torch.allclose(folded(x), model.eval()(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("upsample", "skip"), SWITCHES)
+def test_fixed_batch_norms_within_the_convolutions_learn_the_same(upsample, skip):
+    model = tiny(upsample, skip).train()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm3d):
+            norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), norm.weight.data.uniform_(0.5, 1.5)
+            norm.bias.data.normal_()
+            norm.eval()
+    plain = copy.deepcopy(model)
+    for block in plain.modules():
+        block.training = False  # as in prediction: each norm for itself
+    image, asked = torch.randn(1, 1, 8, 8, 8), []
+    handles = [norm.register_forward_hook(lambda *_: asked.append(1))
+               for norm in model.modules() if isinstance(norm, nn.BatchNorm3d)]
+    outputs = [network(image) for network in (model, plain)]
+    assert handles and not asked
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for one, other in zip(model.parameters(), plain.parameters()):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_stages_are_counted_as_by_hand():

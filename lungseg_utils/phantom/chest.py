@@ -59,8 +59,8 @@ def synthesise(
 
     `shape` defaults to what the whole chest needs. `mix` is one of `lesions.MIXES`: "kind" asks for
     larger lesions and fewer look-alikes, "broad" for more lesions, of every size alike, some
-    of them central, and for less contrast in some chests.
-    `slabs` thin slices are averaged into each slice (default: as many as the slice thickness asks for).
+    of them central, and, in some chests, for scars and for less contrast.
+    `slabs` thin slices are averaged into each slice (default: as many as bring them near the in-plane spacing).
     """
     rng = np.random.default_rng([seed, 20240607])
     kind = mix == "kind"
@@ -68,7 +68,8 @@ def synthesise(
     if mix == "broad" and rng.random() < 0.3:
         person = with_less_contrast(rng, person)
     settings = scanner.draw_scanner(rng, spacing_mm, kind=kind)
-    slabs = slabs or max(1, int(round(spacing_mm[0] / 2.2)))
+    # what is thinner than a painted slice would come out too faint or too thin
+    slabs = slabs or max(1, round(spacing_mm[0] / max(1.25, *spacing_mm[1:])))
     grid, thin = _place_grids(rng, person, spacing_mm, shape, slabs)
     step = 6.0 if min(spacing_mm[1:]) > 2.4 else 4.0
     coarse = _coarse_grid(thin, person, step)
@@ -84,7 +85,7 @@ def synthesise(
     none = np.empty((0, 8))
     world = World(coarse, frame, person, shell, dome, lungs, spared, parts["hila"], in_view, none, none, thin)
     distractors.paint_nodes(rng, canvas, world)
-    label = tissue.paint_lungs(rng, canvas, world, kind)
+    label = tissue.paint_lungs(rng, canvas, world, mix)
     bones.paint_ribs(canvas, frame, shell, muscle, rng)
     bones.paint_spine(canvas, frame, rng)
     bones.paint_shoulders(canvas, frame)
@@ -190,7 +191,7 @@ def make_case(seed: int, *, tier: str = "quick"):
     rng = np.random.default_rng([seed, 7])
     if tier == "quick":
         in_plane = rng.uniform(2.9, 3.2)
-        chest = synthesise(seed, spacing_mm=(3.0, in_plane, in_plane), mix="kind", slabs=1)
+        chest = synthesise(seed, spacing_mm=(3.0, in_plane, in_plane), mix="kind")
     elif tier == "medium":
         chest = synthesise(seed, spacing_mm=(2.5, 2.5, 2.5), mix="broad")
     else:

@@ -150,6 +150,49 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
     return consolidation
 
 
+def paint_scars(rng: np.random.Generator, canvas: Canvas, world) -> list[tuple[tuple, np.ndarray]]:
+    """Paint what lung has become that is airless for good: thickened pleura, fibrosis with cysts, a shrunken lobe.
+
+    Returns box and coverage of each where bronchi stay open. Such scars are as dense as a tumour, but seldom round.
+    """
+    open_bronchi = []
+    d = np.minimum(*world.lungs)
+    for _ in range(rng.integers(1, 3)):
+        what = rng.choice(["cap", "fibrosis", "lobe"])
+        dense, grain = rng.uniform(5, 65), rng.uniform(3, 25)
+        if what == "cap":  # most often in the apex
+            high = world.frame.z > (45 if rng.random() < 0.6 else -400)
+            centre = _pick(rng, world, (d > -4) & (d < 0) & (world.shell > -7) & high)
+            radii, rough, edge = rng.uniform(12, 40, 3), 0.3, 1.0
+        elif what == "fibrosis":
+            centre = _pick(rng, world, (d > -22) & (d < -2))
+            radii, rough, edge = rng.uniform(7, 26, 3), 0.6, rng.uniform(0.5, 4)
+        else:  # a band or wedge from the hilum outwards
+            side = rng.integers(2)
+            radii, rough, edge = rng.uniform((28, 20, 18), (60, 45, 40)), 0.25, rng.uniform(0.5, 3)
+            radii[rng.choice(3, p=[0.2, 0.5, 0.3])] = rng.uniform(5, 14)
+            outwards = np.array([rng.uniform(-0.8, 0.6), rng.uniform(-0.6, 0.9), (-0.7, 0.7)[side]])
+            centre = world.hila[side] + outwards * radii
+        if centre is None:
+            continue
+        box, distance = _blob(rng, canvas, centre, radii, rough)
+        if distance is None:
+            continue
+        depth = world.sample(d, box)
+        if what == "cap":
+            thick = rng.uniform(3, 9) * (1 + 0.4 * noise(rng, canvas.fine, 25, box))
+            distance = np.maximum(distance, -depth - thick)
+        cover = np.clip(0.5 - distance / np.float32(canvas.edge_mm + edge), 0, 1) * coverage(depth, canvas.edge_mm)
+        if what == "fibrosis":
+            cysts = np.clip(2 * noise(rng, canvas.fine, rng.uniform(6, 14), box) - rng.uniform(1.5, 4), 0, 1)
+            cover *= 1 - cysts
+        target = canvas.hu[box]
+        target += cover * np.maximum(dense + grain * noise(rng, canvas.fine, 7, box) - target, 0)
+        if what != "cap":
+            open_bronchi.append((box, cover))
+    return open_bronchi
+
+
 def effusion(rng: np.random.Generator, world) -> np.ndarray | None:
     """Give the region of a pleural effusion, in the lungs' lowest part (patient on the back), or None."""
     if rng.random() > 0.12:
