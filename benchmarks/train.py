@@ -4,8 +4,9 @@
 
 All three train the same network on the same scans with the same patch and batch; a step is timed from one to the
 next, whatever draws the data in between. MONAI and nnU-Net are timed without and with worker processes, and the
-faster counts. This project's loop is also timed in as many processes as there are cores, each with its share of the
-batch, which is what `torchrun --nproc-per-node 2 -m lungseg_utils train` does. nnU-Net v2 runs in an environment of
+faster counts. This project's loop is also timed with batch norms fixed, as the shipped weights were trained, and in as
+many processes as there are cores, each with its share of the batch, which is what
+`torchrun --nproc-per-node 2 -m lungseg_utils train` does. nnU-Net v2 runs in an environment of
 its own, whose Python `--peers` (or $LUNGSEG_PEERS) names; without it its row says "not run". Writes
 benchmarks/results/train.json and train.md.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -73,10 +75,10 @@ def ours(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device
     return whole, network
 
 
-def ours_in_processes(options: argparse.Namespace, count: int) -> list:
+def ours_in_processes(options: argparse.Namespace, count: int, fixed_norms: float) -> list:
     """Time this project's loop in `count` processes, each with its share of the batch; give the first one's seconds."""
     same = [f"--steps={options.steps}", f"--patch={options.patch}", f"--batch-size={options.batch_size}",
-            f"--device={options.device}", "--channels", *map(str, options.channels)]
+            f"--device={options.device}", f"--fixed-norms={fixed_norms}", "--channels", *map(str, options.channels)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "seconds.json"
         ended = subprocess.run(
@@ -162,16 +164,15 @@ def fastest(found: dict[int, list]) -> tuple[list, int]:
 
 
 def table(rows: Sequence[dict]) -> str:
-    ours = [row for row in rows if row["loop"].startswith("this project")]
-    named = "".join(f" {row['loop']}: times as fast |" for row in ours)
-    lines = [f"| loop | million voxels a second | seconds a step (median; quartiles) | worker processes |{named}",
-             "| --- | --- | --- | --- |" + " --- |" * len(ours)]
+    peers = [row for row in rows if not row["loop"].startswith("this project")]
+    lines = ["| loop | million voxels a second | seconds a step (median; quartiles) | worker processes |"
+             + "".join(f" times {row['loop']} |" for row in peers), "| --- | --- | --- | --- |" + " --- |" * len(peers)]
     for row in rows:
         if row["seconds"] is None:
-            lines.append(f"| {row['loop']} | not run | | |" + " |" * len(ours))
+            lines.append(f"| {row['loop']} | not run | | |" + " |" * len(peers))
             continue
         low, middle, high = np.percentile(row["seconds"], [25, 50, 75])
-        ratios = "".join(f" {middle / np.median(one['seconds']):.2f} |" for one in ours)
+        ratios = "".join(f" {np.median(peer['seconds']) / middle:.2f} |" if peer["seconds"] else " |" for peer in peers)
         lines.append(f"| {row['loop']} | {row['voxels'] / middle / 1e6:.3f} | {middle:.3f} ({low:.3f} to {high:.3f}) "
                      f"| {row['workers']} |{ratios}")
     return "\n".join(lines) + "\n"
@@ -189,10 +190,12 @@ def main() -> None:
     parser.add_argument("--peers", default=os.environ.get("LUNGSEG_PEERS"), help="Python that has nnunetv2")
     parser.add_argument("--output", type=Path, default=RESULTS / "train")
     parser.add_argument("--share-of", type=Path, help=argparse.SUPPRESS)  # one of several processes; seconds go here
+    parser.add_argument("--fixed-norms", type=float, default=0.0, help=argparse.SUPPRESS)  # of one of them
     options = parser.parse_args()
     device = processes.join_processes(options.device)
     config = TrainingConfig(epochs=10**6, steps_per_epoch=1, batch_size=options.batch_size, spacing_mm=3.0,
-                            patch_size=(options.patch,) * 3, channels=tuple(options.channels))
+                            patch_size=(options.patch,) * 3, channels=tuple(options.channels),
+                            fixed_norms=options.fixed_norms)
     with contextlib.redirect_stdout(sys.stderr):
         cases = prepare_cases(course.ensure_dataset().training, spacing_mm=config.spacing_mm)
     if options.share_of:
@@ -210,21 +213,25 @@ def main() -> None:
     # MONAI first: what our loop asks of the allocator would help it too, in this one process.
     monai_rows = fastest({workers: monai(cases, config, device, options.steps, workers) for workers in options.workers})
     whole, network = ours(cases, config, device, options.steps)
-    rows = [row("this project", whole, 0), row("MONAI's tutorial pipeline, same network", *monai_rows)]
+    fixed, _ = ours(cases, dataclasses.replace(config, fixed_norms=1.0), device, options.steps)
+    rows = [row("this project", whole, 0), row("this project, batch norms fixed", fixed, 0)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if device.type == "cpu" and cores > 1 and config.batch_size % cores == 0:
-        rows.insert(1, row(f"this project, {cores} processes", ours_in_processes(options, cores), 0))
+        for name, fixed_norms in (("", 0.0), (", batch norms fixed", 1.0)):
+            seconds = ours_in_processes(options, cores, fixed_norms)
+            rows.append(row(f"this project, {cores} processes{name}", seconds, 0))
+    rows.append(row("MONAI's tutorial pipeline", *monai_rows))
     nnunet_rows = (None, 0)
     if options.peers:
         nnunet_rows = fastest(nnunet(cases, config, device, options.steps, options.workers, options.peers))
-    rows.append(row("nnU-Net v2's trainer and dataloader, same network", *nnunet_rows))
+    rows.append(row("nnU-Net v2's trainer and dataloader", *nnunet_rows))
     share = float(np.median(network) / np.median(whole))
     facts = describe_environment(device)
     text = (f"# Training throughput, data included\n\n{config.batch_size} patches of {options.patch}³ voxels a step, "
-            f"SegUNet {'-'.join(map(str, options.channels))}, {facts['device']} ({facts['processor']}, "
-            f"{facts['threads']} threads), torch {facts['torch']}, median of {options.steps} steps, one run.\n\n"
-            f"{table(rows)}\nOf this project's step the network itself is {share:.0%}, the rest draws and varies the "
-            "patches.\n")
+            f"the same SegUNet, {'-'.join(map(str, options.channels))}, in all, {facts['device']} "
+            f"({facts['processor']}, {facts['threads']} threads), torch {facts['torch']}, median of {options.steps} "
+            f"steps, one run.\n\n{table(rows)}\nOf this project's step the network itself is {share:.0%}, the rest "
+            "draws and varies the patches.\n")
     write_results(options.output, {"environment": facts, "network_share": share, "rows": rows}, text)
 
 
