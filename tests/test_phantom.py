@@ -11,6 +11,7 @@ import pytest
 
 from lungseg_utils import volume
 from lungseg_utils.phantom import (
+    airless,
     anatomy,
     distractors,
     fields,
@@ -211,7 +212,7 @@ def test_small_bronchi_stand_out_in_consolidated_lung_and_only_there(monkeypatch
 
 
 def test_scars_are_airless_lung_without_a_label_in_which_bronchi_stay_open(monkeypatch):
-    painted, paint = [], distractors.paint_scars
+    painted, paint = [], airless.paint_scars
 
     def spy(rng, canvas, world):
         before = canvas.hu.copy()
@@ -220,7 +221,7 @@ def test_scars_are_airless_lung_without_a_label_in_which_bronchi_stay_open(monke
         depth.append(world.sample(np.minimum(*world.lungs), fields.WHOLE)[changed[-1]])
         return painted[-1]
 
-    monkeypatch.setattr(distractors, "paint_scars", spy)
+    monkeypatch.setattr(airless, "paint_scars", spy)
     monkeypatch.setattr(lesions, "place", lambda *a: None)
     hu, changed, depth = [], [], []
     for seed in range(90000, 90024):

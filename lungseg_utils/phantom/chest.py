@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime import LungsegError
-from . import anatomy, bones, distractors, growth, lesions, scanner, tissue
+from . import airless, anatomy, bones, distractors, growth, lesions, scanner, tissue
 from .fields import Canvas, Grid, resample
 from .person import Person, draw_person, with_less_contrast
 
@@ -168,7 +168,7 @@ def _paint_lesions(rng, canvas: Canvas, world: World, label: np.ndarray, mix: st
             and lesion.volume_ml > 8
             and rng.random() < 0.2
         ):
-            distractors.paint_collapse(rng, canvas, world, centre, lesion.radius_mm)
+            airless.paint_collapse(rng, canvas, world, centre, lesion.radius_mm)
         painted = None if centre is None else growth.paint(rng, canvas, lesion, centre, world)
         if painted is None:
             continue

@@ -46,7 +46,7 @@ def paint_fissures(rng: np.random.Generator, canvas: Canvas, world, box, lung: n
         canvas.hu[box] += cover * np.clip(0 - canvas.hu[box], 0, 800)
 
 
-def _blob(rng, canvas, centre, radii, rough):
+def blob(rng, canvas, centre, radii, rough):
     """Give the box and signed distance of a rough ellipsoid in world mm."""
     reach = np.asarray(radii) * 1.6 + 3
     box = canvas.fine.box(centre - reach, centre + reach)
@@ -57,7 +57,8 @@ def _blob(rng, canvas, centre, radii, rough):
     return box, distance + np.float32(rough * min(radii)) * noise(rng, canvas.fine, max(0.8 * min(radii), 3), box)
 
 
-def _pick(rng, world, wanted):
+def pick(rng, world, wanted):
+    """Draw a point, world mm, from the coarse voxels `wanted` that lie in the scan; None where there are none."""
     choices = np.flatnonzero((wanted & world.in_view).ravel())
     if not len(choices):
         return None
@@ -65,14 +66,14 @@ def _pick(rng, world, wanted):
     return np.array([o + s * i for o, s, i in zip(world.coarse.origin_mm, world.coarse.spacing_mm, index)])
 
 
-def _haze(rng, canvas, world, centre, radii, rough, rise_hu, grain_hu, most=10.0, edge=3.0, patchy=0.0):
+def haze(rng, canvas, world, centre, radii, rough, rise_hu, grain_hu, most=10.0, edge=3.0, patchy=0.0):
     """Raise the lung's HU in a rough ellipsoid by `rise_hu`, at most up to `most`; give its box and coverage.
 
     `patchy` is how far the coverage varies from lobule to lobule.
     """
     if centre is None:
         return None
-    box, distance = _blob(rng, canvas, centre, radii, rough)
+    box, distance = blob(rng, canvas, centre, radii, rough)
     if distance is None:
         return None
     lung = coverage(world.sample(np.minimum(*world.lungs), box), canvas.edge_mm)
@@ -82,16 +83,6 @@ def _haze(rng, canvas, world, centre, radii, rough, rise_hu, grain_hu, most=10.0
     rise = rise_hu + grain_hu * noise(rng, canvas.fine, 9, box)
     canvas.hu[box] += cover * np.clip(np.minimum(rise, most - canvas.hu[box]), 0, None)
     return box, cover
-
-
-def paint_collapse(rng: np.random.Generator, canvas: Canvas, world, centre: np.ndarray, radius_mm: float) -> None:
-    """Paint lung that has collapsed or filled up beyond a central tumour, on the side away from the midline."""
-    away = np.array([rng.normal(0, 0.6), rng.normal(0.1, 0.4), np.sign(centre[2])])
-    middle = centre + away / np.linalg.norm(away) * (0.8 * radius_mm + 12)
-    rise = rng.uniform(500, 900)
-    _haze(
-        rng, canvas, world, middle, rng.uniform(0.6, 1.1, 3) * radius_mm + 10, 0.3, rise, 90, most=rng.uniform(10, 70)
-    )
 
 
 def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bool):
@@ -105,24 +96,24 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
     often = 0.2 if kind else 1.0
     blur = 3.0 if kind else 10.0  # mm: infection fades into the lung, where a tumour ends
 
-    def haze(*what, **how):
-        return _haze(rng, canvas, world, *what, **how)
+    def add(*what, **how):
+        return haze(rng, canvas, world, *what, **how)
 
     consolidation = None
 
     for _ in range(rng.poisson(1.2 * often)):  # calcified granulomas
-        centre = _pick(rng, world, deep | near_wall)
+        centre = pick(rng, world, deep | near_wall)
         if centre is not None:
             r = rng.uniform(1.0, 2.8)
-            haze(centre, (r, r, r), 0.1, rng.uniform(900, 1700), 0, most=rng.uniform(250, 900), edge=0.3)
+            add(centre, (r, r, r), 0.1, rng.uniform(900, 1700), 0, most=rng.uniform(250, 900), edge=0.3)
     for _ in range(rng.poisson(1.5 * often)):  # scars and atelectatic bands
         r = rng.uniform(8, 28, 3)
         r[rng.integers(3)] = rng.uniform(0.8, 2.5)
-        haze(_pick(rng, world, near_wall), r, 0.3, rng.uniform(200, 700), 80, edge=1)
+        add(pick(rng, world, near_wall), r, 0.3, rng.uniform(200, 700), 80, edge=1)
     if rng.random() < (0.05 if kind else 0.12):  # multifocal ground glass, as in viral pneumonia
         for _ in range(rng.integers(3, 14)):
-            haze(
-                _pick(rng, world, near_wall if rng.random() < 0.75 else deep),
+            add(
+                pick(rng, world, near_wall if rng.random() < 0.75 else deep),
                 rng.uniform(8, 34, 3),
                 0.3,
                 rng.uniform(100, 420),
@@ -130,16 +121,16 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
                 edge=blur,
             )
     if rng.random() < (0.04 if kind else 0.15):
-        centre = _pick(rng, world, d < -2)
+        centre = pick(rng, world, d < -2)
         radii, rise = rng.uniform(14, 48, 3), rng.uniform(600, 950)
-        consolidation = haze(
+        consolidation = add(
             centre, radii, 0.35, rise, 160, most=45.0, edge=3 + blur, patchy=rng.uniform(0.1, 0.4)
         )
     if rng.random() < 0.2 * often:  # pleural plaques, partly calcified
         for _ in range(rng.integers(1, 6)):
             r = rng.uniform(6, 24, 3)
-            haze(
-                _pick(rng, world, (d > -2.5) & (d < 0) & (world.shell > -7)),
+            add(
+                pick(rng, world, (d > -2.5) & (d < 0) & (world.shell > -7)),
                 np.minimum(r, (30, 5, 30)),
                 0.2,
                 950,
@@ -148,49 +139,6 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
                 edge=0.5,
             )
     return consolidation
-
-
-def paint_scars(rng: np.random.Generator, canvas: Canvas, world) -> list[tuple[tuple, np.ndarray]]:
-    """Paint what lung has become that is airless for good: thickened pleura, fibrosis with cysts, a shrunken lobe.
-
-    Returns box and coverage of each where bronchi stay open. Such scars are as dense as a tumour, but seldom round.
-    """
-    open_bronchi = []
-    d = np.minimum(*world.lungs)
-    for _ in range(rng.integers(1, 3)):
-        what = rng.choice(["cap", "fibrosis", "lobe"])
-        dense, grain = rng.uniform(5, 65), rng.uniform(3, 25)
-        if what == "cap":  # most often in the apex
-            high = world.frame.z > (45 if rng.random() < 0.6 else -400)
-            centre = _pick(rng, world, (d > -4) & (d < 0) & (world.shell > -7) & high)
-            radii, rough, edge = rng.uniform(12, 40, 3), 0.3, 1.0
-        elif what == "fibrosis":
-            centre = _pick(rng, world, (d > -22) & (d < -2))
-            radii, rough, edge = rng.uniform(7, 26, 3), 0.6, rng.uniform(0.5, 4)
-        else:  # a band or wedge from the hilum outwards
-            side = rng.integers(2)
-            radii, rough, edge = rng.uniform((28, 20, 18), (60, 45, 40)), 0.25, rng.uniform(0.5, 3)
-            radii[rng.choice(3, p=[0.2, 0.5, 0.3])] = rng.uniform(5, 14)
-            outwards = np.array([rng.uniform(-0.8, 0.6), rng.uniform(-0.6, 0.9), (-0.7, 0.7)[side]])
-            centre = world.hila[side] + outwards * radii
-        if centre is None:
-            continue
-        box, distance = _blob(rng, canvas, centre, radii, rough)
-        if distance is None:
-            continue
-        depth = world.sample(d, box)
-        if what == "cap":
-            thick = rng.uniform(3, 9) * (1 + 0.4 * noise(rng, canvas.fine, 25, box))
-            distance = np.maximum(distance, -depth - thick)
-        cover = np.clip(0.5 - distance / np.float32(canvas.edge_mm + edge), 0, 1) * coverage(depth, canvas.edge_mm)
-        if what == "fibrosis":
-            cysts = np.clip(2 * noise(rng, canvas.fine, rng.uniform(6, 14), box) - rng.uniform(1.5, 4), 0, 1)
-            cover *= 1 - cysts
-        target = canvas.hu[box]
-        target += cover * np.maximum(dense + grain * noise(rng, canvas.fine, 7, box) - target, 0)
-        if what != "cap":
-            open_bronchi.append((box, cover))
-    return open_bronchi
 
 
 def effusion(rng: np.random.Generator, world) -> np.ndarray | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import anatomy, distractors, scanner, trees
+from . import airless, anatomy, distractors, scanner, trees
 from .body import belly, torso
 from .fields import Canvas, coverage, resample
 
@@ -92,9 +92,9 @@ def paint_lungs(rng, canvas: Canvas, world, mix: str) -> np.ndarray:
         canvas.paint(fluid, rng.uniform(-5, 25))
         world.lungs = tuple(np.maximum(lung_sdf, -fluid) for lung_sdf in world.lungs)
     consolidation = distractors.paint_opacities(rng, canvas, world, kind=mix == "kind")
-    airless = [] if consolidation is None else [(*consolidation, 0.0)]
+    without_air = [] if consolidation is None else [(*consolidation, 0.0)]
     if mix == "broad" and rng.random() < 0.3:
-        airless += [(*scar, rng.uniform(0, 1)) for scar in distractors.paint_scars(rng, canvas, world)]
+        without_air += [(*scar, rng.uniform(0, 1)) for scar in airless.paint_scars(rng, canvas, world)]
     tubes = world.airways = trees.bronchi(arteries, rng.uniform(1.7, 2.3))
     near_lung = coverage(resample(union - 6, canvas.coarse, canvas.fine, box), canvas.edge_mm)
     for segments, hu in ((veins, world.person.blood["left"]), (arteries, world.person.blood["right"])):
@@ -104,7 +104,7 @@ def paint_lungs(rng, canvas: Canvas, world, mix: str) -> np.ndarray:
     canvas.hu[box] += cover * np.maximum(np.float32(30) - canvas.hu[box], 0)
     air = trees.rasterise(canvas, tubes)[box] * near_lung
     canvas.hu[box] += air * (np.float32(-975) - canvas.hu[box])
-    for part, cover, wider_mm in airless:  # air bronchograms: in airless lung the small bronchi stand out too
+    for part, cover, wider_mm in without_air:  # air bronchograms: there the small bronchi stand out too
         air = trees.rasterise(canvas, trees.bronchi(arteries, BRONCHOGRAM_MM), wider_mm)[part] * cover
         canvas.hu[part] += air * (np.float32(-975) - canvas.hu[part])
     return np.zeros(canvas.fine.shape, np.float32)
