@@ -1,14 +1,11 @@
 """Prediction: windows cover what they should, and the mask lies on the scan's own grid, whatever happens."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from helpers_cases import ball, make_prepared, make_scan
 
 from lungseg_utils import checkpoint, phantom, prediction, preprocess, volume
-from lungseg_utils.evaluation import dice
 from lungseg_utils.prediction import Predictor, drop_small, drop_unsure, measure_tumours, predict
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.runtime import LungsegError
@@ -276,22 +273,6 @@ def test_the_least_peak_of_a_checkpoint_decides(tmp_path):
         checkpoint.save_weights(tmp_path / "it.safetensors", SegUNet(channels=(2, 4)), facts)
         mask = Predictor(tmp_path / "it.safetensors", "cpu").mask(scan, ready, shy)
         assert mask.any() == tumours and float(shy.max()) > 0.7  # what was given stays as it was
-
-
-def test_a_border_keeps_what_the_probabilities_say_within_a_voxel():
-    """Interpolated themselves, probabilities as steep as these give a Dice of 0.963."""
-    def far_from_middle(size):
-        middle = np.reshape((20.3, 19.6, 20.1), (3, 1, 1, 1))
-        return np.linalg.norm((np.indices((size,) * 3) + 0.5) * (40 / size) - middle, axis=0)
-
-    truth = far_from_middle(40) < 9
-    probability = torch.sigmoid(torch.from_numpy(9 - far_from_middle(16)) / 0.3).float()
-    scan, ready = make_scan(np.zeros(truth.shape, np.int16)), make_prepared(shape=(16, 16, 16))
-    ready = replace(ready, box=(slice(None),) * 3)
-    assert dice(truth, predictor().mask(scan, ready, probability)) > 0.975
-    for threshold in (1e-6, 1 - 1e-6):  # what is surely not, and surely is, stays so
-        far_off = predictor().mask(scan, ready, (probability > 0.5).float(), threshold)
-        assert 0.4 < far_off.sum() / truth.sum() < 2.2
 
 
 def test_a_checkpoint_that_mirrors_finds_the_same_in_a_mirror():

@@ -26,7 +26,6 @@ __all__ = ["OVERLAP", "Predictor", "drop_small", "drop_unsure", "list_components
 OVERLAP = 0.25  # of a window's side, where one window cannot hold the lungs
 # The network's widest features in one window, in bytes; it needs about ten times that in all.
 LARGEST_FEATURES = {"cpu": 2**27, "cuda": 2**29, "mps": 2**28}
-SMALLEST_ODDS = 1e-4  # less sure than this and surer than one minus this are all the same
 SMALLEST_FEATURES = 2**23  # a GPU that cannot hold even these is of no help
 
 
@@ -130,11 +129,8 @@ class Predictor:
             probability = torch.from_numpy(sure).to(probability.device)
         mask = np.zeros(volume.hu.shape, np.uint8)
         inside = mask[prepared.box]
-        # Between 0.001 and 0.9 the border is nearer to the 0.9; of probabilities half-way would be 0.45.
-        eps = min(SMALLEST_ODDS, threshold / 10, (1 - threshold) / 10)
-        log_odds, cut = torch.logit(probability, eps), torch.logit(torch.tensor(threshold))
-        for planes, piece in resampled_slabs(log_odds, inside.shape):
-            inside[planes] = (piece >= cut).to(torch.uint8).cpu().numpy()
+        for planes, piece in resampled_slabs(probability, inside.shape):
+            inside[planes] = (piece >= threshold).to(torch.uint8).cpu().numpy()
         drop_small(inside, volume.spacing_mm)
         return mask
 
