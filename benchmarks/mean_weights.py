@@ -5,7 +5,6 @@
 OUT holds `share` of AFTER and the rest of BEFORE, number by number. Wortsman et al. (CVPR 2022) found that such a mean
 keeps what fine-tuning has gained on data like those it saw, and loses less on other data: here, on real scans.
 Both must be one network, trained from the same weights or the one from the other; the facts that go along are AFTER's.
-A share above 1 goes beyond AFTER: so a mix of a smaller share leads back to what was mixed in.
 """
 
 from __future__ import annotations

@@ -19,11 +19,12 @@ class Block(nn.Sequential):
     """Layers one after another; a batch norm that is fixed while the rest learns works within its convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
-        for convolve, norm, rectify in zip(*[iter(self)] * 3):
+        layers = list(self)
+        for convolve, norm, rectify in zip(layers[0::3], layers[1::3], layers[2::3]):
             if self.training and not norm.training:
                 scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
                 weight = convolve.weight * scale[:, None, None, None, None]
-                x = F.conv3d(x, weight, norm.bias - norm.running_mean * scale, padding=1)
+                x = F.conv3d(x, weight, norm.bias - norm.running_mean * scale, padding=convolve.padding)
             else:
                 x = norm(convolve(x))
             x = rectify(x)
