@@ -1,8 +1,9 @@
 """Say what memory a recipe's training step needs, without the GPU: python benchmarks/memory.py params/msd.yaml …
 
 Forward runs on torch's "meta" device, which knows shapes but no numbers; every tensor that autograd keeps for the
-backward pass is counted once. `--measure` also makes two real steps on the CPU (float32), patches and loss included,
-in a process of its own, and compares its peak with the same sum: so the count is checked where it can be.
+backward pass is counted once. `--measure` also makes real steps, patches and loss included, in a process of its own,
+and compares its peak with the same sum: on a GPU ten, in bfloat16, with the seconds they take; else two on the CPU,
+in float32. So the count is checked where it can be.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
 
 from lungseg_utils import parameters
 from lungseg_utils.course import training_config
+from lungseg_utils.runtime import pick_device
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import TrainingConfig
 
@@ -65,27 +68,34 @@ def account(config: TrainingConfig, half: bool) -> dict[str, float]:
 
 
 def measure(path: str) -> None:
-    """Make two steps on the CPU and print the bytes by which the process grew."""
+    """Make some steps; print the bytes that a GPU gave, or by which the process grew, and the seconds of a step."""
     from lungseg_utils.patches import Source
     from lungseg_utils.training import make_loss, start_run, train_one_epoch
 
-    config = training_config(parameters.defaults() | parameters.read(path) | {"steps_per_epoch": 2, "epochs": 1})
+    device = pick_device()
+    steps = 10 if device.type == "cuda" else 1
+    config = training_config(parameters.defaults() | parameters.read(path) | {"steps_per_epoch": steps, "epochs": 2})
     side = torch.Size([size + 8 for size in config.patch_size])
     label = torch.zeros(side, dtype=torch.uint8)
     label[tuple(slice(size // 3, size // 2) for size in side)] = 1
     hu = torch.randint(-900, 100, side, dtype=torch.int16)
-    source = Source("noise", hu, label, [label.nonzero()], torch.ones(side).nonzero()[::97])
+    source = Source("noise", hu.to(device), label.to(device), [label.nonzero()], torch.ones(side).nonzero()[::97])
     loss_function = make_loss(config.loss)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    train_one_epoch(start_run(config, torch.device("cpu")), [source], loss_function, config)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    run = start_run(config, device)
+    for _ in range(2):  # the first warms up
+        started = time.perf_counter()
+        train_one_epoch(run, [source], loss_function, config)
+    seconds = (time.perf_counter() - started) / steps
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    print(torch.cuda.max_memory_reserved(device) if device.type == "cuda" else grown, seconds)
 
 
 def main() -> None:
     """Print a table a recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
-    parser.add_argument("--measure", action="store_true", help="make two steps on the CPU too")
+    parser.add_argument("--measure", action="store_true", help="make some steps too")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -102,9 +112,10 @@ def main() -> None:
         if options.measure:
             ended = subprocess.run([sys.executable, __file__, recipe, "--one"], check=True, text=True,
                                    stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
-            without_scans = sum(full.values()) - full["scans on the device"]
-            print(f"\nmeasured on the CPU, float32, without the scans: {int(ended.stdout) / GIB:.2f} GiB; "
-                  f"counted: {without_scans:.2f} GiB")
+            taken, seconds = map(float, ended.stdout.split())
+            parts, where = (half, "GPU, bfloat16") if pick_device().type == "cuda" else (full, "CPU, float32")
+            print(f"\nmeasured on the {where}, without the scans: {taken / GIB:.2f} GiB; counted: "
+                  f"{sum(parts.values()) - parts['scans on the device']:.2f} GiB; {seconds:.2f} s a step")
 
 
 if __name__ == "__main__":

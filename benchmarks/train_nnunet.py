@@ -38,7 +38,7 @@ def write_raw(folder: Path, spacing_mm: float) -> dict:
             nibabel.save(nibabel.Nifti1Image(arrays["hu"].T, affine), raw / f"imagesTr/{path.stem}_0000.nii.gz")
             nibabel.save(nibabel.Nifti1Image(arrays["label"].T, affine), raw / f"labelsTr/{path.stem}.nii.gz")
     content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "cancer": 1}, "numTraining": len(cases),
-               "file_ending": ".nii.gz"}
+               "file_ending": ".nii.gz", "overwrite_image_reader_writer": "NibabelIO"}
     (raw / "dataset.json").write_text(json.dumps(content))
     return content
 

@@ -155,10 +155,10 @@ def cut_patch(
     box = torch.tensor(hu.shape, dtype=torch.float32)
     to_unit = 2.0 / box
     theta = torch.cat([to_unit[:, None] * matrix * (size / 2.0), ((centre - start + 0.5) * to_unit - 1)[:, None]], 1)
-    theta = torch.cat([theta[:, :3].flip(0).flip(1), theta[:, 3:].flip(0)], 1).to(device)
+    theta = torch.cat([theta[:, :3].flip(0).flip(1), theta[:, 3:].flip(0)], 1).to(device, non_blocking=True)
     grid = F.affine_grid(theta[None], [1, 1, *patch_size], align_corners=False)
     if warp is not None:
-        shifts = (warp * to_unit[:, None, None, None]).flip(0)[None].to(device)
+        shifts = (warp * to_unit[:, None, None, None]).flip(0)[None].to(device, non_blocking=True)
         grid = grid + F.interpolate(shifts, list(patch_size), mode="trilinear", align_corners=True).movedim(1, -1)
     both = F.grid_sample(torch.stack([hu, label])[None], grid, mode="bilinear", align_corners=False)[0]
     return both[0] + AIR_HU, (both[1] >= 0.5).to(torch.uint8)

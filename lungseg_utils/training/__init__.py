@@ -17,6 +17,7 @@ from lungseg_utils.preprocess import Prepared, normalise
 from lungseg_utils.runtime import LungsegError, progress, require_writable, warn
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import processes
+from lungseg_utils.training.ahead import Batch, draw_ahead
 from lungseg_utils.training.losses import loss_of_all, make_loss, predict_all
 from lungseg_utils.training.run_folder import (
     Run,
@@ -120,13 +121,17 @@ def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: 
     if run.epoch >= (1 - config.fixed_norms) * config.epochs:
         fix_norms(run)
     losses = []
-    for within in progress(range(config.steps_per_epoch), f"epoch {run.epoch + 1}"):
-        step = run.epoch * config.steps_per_epoch + within
-        hu, label, names = draw_batch(
+
+    def draw() -> Batch:
+        return draw_batch(
             sources, batch_size=processes.share(config.batch_size), patch_size=config.patch_size,
             generator=run.generator, foreground=config.foreground, mistakes=config.mistakes,
             augmentation=augmentation,
         )
+
+    batches = draw_ahead(draw, config.steps_per_epoch, device)
+    for within, (hu, label, names) in enumerate(progress(batches, f"epoch {run.epoch + 1}", config.steps_per_epoch)):
+        step = run.epoch * config.steps_per_epoch + within
         image = normalise(hu).contiguous(memory_format=torch.channels_last_3d)  # (B, 1, d, h, w)
         for group in run.optimiser.param_groups:
             group["lr"] = learning_rate_at(step, config)
@@ -138,7 +143,7 @@ def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: 
         loss = loss.detach()
         processes.average([loss, *(weight.grad for weight in weights)])
         steepness = torch.nn.utils.clip_grad_norm_(weights, config.gradient_clip)
-        if not torch.isfinite(loss + steepness) or loss > SPIKE:
+        if not (torch.isfinite(loss + steepness) & (loss <= SPIKE)):  # one question: on a GPU each waits for the answer
             raise LungsegError(
                 f"step {step}", f"loss {loss.item():.3g}, gradient {steepness.item():.3g} on {', '.join(names)}",
                 "the last checkpoint is kept: lower the learning rate, or check these cases")
@@ -163,10 +168,11 @@ def fix_norms(run: Run) -> None:
 @torch.no_grad()
 def update_mean(ema: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """Move the running mean of weights and batch-norm statistics a little towards `model`."""
-    for mean, value in zip(ema.state_dict().values(), model.state_dict().values()):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
+    pairs = list(zip(ema.state_dict().values(), model.state_dict().values()))
+    moving = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_(*map(list, zip(*moving)), 1 - decay)  # on a GPU one call instead of a hundred
+    for mean, value in pairs:
+        if not mean.is_floating_point():
             mean.copy_(value)
 
 
