@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--peak", type=float, help="to write, instead of the choice by this rule")
     parser.add_argument("--mirror", action="store_true", help="predict each window as in a mirror too")
     parser.add_argument("--write", action="store_true", help="into the checkpoint")
+    parser.add_argument("--half", action="store_true", help="write the kernels in half precision")
     options = parser.parse_args()
     model, facts = checkpoint.load_weights(options.checkpoint)
     _, validation = decathlon.split(decathlon.load(options.dataset), fold=options.fold, seed=options.seed)
@@ -73,7 +74,7 @@ def main() -> None:
     best = choose(found, options.most_lost) if options.peak is None else options.peak
     if options.write:
         del facts["digest"]
-        checkpoint.save_weights(options.checkpoint, model, facts | {"least_peak": best})
+        checkpoint.save_weights(options.checkpoint, model, facts | {"least_peak": best}, half=options.half)
         print(f"{options.checkpoint}: least peak {best}, mirror {options.mirror}")
 
 

@@ -9,12 +9,10 @@ in float32. So the count is checked where it can be.
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -111,7 +109,7 @@ def main() -> None:
         print(f"| together | {sum(half.values()):.2f} | {sum(full.values()):.2f} |")
         if options.measure:
             ended = subprocess.run([sys.executable, __file__, recipe, "--one"], check=True, text=True,
-                                   stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+                                   stdout=subprocess.PIPE)
             taken, seconds = map(float, ended.stdout.split())
             parts, where = (half, "GPU, bfloat16") if pick_device().type == "cuda" else (full, "CPU, float32")
             print(f"\nmeasured on the {where}, without the scans: {taken / GIB:.2f} GiB; counted: "

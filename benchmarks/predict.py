@@ -71,7 +71,8 @@ def _affine(slices: int) -> np.ndarray:
 def run(python: str, tool: str, *arguments: object) -> dict:
     """Run one worker; give its stages in seconds, its wall time and its peak memory in GB."""
     command = [python, str(HERE / "workers.py"), tool, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(runtime.ROOT), "nnUNet_def_n_proc": "2", "PYTHONWARNINGS": "ignore"}
+    path = os.pathsep.join([str(runtime.ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "nnUNet_def_n_proc": "2", "PYTHONWARNINGS": "ignore"}
     environment |= {name: str(SCRATCH) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     started = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

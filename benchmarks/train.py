@@ -60,19 +60,30 @@ def time_steps(step: Callable[[], object], steps: int, device: torch.device) -> 
 
 def ours(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device, steps: int) -> tuple[list, list]:
     """Time this project's loop; give the seconds of its steps, and of the same steps with their data ready."""
-    run = start_run(config, device)
-    sources, loss_function = [make_source(case, device) for case in cases], make_loss()
-    whole = time_steps(lambda: train_one_epoch(run, sources, loss_function, config), steps, device)
-
     from lungseg_utils import training
 
-    batch = draw_batch(sources, batch_size=config.batch_size, patch_size=config.patch_size, generator=run.generator)
+    run = start_run(config, device)
+    sources, loss_function = [make_source(case, device) for case in cases], make_loss()
+    epoch = dataclasses.replace(config, steps_per_epoch=WARM_UP + steps + 1)
+
+    def time_epoch() -> list[float]:
+        moments = []
+
+        def at_this_moment(logits, label):
+            moments.append(time.perf_counter())
+            return loss_function(logits, label)
+
+        train_one_epoch(run, sources, at_this_moment, epoch)
+        return np.diff(moments)[WARM_UP:].tolist()
+
+    whole = time_epoch()
+    batch = draw_batch(sources, batch_size=processes.share(config.batch_size), patch_size=config.patch_size,
+                       generator=run.generator)
     drawing, training.draw_batch = training.draw_batch, lambda *_args, **_options: batch
     try:
-        network = time_steps(lambda: train_one_epoch(run, sources, loss_function, config), steps, device)
+        return whole, time_epoch()
     finally:
         training.draw_batch = drawing
-    return whole, network
 
 
 def ours_in_processes(options: argparse.Namespace, count: int, fixed_norms: float) -> list:

@@ -24,14 +24,20 @@ AGAIN = "copy or download it again, or train anew"
 OWN = "give a checkpoint that `lungseg train` wrote"
 
 
-def save_weights(path: str | Path, model: SegUNet, facts: dict) -> None:
-    """Write the network's weights, how to build it, and `facts` (JSON values; at least "spacing_mm")."""
+def save_weights(path: str | Path, model: SegUNet, facts: dict, *, half: bool = False) -> None:
+    """Write the network's weights, how to build it, and `facts` (JSON values; at least "spacing_mm").
+
+    With `half` the kernels are rounded to half precision, which halves the file; a GPU, or a CPU with bfloat16, rounds
+    them further before it predicts.
+    """
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if unsound:
         raise LungsegError(path, f"the weights are not finite ({unsound[0]})", "an earlier checkpoint is kept")
+    if half:
+        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     described = json.dumps({"network": model.config(), "facts": facts}, sort_keys=True)
     metadata = {"lungseg": described, "digest": _digest(tensors, described)}
     with writing(path) as partial:

@@ -62,6 +62,18 @@ def test_weights_come_back_exactly(weights):
     assert {name: facts[name] for name in FACTS} == FACTS and re.fullmatch("[0-9a-f]{16}", facts["digest"])
 
 
+def test_kernels_of_half_precision_take_half_the_room_and_come_back_rounded(tmp_path, weights):
+    path, network = tmp_path / "half.safetensors", tiny(channels=(8, 16))
+    checkpoint.save_weights(weights, network, FACTS)
+    checkpoint.save_weights(path, network, FACTS, half=True)
+    assert path.stat().st_size < 0.7 * weights.stat().st_size
+    model, _ = checkpoint.load_weights(path)
+    for name, value in network.state_dict().items():
+        again = model.state_dict()[name]
+        assert again.dtype == value.dtype
+        assert torch.allclose(again, value, rtol=2**-11, atol=1e-7) if value.ndim > 1 else torch.equal(again, value)
+
+
 def test_a_training_state_serves_as_weights(weights, state):
     one, other = checkpoint.load_weights(weights), checkpoint.load_weights(state)
     assert all(torch.equal(a, b) for a, b in zip(one[0].state_dict().values(), other[0].state_dict().values()))

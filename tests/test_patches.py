@@ -7,16 +7,8 @@ import pytest
 import torch
 from helpers_cases import ball, make_prepared
 
-from lungseg_utils.patches import (
-    AIR_HU,
-    NO_AUGMENTATION,
-    Augmentation,
-    _coarsen,
-    _cut_off,
-    cut_patch,
-    draw_batch,
-    make_source,
-)
+from lungseg_utils.patches import AIR_HU, NO_AUGMENTATION, Augmentation, cut_patches, draw_batch, make_source
+from lungseg_utils.patches.augmentation import _coarsen, _smooth, cut_off
 from lungseg_utils.runtime import LungsegError
 
 SHAPE = (20, 24, 22)
@@ -30,6 +22,17 @@ def source(label=None, hu=None):
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def chance(seed=0):
+    return iter(np.random.default_rng(seed).random(1000).tolist())
+
+
+def cut(case, centre, size, matrix=None, warp=None):
+    """Cut one patch (d, h, w)."""
+    hu, label = cut_patches([case], [np.array(centre)], size, matrix if matrix is None else [np.array(matrix)],
+                            warp if warp is None else warp[None])
+    return hu[0], label[0]
 
 
 def draw(sources, seed=0, **options):
@@ -54,8 +57,7 @@ def test_mistakes_have_their_share_and_only_sources_that_list_some_are_asked_for
 def test_a_plain_patch_is_the_crop(size):
     case = source()
     start = [4, 5, 6]
-    centre = torch.tensor([s + (n - 1) / 2 for s, n in zip(start, size)])
-    hu, label = cut_patch(case, centre, size)
+    hu, label = cut(case, [s + (n - 1) / 2 for s, n in zip(start, size)], size)
     crop = tuple(slice(s, s + n) for s, n in zip(start, size))
     assert torch.allclose(hu, case.hu[crop].float(), atol=1e-2)
     assert torch.equal(label, case.label[crop])
@@ -63,13 +65,13 @@ def test_a_plain_patch_is_the_crop(size):
 
 def test_a_patch_beyond_the_border_is_moved_inside():
     case = source()
-    hu, _ = cut_patch(case, torch.tensor([-5.0, 100.0, 11.5]), (8, 8, 8))
+    hu, _ = cut(case, [-5.0, 100.0, 11.5], (8, 8, 8))
     assert torch.allclose(hu, case.hu[:8, -8:, 8:16].float(), atol=1e-2)
 
 
 def test_a_patch_larger_than_the_scan_holds_all_of_it_with_air_round_it():
     case = source()
-    hu, label = cut_patch(case, torch.zeros(3), (32, 32, 30))
+    hu, label = cut(case, [0, 0, 0], (32, 32, 30))
     inside = (slice(6, 26), slice(4, 28), slice(4, 26))
     assert torch.allclose(hu[inside], case.hu.float(), atol=1e-2) and torch.equal(label[inside], case.label)
     outside = torch.ones(hu.shape, dtype=bool)
@@ -79,7 +81,7 @@ def test_a_patch_larger_than_the_scan_holds_all_of_it_with_air_round_it():
 
 def test_a_mirrored_patch_is_the_flipped_crop():
     case = source()
-    hu, label = cut_patch(case, torch.tensor([9.5, 11.5, 10.5]), (8, 8, 8), torch.diag(torch.tensor([1.0, 1.0, -1.0])))
+    hu, label = cut(case, [9.5, 11.5, 10.5], (8, 8, 8), np.diag([1.0, 1.0, -1.0]))
     assert torch.allclose(hu, case.hu[6:14, 8:16, 7:15].flip(2).float(), atol=1e-2)
     assert torch.equal(label, case.label[6:14, 8:16, 7:15].flip(2))
 
@@ -87,15 +89,14 @@ def test_a_mirrored_patch_is_the_flipped_crop():
 def test_a_constant_warp_is_a_shift():
     case = source()
     shift = torch.tensor([2.0, -3.0, 1.0])[:, None, None, None].expand(3, 5, 5, 5)
-    centre = torch.tensor([9.5, 11.5, 10.5])
-    hu, label = cut_patch(case, centre, (8, 8, 8), warp=shift)
+    hu, label = cut(case, [9.5, 11.5, 10.5], (8, 8, 8), warp=shift)
     assert torch.allclose(hu, case.hu[8:16, 5:13, 8:16].float(), atol=1e-2)
     assert torch.equal(label, case.label[8:16, 5:13, 8:16])
 
 
 def test_a_patch_of_low_resolution_has_its_mean_and_less_detail():
     case = source()
-    coarse = _coarsen(case.hu.float(), torch.tensor([2.0, 2.0, 2.0]))
+    coarse = _coarsen(case.hu.float(), [2.0, 2.0, 2.0])
     assert coarse.shape == case.hu.shape
     assert float(coarse.mean()) == pytest.approx(float(case.hu.float().mean()), rel=0.02)
     assert coarse.diff(dim=2).abs().mean() < 0.7 * case.hu.float().diff(dim=2).abs().mean()
@@ -105,7 +106,7 @@ def test_a_patch_that_is_cut_off_keeps_its_lesion_and_ends_in_one_value():
     hu, label = torch.arange(20.0**3).reshape(20, 20, 20), torch.zeros(20, 20, 20, dtype=torch.uint8)
     label[6:9, 10:14, 12] = 1
     for seed in range(20):
-        cut = _cut_off(hu, label, torch.Generator().manual_seed(seed))
+        cut = cut_off(hu[None], label[None], chance(seed))[0]
         kept = (cut == hu).nonzero()
         low, high = kept.amin(0), kept.amax(0) + 1
         assert len(kept) == (high - low).prod()  # a box
@@ -117,15 +118,36 @@ def test_a_patch_that_is_cut_off_keeps_its_lesion_and_ends_in_one_value():
 def test_some_patches_are_cut_off_close_round_the_lesion_and_some_wide():
     hu, label = torch.arange(40.0**3).reshape(40, 40, 40), torch.zeros(40, 40, 40, dtype=torch.uint8)
     label[18:22, 18:22, 18:22] = 1
-    kept = [(_cut_off(hu, label, torch.Generator().manual_seed(seed)) == hu).float().mean() for seed in range(60)]
+    kept = [(cut_off(hu[None], label[None], chance(seed)) == hu).float().mean() for seed in range(60)]
     assert min(kept) < 12**3 / 40**3 and max(kept) > 24**3 / 40**3
 
 
 def test_a_quarter_turn_is_exact():
     case = source()
-    turn = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
-    hu, _ = cut_patch(case, torch.tensor([9.5, 11.5, 10.5]), (8, 8, 8), turn)
+    hu, _ = cut(case, [9.5, 11.5, 10.5], (8, 8, 8), [[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
     assert torch.allclose(hu, torch.rot90(case.hu[6:14, 8:16, 7:15], -1, (1, 2)).float(), atol=1e-2)
+
+
+def test_a_patch_is_the_same_beside_others():
+    """Patches of one batch come from boxes of several sizes, the smaller ones with air beside them."""
+    wide = dataclasses.replace(source(), hu=torch.full((40, 40, 40), 7, dtype=torch.int16),
+                               label=torch.ones((40, 40, 40), dtype=torch.uint8))
+    turn = np.array([[1.0, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]])
+    places = [np.array([19.0, 23.0, 0.0]), np.array([20.0, 20.0, 20.0])]
+    together, labels = cut_patches([source(), wide], places, (8, 12, 10), [turn, np.diag([1.5, 1.5, 1.5])])
+    alone, label = cut(source(), places[0], (8, 12, 10), turn)
+    assert torch.allclose(together[0], alone, atol=1e-2) and torch.equal(labels[0], label)
+    assert torch.allclose(together[1], torch.tensor(7.0), atol=1e-2) and labels[1].all()
+
+
+def test_each_patch_is_smoothed_along_its_own_axes():
+    hu = torch.zeros(3, 9, 9, 9)
+    hu[:, 4, 4, 4] = 1
+    smooth = _smooth(hu, [[0, 0, 0], [1, 0, 0], [0.8, 0.8, 0.8]])
+    assert torch.equal(smooth[0], hu[0])
+    line = torch.exp(-0.5 * (torch.arange(9) - 4.0) ** 2) * ((torch.arange(9) - 4).abs() <= 3)
+    assert torch.allclose(smooth[1, :, 4, 4], line / line.sum()) and smooth[1].count_nonzero() == 7
+    assert torch.allclose(smooth.sum((1, 2, 3)), torch.ones(3)) and smooth[2].count_nonzero() == 7**3
 
 
 def test_the_label_follows_the_scan_under_every_augmentation():
