@@ -107,8 +107,9 @@ def draw_batch(
         centre = _choose(_choose(regions, chance) if regions else source.elsewhere, chance).numpy()
         drawn.append(source)
         centres.append(centre + np.array([0.5 * side * (next(chance) - 0.5) for side in patch_size]))
-    matrices = [random_matrix(augmentation, chance) for _ in drawn] if augmentation.moves() else None
-    warps = None
+    matrices = warps = None
+    if augmentation.mirror or augmentation.rotate_degrees or augmentation.scale:
+        matrices = [random_matrix(augmentation, chance) for _ in drawn]
     if augmentation.elastic_voxels:
         warps = 2 * torch.rand([batch_size, 3, *[WARP_POINTS] * 3], generator=generator) - 1
         warps *= augmentation.elastic_voxels

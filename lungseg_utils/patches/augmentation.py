@@ -30,10 +30,6 @@ class Augmentation:
     low_resolution: float = 0.0  # probability of being seen as through voxels 1.2 to 2.5 times as large
     cut_off: float = 0.0  # probability of air beyond a box round the lesions, as in a scan cut to a part
 
-    def moves(self) -> bool:
-        """Say whether patches are anything but plain crops."""
-        return bool(self.mirror or self.rotate_degrees or self.scale)
-
 
 USUAL_AUGMENTATION = Augmentation()
 NO_AUGMENTATION = Augmentation(0, 0, 0, 0, 0, 0, 0, 0)
