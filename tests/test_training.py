@@ -21,6 +21,7 @@ from lungseg_utils.patches import make_source
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import fit, learning_rate_at, losses, start, training_precision, whole_scans
+from lungseg_utils.training.ahead import draw_ahead
 
 FILES = ["best.safetensors", "config.json", "environment.json", "history.csv", "last.pt", "previous.pt"]
 
@@ -153,6 +154,21 @@ def test_the_balanced_loss_is_as_sorry_for_a_missed_nodule_as_the_root_of_its_sh
     assert lost(sure) == pytest.approx(0, abs=1e-5)
     assert lost(without_nodule) == pytest.approx(1 - 2 * 256 / (2 * 256 + 64), abs=1e-5)
     assert lost(without_mass) == pytest.approx(1 - 2 * 64 / (2 * 64 + 256), abs=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="there is no GPU"))])
+def test_batches_drawn_ahead_are_those_drawn_when_needed_and_no_more(device):
+    generator, numbers = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+
+    def draw():
+        drawn = torch.rand(3, generator=generator).to(device)
+        return drawn, drawn > 0.5, ["case"]
+
+    for hu, label, names in draw_ahead(draw, 5, torch.device(device)):
+        assert torch.equal(hu.cpu(), torch.rand(3, generator=numbers)) and torch.equal(label, hu > 0.5)
+        assert names == ["case"]
+    assert torch.equal(generator.get_state(), numbers.get_state())
 
 
 def test_with_its_tversky_a_missed_voxel_costs_more_than_a_false_one():
@@ -486,6 +502,7 @@ import torch
 from pathlib import Path
 from helpers_cases import TINY, make_prepared
 from lungseg_utils.training import fit
+from lungseg_utils.training.ahead import draw_ahead
 import cc3d, monai.losses, lungseg_utils.evaluation  # here, not once in each child
 
 torch.set_num_threads(1)  # and no computation before the forks: they inherit no pool of threads
