@@ -67,7 +67,7 @@ PARAMETERS = {
     "steps_per_epoch": Parameter(int, 12, "optimiser steps an epoch", "steps", "[1, 100000]"),
     "batch_size": Parameter(int, 4, "patches a step", "patches", "[1, 1024]"),
     "loss": Parameter(str, "dice_ce", "that training makes small", "name",
-                      ("dice_ce", "dice_ce_balanced", "tversky", "tversky_ce_balanced", "focal")),
+                      ("dice_ce", "dice_ce_balanced", "tversky", "focal")),
     "deep_supervision": Parameter(bool, False, "whether the coarser stages learn to predict too", "true or false"),
     "optimiser": Parameter(str, "adamw", "that makes the steps; sgd is nnU-Net's", "name", ("adamw", "sgd")),
     "learning_rate": Parameter(float, 3e-3, "largest step size of the optimiser", "no unit", "(0, 1]"),

@@ -17,7 +17,6 @@ def make_loss(name: str = "dice_ce") -> nn.Module:
     """Give the loss called `name`, on logits; its overlap is taken over the whole batch, not patch by patch.
 
     dice_ce: Dice + binary cross-entropy. dice_ce_balanced: the same, see `BalancedDiceCE`.
-    tversky_ce_balanced: as that, but a missed voxel costs more than a false one, 0.7 to 0.3, as in tversky.
     focal: Dice + focal loss (Lin et al. 2017), which looks less at easy voxels.
     tversky: a Dice in which a missed voxel costs more than a false one, 0.7 to 0.3 (Salehi et al. 2017).
     """
@@ -25,8 +24,6 @@ def make_loss(name: str = "dice_ce") -> nn.Module:
 
     if name == "dice_ce_balanced":
         return BalancedDiceCE()
-    if name == "tversky_ce_balanced":
-        return BalancedDiceCE(missed=0.7)
     if name == "focal":
         return DiceFocalLoss(sigmoid=True, batch=True)
     if name == "tversky":
@@ -37,22 +34,16 @@ def make_loss(name: str = "dice_ce") -> nn.Module:
 class BalancedDiceCE(nn.Module):
     """Dice + cross-entropy in which a nodule is not drowned by the mass in the patch beside it.
 
-    In the overlap a patch counts by one over the root of its tumour's volume; MIDDLING_VOXELS stand for none. `missed`
-    is the cost of a missed voxel, the rest to 1 that of a false one; at one half the overlap is Dice, else Tversky's.
+    In the overlap a patch counts by one over the root of its tumour's volume; MIDDLING_VOXELS stand for none.
     """
-
-    def __init__(self, missed: float = 0.5):
-        super().__init__()
-        self.missed = missed
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:  # both (B, 1, d, h, w)
         probability, each = logits.sigmoid(), (1, 2, 3, 4)
         volume = label.sum(each)
         weight = torch.where(volume > 0, volume.clamp(min=FEWEST_VOXELS), MIDDLING_VOXELS).rsqrt()
         overlap = (weight * (probability * label).sum(each)).sum()
-        both = (weight * ((1 - self.missed) * probability.sum(each) + self.missed * volume)).sum()
-        dearer = logits.new_tensor(self.missed / (1 - self.missed))
-        return 1 - overlap / both + F.binary_cross_entropy_with_logits(logits, label, pos_weight=dearer)
+        both = (weight * (probability.sum(each) + volume)).sum()
+        return 1 - 2 * overlap / both + F.binary_cross_entropy_with_logits(logits, label)
 
 
 def make_heads(model: SegUNet) -> nn.ModuleList:

@@ -15,7 +15,7 @@ class TrainingConfig:
     batch_size: int = 4  # of all processes together
     patch_size: tuple[int, int, int] = (40, 40, 40)
     spacing_mm: float = 3.0
-    loss: str = "dice_ce"  # or another of `parameters.PARAMETERS`
+    loss: str = "dice_ce"  # or "dice_ce_balanced", "tversky", "focal"
     deep_supervision: bool = False  # the coarser decoder stages learn to predict too
     optimiser: str = "adamw"  # or "sgd", with Nesterov's momentum of 0.99
     learning_rate: float = 3e-3
