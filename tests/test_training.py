@@ -224,7 +224,7 @@ def test_where_there_is_no_glibc_memory_is_left_as_it_is(monkeypatch, libc):
 
 
 def test_the_defaults_make_the_steps_that_they_always_made(cases):
-    """The number is that of the first version that varied a whole batch at once: new choices must leave the course's own run as it is."""
+    """The number is that of the first version that varied a whole batch at once: new choices leave the course's run."""
     run = training.start_run(TINY, torch.device("cpu"))
     sources = [make_source(case) for case in cases[:2]]
     row = training.train_one_epoch(run, sources, losses.make_loss(), TINY)
