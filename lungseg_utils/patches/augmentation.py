@@ -111,11 +111,11 @@ def _smooth(hu: Tensor, sigmas: Sequence[Sequence[float]]) -> Tensor:
     """Smooth (B, d, h, w), each with Gaussians of its own `sigmas` (3,), in voxels along the axes; 0 for none."""
     sigma = np.maximum(np.array(sigmas), 1e-3)[:, :, None]  # (B, 3, 1)
     kernels = np.exp(-0.5 * (np.arange(-3, 4) / sigma) ** 2)
-    kernels /= kernels.sum(2, keepdims=True)
+    kernels = (kernels / kernels.sum(2, keepdims=True)).astype(np.float32)
     for axis in range(3):
         shape, padding = [1, 1, 1], [0] * 6
         shape[axis], padding[4 - 2 * axis], padding[5 - 2 * axis] = 7, 3, 3
-        kernel = torch.from_numpy(kernels[:, axis]).to(hu.device, hu.dtype, non_blocking=True)
+        kernel = torch.from_numpy(kernels[:, axis]).to(hu.device, non_blocking=True)
         hu = F.conv3d(F.pad(hu[None], padding, mode="replicate"), kernel.view(-1, 1, *shape), groups=len(hu))[0]
     return hu
 
