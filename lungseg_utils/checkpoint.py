@@ -33,11 +33,11 @@ def save_weights(path: str | Path, model: SegUNet, facts: dict, *, half: bool = 
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if unsound:
         raise LungsegError(path, f"the weights are not finite ({unsound[0]})", "an earlier checkpoint is kept")
-    if half:
-        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     described = json.dumps({"network": model.config(), "facts": facts}, sort_keys=True)
     metadata = {"lungseg": described, "digest": _digest(tensors, described)}
     with writing(path) as partial:

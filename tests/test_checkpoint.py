@@ -72,6 +72,10 @@ def test_kernels_of_half_precision_take_half_the_room_and_come_back_rounded(tmp_
         again = model.state_dict()[name]
         assert again.dtype == value.dtype
         assert torch.allclose(again, value, rtol=2**-11, atol=1e-7) if value.ndim > 1 else torch.equal(again, value)
+    with torch.no_grad():
+        network.head.weight.fill_(1e5)  # more than half precision can hold
+    with pytest.raises(LungsegError, match="not finite"):
+        checkpoint.save_weights(path, network, FACTS, half=True)
 
 
 def test_a_training_state_serves_as_weights(weights, state):

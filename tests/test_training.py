@@ -488,7 +488,6 @@ import torch
 from pathlib import Path
 from helpers_cases import TINY, make_prepared
 from lungseg_utils.training import fit
-from lungseg_utils.training.ahead import draw_ahead
 import cc3d, monai.losses, lungseg_utils.evaluation  # here, not once in each child
 
 torch.set_num_threads(1)  # and no computation before the forks: they inherit no pool of threads

@@ -83,21 +83,23 @@ def vary_intensity(hu: Tensor, augmentation: Augmentation, chance: Chance) -> Te
 
 def cut_off(hu: Tensor, label: Tensor, chance: Chance) -> Tensor:
     """Fill (B, d, h, w) with air, or lung, beyond a random box that holds all that is marked in `label`."""
-    most = _column([next(chance) for _ in hu], hu)  # of the room beside the lesions: some boxes are tight
+
+    def draws() -> Tensor:
+        return _column([next(chance) for _ in range(len(hu))], hu)
+
     is_marked = label.amax((1, 2, 3), keepdim=True) > 0
-    most = torch.where(is_marked, most, 1.0)
+    most = torch.where(is_marked, draws(), 1.0)  # of the room beside the lesions: some boxes are tight
     inside = torch.ones((), dtype=torch.bool, device=hu.device)
     for axis in (1, 2, 3):
         others = [other for other in (1, 2, 3) if other != axis]
         size, marked = hu.shape[axis], label.amax(others, keepdim=True)  # argmax gives the first of equals
-        anywhere = _column([int(size * next(chance)) for _ in hu], hu)
+        anywhere = (size * draws()).floor()
         first = torch.where(is_marked, marked.argmax(axis, keepdim=True), anywhere)
         last = torch.where(is_marked, size - 1 - marked.flip(axis).argmax(axis, keepdim=True), anywhere)
-        before = most * _column([next(chance) for _ in hu], hu) * first
-        behind = most * _column([next(chance) for _ in hu], hu) * (size - 1 - last)
+        before, behind = most * draws() * first, most * draws() * (size - 1 - last)
         at = torch.arange(size, device=hu.device).view([-1 if other == axis else 1 for other in range(4)])
         inside = inside & (at >= (first - before).floor()) & (at < (last + 1 + behind).ceil())
-    return torch.where(inside, hu, _column([AIR_HU + 224 * next(chance) for _ in hu], hu))
+    return torch.where(inside, hu, AIR_HU + 224 * draws())
 
 
 def _coarsen(hu: Tensor, factors: Sequence[float]) -> Tensor:
