@@ -43,6 +43,14 @@ def _hashes(folder):
     return {p.relative_to(folder): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
+def _only_lung(half_mm, step_mm):
+    """A cube of lung round (0, 0, 0), and what the painting of a tumour asks of a patient."""
+    grid = fields.Grid((-float(half_mm),) * 3, (step_mm,) * 3, (int(2 * half_mm / step_mm) + 1,) * 3)
+    deep = np.full(grid.shape, -40.0, np.float32)
+    return grid, SimpleNamespace(lungs=(deep, deep), sample=lambda field, box: field[box],
+                                 person=SimpleNamespace(blood={"aorta": 40.0}))
+
+
 # --- one case --------------------------------------------------------------------------------------------------
 
 
@@ -112,10 +120,7 @@ def test_what_the_pleura_cuts_off_a_label_is_dropped():
 
 
 def test_no_reader_follows_spicules_and_the_label_ends_where_a_tumour_fades():
-    grid = fields.Grid((-30.0,) * 3, (1.0,) * 3, (61,) * 3)
-    deep = np.full(grid.shape, -40.0, np.float32)  # everything is lung
-    world = SimpleNamespace(lungs=(deep, deep), sample=lambda field, box: field[box],
-                            person=SimpleNamespace(blood={"aorta": 40.0}))
+    grid, world = _only_lung(30, 1.0)
     for seed in range(6):
         canvas = fields.Canvas(grid, grid, -860.0)
         lesion = lesions.Lesion("lung", "solid", "spiculated", 4.0)
@@ -134,13 +139,10 @@ def test_every_chest_has_a_labelled_tumour_of_a_known_kind(chests):
 
 
 @pytest.mark.parametrize(("texture", "low", "high"), [
-    ("solid", -60, 120), ("calcified", 80, 1000), ("ground-glass", -780, -350), ("part-solid", -650, 0),
+    ("solid", -60, 120), ("calcified", 80, 1000), ("ground-glass", -700, -250), ("part-solid", -650, 0),
     ("cavitated", -700, 0), ("thin-walled", -950, -300)])
 def test_a_tumour_of_each_texture_has_its_attenuation(texture, low, high):
-    grid = fields.Grid((-30.0,) * 3, (1.5,) * 3, (41,) * 3)
-    deep = np.full(grid.shape, -40.0, np.float32)  # everything is lung
-    world = SimpleNamespace(lungs=(deep, deep), sample=lambda field, box: field[box],
-                            person=SimpleNamespace(blood={"aorta": 40.0}))
+    grid, world = _only_lung(30, 1.5)
     medians = []
     for seed in range(8):
         canvas = fields.Canvas(grid, grid, -860.0)
@@ -148,6 +150,55 @@ def test_a_tumour_of_each_texture_has_its_attenuation(texture, low, high):
         box, cover = growth.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
         medians.append(np.median(canvas.hu[box][cover > 0.9]))
     assert low < np.median(medians) < high
+
+
+def test_ground_glass_that_is_a_tumour_ends_sharply_where_infection_fades():
+    """As the outlines of LIDC-IDRI show it: 2 mm inside the border the tumour is dense, 2 mm outside it is lung."""
+    grid, world = _only_lung(25, 1.0)
+    tumours, infections = [], []
+    for seed in range(12):
+        canvas, rng = fields.Canvas(grid, grid, -860.0), np.random.default_rng(seed)
+        lesion = lesions.Lesion("lung", "ground-glass", "round", 4.0)
+        _, body, _ = growth.shape(np.random.default_rng(seed), canvas, lesion, np.zeros(3))
+        box, _ = growth.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
+        rise = canvas.hu[box] + 860
+        tumours.append((rise[np.abs(body - 2) < 0.5].mean()) / rise[body < -4].mean())
+        canvas = fields.Canvas(grid, grid, -860.0)
+        box, _ = distractors.haze(rng, canvas, world, np.zeros(3), (10, 10, 10), 0.0, 400, 0, edge=distractors.FADING_MM)
+        z, y, x = canvas.fine.mesh(box)
+        body, rise = np.sqrt(z**2 + y**2 + x**2) - 10, canvas.hu[box] + 860
+        infections.append((rise[np.abs(body - 2) < 0.5].mean()) / rise[body < -6].mean())
+    assert np.mean(tumours) < 0.1 and np.mean(infections) > 0.25
+
+
+def test_a_cavity_has_a_wall_all_round():
+    grid, world = _only_lung(25, 1.0)
+    for seed in range(12):
+        canvas = fields.Canvas(grid, grid, -860.0)
+        lesion = lesions.Lesion("lung", "cavitated", "lobulated", 8.0)
+        _, body, _ = growth.shape(np.random.default_rng(seed), canvas, lesion, np.zeros(3))
+        box, _ = growth.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
+        assert canvas.hu[box][np.abs(body + 1.5) < 0.3].max() < 120
+        assert np.percentile(canvas.hu[box][np.abs(body + 1) < 0.3], 5) > -600
+
+
+def test_a_small_nodule_keeps_clear_of_bronchi_and_large_vessels_and_of_the_hilum():
+    grid = fields.Grid((-80.0,) * 3, (4.0,) * 3, (41,) * 3)
+    deep = np.full(grid.shape, -90.0)
+    tubes = np.array([[-80.0, 0, x, 80, 0, x, 3, 3] for x in range(-80, 81, 40)])
+    for kind in ("airways", "vessels"):
+        world = SimpleNamespace(coarse=grid, lungs=(deep, deep), shell=deep, dome=-deep, hila=np.zeros((2, 3)),
+                                in_view=np.ones(grid.shape, bool), airways=tubes[:0], vessels=tubes[:0])
+        setattr(world, kind, tubes)
+        lesion = lesions.Lesion("lung", "solid", "round", 1.0)
+        for seed in range(30):
+            centre = lesions.place(np.random.default_rng(seed), lesion, world)
+            clear = min(np.hypot(centre[1], centre[2] - x) for x in range(-80, 81, 40))
+            assert clear > lesion.radius_mm + 3
+    rng = np.random.default_rng(1)
+    drawn = [lesions.draw_lesion(rng, "broad") for _ in range(2000)]
+    small = {lesion.site for lesion in drawn if lesion.radius_mm < lesions.SMALL_MM}
+    assert small == {"lung", "pleura", "vessel"} and {lesion.site for lesion in drawn} == set(lesions.SITES)
 
 
 @pytest.mark.parametrize("volume_ml", [2.0, 150.0])

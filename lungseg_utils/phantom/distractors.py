@@ -6,6 +6,8 @@ import numpy as np
 
 from .fields import Canvas, coverage, noise, resample
 
+FADING_MM = 10.0  # infection fades into the lung over this much, where a tumour ends
+
 
 def paint_lungs(rng: np.random.Generator, canvas: Canvas, world) -> None:
     """Paint aerated lung: dorsal gradient, mottle, emphysema, dependent density."""
@@ -94,7 +96,7 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
     near_wall = (d < -1) & (d > -9) & (world.shell > -16)
     deep = d < -5
     often = 0.2 if kind else 1.0
-    blur = 3.0 if kind else 10.0  # mm: infection fades into the lung, where a tumour ends
+    blur = 3.0 if kind else FADING_MM
 
     def add(*what, **how):
         return haze(rng, canvas, world, *what, **how)

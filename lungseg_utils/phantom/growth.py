@@ -12,6 +12,7 @@ from .trees import rasterise
 # The label ends where a reader sees the tumour end: beyond the half-way surface by this much and by a share of the
 # half-width over which its border fades. Tuned so that border HU come near those of LIDC-IDRI's outlines.
 OUTLINE_MM, OUTLINE_SHARE = 0.4, (0.4, 0.9)
+WALL_MM = 2.5  # a tumour's cavity has a wall all round
 
 
 def shape(rng: np.random.Generator, canvas: Canvas, lesion: Lesion, centre: np.ndarray):
@@ -86,7 +87,6 @@ def paint(
         may = lung
     soft = rng.uniform(0.6, 4.2)
     seen = OUTLINE_MM + rng.uniform(*OUTLINE_SHARE) * soft / 2
-    soft += 2.0 if lesion.texture == "ground-glass" else 0
     cover = np.clip(0.5 - distance / (canvas.edge_mm + soft), 0, 1) * may
     outline = _largest_part(np.clip(0.5 - (body - np.float32(seen)) / canvas.edge_mm, 0, 1) * may)
     grain = noise(rng, canvas.fine, max(0.5 * r, 4), box)
@@ -96,7 +96,7 @@ def paint(
     if lesion.site == "central" and rng.random() < 0.6:  # as bright as the nodes and tissue that it grows among
         solid = world.person.organs["node"] + rng.normal(0, 8) + rng.uniform(0, 12) * grain
     if lesion.texture in ("ground-glass", "part-solid"):
-        haze = rng.uniform(250, 460) + rng.uniform(20, 90) * grain
+        haze = rng.uniform(350, 620) + rng.uniform(20, 90) * grain
         target += cover * np.minimum(haze, np.maximum(20 - target, 0))
         if lesion.texture == "ground-glass":
             return box, outline
@@ -106,7 +106,7 @@ def paint(
         return box, outline
     target += cover * (solid - target)
     wall = rng.uniform(2, 4) if lesion.texture == "thin-walled" else rng.uniform(0.2, 0.5) * r
-    inner = np.clip(0.5 - (distance + wall + 0.2 * r * grain) / (canvas.edge_mm + 2), 0, 1)
+    inner = np.clip(0.5 - (distance + np.maximum(wall + 0.2 * r * grain, WALL_MM)) / (canvas.edge_mm + 2), 0, 1)
     if lesion.texture == "necrotic":
         target += inner * cover * (rng.uniform(0, 25) - target)
     elif lesion.texture == "calcified":

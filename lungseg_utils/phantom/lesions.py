@@ -21,6 +21,8 @@ TEXTURE_SHARES = {  # small, large
     "broad": ([0.52, 0.16, 0.13, 0.04, 0.05, 0.04, 0.06], [0.56, 0.08, 0.05, 0.21, 0.1, 0, 0]),
 }
 OUTLINES = ("round", "lobulated", "spiculated")
+# What is smaller and lies in the hilum, or across a bronchus or a large vessel, nobody tells from a node or a branching.
+SMALL_MM, WIDE_AIRWAY_MM, WIDE_VESSEL_MM = 7.5, 1.2, 2.5  # radii
 MIXES = {"task06": (0.72, 0.2, 0.08), "kind": (0.72, 0.2, 0.08), "broad": (0.25, 0.35, 0.25, 0.15)}  # 1, 2, … a case
 
 
@@ -56,6 +58,8 @@ def draw_lesion(rng: np.random.Generator, mix: str = "task06", *, first: bool = 
     large = volume > (8 if mix == "broad" else 12)
     site = rng.choice(SITES, p=SITE_SHARES[mix][int(large)])
     texture = rng.choice(TEXTURES, p=TEXTURE_SHARES[mix][int(large)])
+    if volume < 4 / 3 * np.pi * SMALL_MM**3 / 1000:
+        site = {"wall": "pleura", "mediastinum": "lung", "hilum": "lung", "central": "lung"}.get(site, site)
     if (mix == "kind" or site == "central") and texture in ("ground-glass", "part-solid", "thin-walled"):
         texture = "solid"
     return Lesion(str(site), str(texture), str(rng.choice(OUTLINES, p=[0.3, 0.4, 0.3])), float(volume))
@@ -88,11 +92,26 @@ def place(rng: np.random.Generator, lesion: Lesion, world) -> np.ndarray | None:
         choices = np.flatnonzero(((d < -0.5 * min(r, 20)) & world.in_view).ravel())
     if not len(choices):
         return None
-    index = np.unravel_index(choices[rng.integers(len(choices))], d.shape)
-    centre = np.array([o + s * i for o, s, i in zip(grid.origin_mm, grid.spacing_mm, index)])
-    if lesion.site == "vessel" and len(world.vessels):
-        ends = world.vessels[world.vessels[:, 7] > 0.8]
-        if len(ends):
-            near = ends[np.argmin(((ends[:, 3:6] - centre) ** 2).sum(1)), 3:6]
-            centre = near + rng.normal(0, 0.4 * min(r, 12), 3)
+    for _ in range(20):  # tries
+        index = np.unravel_index(choices[rng.integers(len(choices))], d.shape)
+        centre = np.array([o + s * i for o, s, i in zip(grid.origin_mm, grid.spacing_mm, index)])
+        if lesion.site == "vessel" and len(world.vessels):
+            ends = world.vessels[world.vessels[:, 7] > 0.8]
+            if len(ends):
+                near = ends[np.argmin(((ends[:, 3:6] - centre) ** 2).sum(1)), 3:6]
+                centre = near + rng.normal(0, 0.4 * min(r, 12), 3)
+        if r >= SMALL_MM or _is_clear(centre, r + 1, world):
+            break
     return centre
+
+
+def _is_clear(centre: np.ndarray, reach_mm: float, world) -> bool:
+    """Tell whether no bronchus and no large vessel comes within `reach_mm` of a point."""
+    for segments, wide_mm in ((world.airways, WIDE_AIRWAY_MM), (world.vessels, WIDE_VESSEL_MM)):
+        segments = segments[segments[:, 7] > wide_mm]
+        start, way = segments[:, :3], segments[:, 3:6] - segments[:, :3]
+        share = ((centre - start) * way).sum(1) / np.maximum((way**2).sum(1), 1e-6)
+        nearest = start + np.clip(share, 0, 1)[:, None] * way
+        if (np.linalg.norm(centre - nearest, axis=1) < segments[:, 7] + reach_mm).any():
+            return False
+    return True
