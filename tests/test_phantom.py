@@ -164,7 +164,8 @@ def test_ground_glass_that_is_a_tumour_ends_sharply_where_infection_fades():
         rise = canvas.hu[box] + 860
         tumours.append((rise[np.abs(body - 2) < 0.5].mean()) / rise[body < -4].mean())
         canvas = fields.Canvas(grid, grid, -860.0)
-        box, _ = distractors.haze(rng, canvas, world, np.zeros(3), (10, 10, 10), 0.0, 400, 0, edge=distractors.FADING_MM)
+        box, _ = distractors.haze(
+            rng, canvas, world, np.zeros(3), (10, 10, 10), 0.0, 400, 0, edge=distractors.FADING_MM)
         z, y, x = canvas.fine.mesh(box)
         body, rise = np.sqrt(z**2 + y**2 + x**2) - 10, canvas.hu[box] + 860
         infections.append((rise[np.abs(body - 2) < 0.5].mean()) / rise[body < -6].mean())

@@ -21,7 +21,7 @@ TEXTURE_SHARES = {  # small, large
     "broad": ([0.52, 0.16, 0.13, 0.04, 0.05, 0.04, 0.06], [0.56, 0.08, 0.05, 0.21, 0.1, 0, 0]),
 }
 OUTLINES = ("round", "lobulated", "spiculated")
-# What is smaller and lies in the hilum, or across a bronchus or a large vessel, nobody tells from a node or a branching.
+# What is smaller, in the hilum or across a bronchus or large vessel, nobody tells from a node or a branching.
 SMALL_MM, WIDE_AIRWAY_MM, WIDE_VESSEL_MM = 7.5, 1.2, 2.5  # radii
 MIXES = {"task06": (0.72, 0.2, 0.08), "kind": (0.72, 0.2, 0.08), "broad": (0.25, 0.35, 0.25, 0.15)}  # 1, 2, … a case
 
