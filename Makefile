@@ -49,7 +49,7 @@ notebooks: $(READY)
 		--extra-keys "metadata.widgets metadata.language_info metadata.papermill" notebooks/0*.ipynb
 	cp figures/06_planes.png figures/readme_planes.png
 
-# From the weights shipped before them, out of git's history: widened, trained on, and mixed with what they began with
+# From the weights shipped before them, out of git's history: trained on, and mixed with what they began with
 weights: $(READY)
 	$(BIN)/python -m lungseg_utils phantom data/reference --cases 900 --test-cases 10 --seed 9 --tier medium
 	git show bbd3260:lungseg_utils/weights/segunet.safetensors > data/before.safetensors

@@ -51,6 +51,14 @@ def _only_lung(half_mm, step_mm):
                                  person=SimpleNamespace(blood={"aorta": 40.0}))
 
 
+def _paint(lesion, seed, grid, world):
+    """Paint a tumour in the middle; give the distances from its body without and with spicules, its outline and HU."""
+    canvas = fields.Canvas(grid, grid, -860.0)
+    _, body, whole = growth.shape(np.random.default_rng(seed), canvas, lesion, np.zeros(3))
+    box, outline = growth.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
+    return body, whole, outline, canvas.hu[box]
+
+
 # --- one case --------------------------------------------------------------------------------------------------
 
 
@@ -122,14 +130,11 @@ def test_what_the_pleura_cuts_off_a_label_is_dropped():
 def test_no_reader_follows_spicules_and_the_label_ends_where_a_tumour_fades():
     grid, world = _only_lung(30, 1.0)
     for seed in range(6):
-        canvas = fields.Canvas(grid, grid, -860.0)
-        lesion = lesions.Lesion("lung", "solid", "spiculated", 4.0)
-        _, body, whole = growth.shape(np.random.default_rng(seed), canvas, lesion, np.zeros(3))
-        box, outline = growth.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
+        body, whole, outline, hu = _paint(lesions.Lesion("lung", "solid", "spiculated", 4.0), seed, grid, world)
         label = outline > 0.5
         assert (whole <= body).all() and (whole < 0).sum() > (body < 0).sum()
         assert label[body < 0].all() and not label[body > 3].any()
-        assert np.median(canvas.hu[box][label & (body > 0)]) > -800, "what lies beyond the border's middle still shows"
+        assert np.median(hu[label & (body > 0)]) > -800, "what lies beyond the border's middle still shows"
 
 
 def test_every_chest_has_a_labelled_tumour_of_a_known_kind(chests):
@@ -145,25 +150,20 @@ def test_a_tumour_of_each_texture_has_its_attenuation(texture, low, high):
     grid, world = _only_lung(30, 1.5)
     medians = []
     for seed in range(8):
-        canvas = fields.Canvas(grid, grid, -860.0)
-        lesion = lesions.Lesion("lung", texture, "round", 4.0)
-        box, cover = growth.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
-        medians.append(np.median(canvas.hu[box][cover > 0.9]))
+        _, _, cover, hu = _paint(lesions.Lesion("lung", texture, "round", 4.0), seed, grid, world)
+        medians.append(np.median(hu[cover > 0.9]))
     assert low < np.median(medians) < high
 
 
 def test_ground_glass_that_is_a_tumour_ends_sharply_where_infection_fades():
-    """As the outlines of LIDC-IDRI show it: 2 mm inside the border the tumour is dense, 2 mm outside it is lung."""
+    """2 mm outside its border there is lung."""
     grid, world = _only_lung(25, 1.0)
     tumours, infections = [], []
     for seed in range(12):
-        canvas, rng = fields.Canvas(grid, grid, -860.0), np.random.default_rng(seed)
-        lesion = lesions.Lesion("lung", "ground-glass", "round", 4.0)
-        _, body, _ = growth.shape(np.random.default_rng(seed), canvas, lesion, np.zeros(3))
-        box, _ = growth.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
-        rise = canvas.hu[box] + 860
+        body, _, _, hu = _paint(lesions.Lesion("lung", "ground-glass", "round", 4.0), seed, grid, world)
+        rise = hu + 860
         tumours.append((rise[np.abs(body - 2) < 0.5].mean()) / rise[body < -4].mean())
-        canvas = fields.Canvas(grid, grid, -860.0)
+        canvas, rng = fields.Canvas(grid, grid, -860.0), np.random.default_rng(seed)
         box, _ = distractors.haze(
             rng, canvas, world, np.zeros(3), (10, 10, 10), 0.0, 400, 0, edge=distractors.FADING_MM)
         z, y, x = canvas.fine.mesh(box)
@@ -175,12 +175,8 @@ def test_ground_glass_that_is_a_tumour_ends_sharply_where_infection_fades():
 def test_a_cavity_has_a_wall_all_round():
     grid, world = _only_lung(25, 1.0)
     for seed in range(12):
-        canvas = fields.Canvas(grid, grid, -860.0)
-        lesion = lesions.Lesion("lung", "cavitated", "lobulated", 8.0)
-        _, body, _ = growth.shape(np.random.default_rng(seed), canvas, lesion, np.zeros(3))
-        box, _ = growth.paint(np.random.default_rng(seed), canvas, lesion, np.zeros(3), world)
-        assert canvas.hu[box][np.abs(body + 1.5) < 0.3].max() < 120
-        assert np.percentile(canvas.hu[box][np.abs(body + 1) < 0.3], 5) > -600
+        body, _, _, hu = _paint(lesions.Lesion("lung", "cavitated", "lobulated", 8.0), seed, grid, world)
+        assert np.percentile(hu[np.abs(body + 1) < 0.3], 5) > -600
 
 
 def test_a_small_nodule_keeps_clear_of_bronchi_and_large_vessels_and_of_the_hilum():
@@ -198,7 +194,7 @@ def test_a_small_nodule_keeps_clear_of_bronchi_and_large_vessels_and_of_the_hilu
             assert clear > lesion.radius_mm + 3
     rng = np.random.default_rng(1)
     drawn = [lesions.draw_lesion(rng, "broad") for _ in range(2000)]
-    small = {lesion.site for lesion in drawn if lesion.radius_mm < lesions.SMALL_MM}
+    small = {lesion.site for lesion in drawn if lesion.volume_ml < lesions.SMALL_ML}
     assert small == {"lung", "pleura", "vessel"} and {lesion.site for lesion in drawn} == set(lesions.SITES)
 
 

@@ -33,20 +33,6 @@ def test_two_networks_are_not_mixed():
         benchmark("mean_weights").mix(SegUNet(channels=(2, 4)), SegUNet(channels=(2, 8)), 0.5)
 
 
-def test_a_widened_network_computes_what_it_did_and_its_copies_part_ways():
-    torch.manual_seed(0)
-    network = SegUNet(channels=(2, 3, 5)).train()
-    network(torch.randn(2, 1, 11, 12, 13))  # statistics other than zero and one
-    wide = benchmark("widen").widen(network, (4, 3, 9))
-    image = torch.randn(1, 1, 11, 12, 13)
-    assert torch.allclose(wide(image), network.eval()(image), atol=1e-4)
-    wide.train()(image).square().sum().backward()
-    kernels = wide.encoder[0][3].weight.grad
-    assert len(kernels.unique(dim=0)) == 4  # no two copies learn the same
-    with pytest.raises(LungsegError, match="no widening"):
-        benchmark("widen").widen(network, (1, 3, 5))
-
-
 @pytest.mark.parametrize(("most_lost", "peak"), [(0.0, 0.0), (0.1, 0.9), (1.0, 0.99)])
 def test_the_least_peak_loses_no_more_lesions_than_it_may(most_lost, peak):
     """Ten scans of one lesion each; a row is Dice, lesions found, lesions, false positives."""

@@ -22,7 +22,7 @@ TEXTURE_SHARES = {  # small, large
 }
 OUTLINES = ("round", "lobulated", "spiculated")
 # What is smaller, in the hilum or across a bronchus or large vessel, nobody tells from a node or a branching.
-SMALL_MM, WIDE_AIRWAY_MM, WIDE_VESSEL_MM = 7.5, 1.2, 2.5  # radii
+SMALL_ML, WIDE_AIRWAY_MM, WIDE_VESSEL_MM = 1.767, 1.2, 2.5  # a ball of 15 mm; radii
 MIXES = {"task06": (0.72, 0.2, 0.08), "kind": (0.72, 0.2, 0.08), "broad": (0.25, 0.35, 0.25, 0.15)}  # 1, 2, … a case
 
 
@@ -58,7 +58,7 @@ def draw_lesion(rng: np.random.Generator, mix: str = "task06", *, first: bool = 
     large = volume > (8 if mix == "broad" else 12)
     site = rng.choice(SITES, p=SITE_SHARES[mix][int(large)])
     texture = rng.choice(TEXTURES, p=TEXTURE_SHARES[mix][int(large)])
-    if volume < 4 / 3 * np.pi * SMALL_MM**3 / 1000:
+    if volume < SMALL_ML:
         site = {"wall": "pleura", "mediastinum": "lung", "hilum": "lung", "central": "lung"}.get(site, site)
     if (mix == "kind" or site == "central") and texture in ("ground-glass", "part-solid", "thin-walled"):
         texture = "solid"
@@ -92,15 +92,14 @@ def place(rng: np.random.Generator, lesion: Lesion, world) -> np.ndarray | None:
         choices = np.flatnonzero(((d < -0.5 * min(r, 20)) & world.in_view).ravel())
     if not len(choices):
         return None
-    for _ in range(20):  # tries
+    ends = world.vessels[world.vessels[:, 7] > 0.8] if lesion.site == "vessel" else ()
+    for _ in range(20):  # where all is crowded the last try counts
         index = np.unravel_index(choices[rng.integers(len(choices))], d.shape)
         centre = np.array([o + s * i for o, s, i in zip(grid.origin_mm, grid.spacing_mm, index)])
-        if lesion.site == "vessel" and len(world.vessels):
-            ends = world.vessels[world.vessels[:, 7] > 0.8]
-            if len(ends):
-                near = ends[np.argmin(((ends[:, 3:6] - centre) ** 2).sum(1)), 3:6]
-                centre = near + rng.normal(0, 0.4 * min(r, 12), 3)
-        if r >= SMALL_MM or _is_clear(centre, r + 1, world):
+        if len(ends):
+            near = ends[np.argmin(((ends[:, 3:6] - centre) ** 2).sum(1)), 3:6]
+            centre = near + rng.normal(0, 0.4 * min(r, 12), 3)
+        if lesion.volume_ml >= SMALL_ML or _is_clear(centre, r + 1, world):
             break
     return centre
 
