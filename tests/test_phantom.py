@@ -244,6 +244,8 @@ def test_a_pleural_tumour_lies_on_the_chest_wall_or_on_the_diaphragm(near):
     for seed in range(8):
         centre = lesions.place(np.random.default_rng(seed), lesion, world)
         assert abs(centre[2] - 0.75 * lesion.radius_mm) < 3
+    kind = [lesions.place(np.random.default_rng(seed), lesion, world, "kind")[2] for seed in range(8)]
+    assert (max(kind) < 0.75 * lesion.radius_mm + 3) == (near == "shell")
 
 
 def test_a_small_nodule_keeps_clear_of_bronchi_and_large_vessels_and_of_the_hilum():
@@ -283,7 +285,8 @@ def test_a_central_tumour_lies_partly_in_the_mediastinum_and_is_hardly_brighter(
     central = lesions.Lesion("central", "solid", "round", 25.0)
     monkeypatch.setattr(lesions, "draw_lesion", lambda *a, **k: central)
     worlds, place = [], lesions.place
-    monkeypatch.setattr(lesions, "place", lambda rng, lesion, world: worlds.append(world) or place(rng, lesion, world))
+    monkeypatch.setattr(lesions, "place", lambda rng, lesion, world, mix: worlds.append(world) or place(
+        rng, lesion, world, mix))
     inside, brighter = [], []
     for seed in range(80010, 80016):
         chest = synthesise(seed, spacing_mm=(4.0, 4.0, 4.0), mix="broad", slabs=1)

@@ -135,19 +135,18 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
 def paint_mounds(rng: np.random.Generator, canvas: Canvas, world, *, kind: bool) -> None:
     """Paint what bulges into the lungs from the chest wall: pleural plaques, spurs of spine and first ribs.
 
-    All rise from the wall far less than they are wide, as no tumour does.
+    All rise from the wall far less than they are wide, as no tumour does. A `kind` patient has no spurs.
     """
     f = world.frame
     on_wall = (np.abs(np.minimum(*world.lungs)) < 2.5) & (world.shell > -7)
-    often = 0.2 if kind else 1.0
-    if rng.random() < 0.2 * often:  # plaques, partly calcified
+    if rng.random() < (0.04 if kind else 0.2):  # plaques, partly calcified
         for _ in range(rng.integers(1, 6)):
             hu = rng.choice([60.0, 250.0, 500.0])
             mound(rng, canvas, world, pick(rng, world, on_wall), rng.uniform(6, 24, 3), rng.uniform(1.5, 4), 2.0, hu)
     beside_spine = on_wall & (f.y > 25) & (np.abs(f.x) < 50)
     behind_sternum = on_wall & (f.y < -20) & (f.z > 0) & (np.abs(f.x) < 60)
     for place, many in ((beside_spine, 1.5), (behind_sternum, 0.8)):
-        for _ in range(rng.poisson(many * often)):
+        for _ in range(0 if kind else rng.poisson(many)):
             base = rng.uniform(7, 16, 3)
             high = rng.uniform(0.3, 0.6) * base.min()
             mound(rng, canvas, world, pick(rng, world, place), base, high, base.min(), rng.uniform(20, 350))

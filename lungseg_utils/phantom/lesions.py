@@ -65,15 +65,21 @@ def draw_lesion(rng: np.random.Generator, mix: str = "task06", *, first: bool = 
     return Lesion(str(site), str(texture), str(rng.choice(OUTLINES, p=[0.3, 0.4, 0.3])), float(volume))
 
 
-def place(rng: np.random.Generator, lesion: Lesion, world) -> np.ndarray | None:
-    """Find a centre in world mm for the lesion's site, or None when the lungs have no such place."""
+def place(rng: np.random.Generator, lesion: Lesion, world, mix: str = "task06") -> np.ndarray | None:
+    """Find a centre in world mm for the lesion's site, or None when the lungs have no such place.
+
+    By the mix "kind" no pleural tumour lies on the diaphragm, where 3 mm voxels hardly tell it from the belly.
+    """
     grid, r = world.coarse, lesion.radius_mm
     d = np.minimum(*world.lungs)
     reach_hilum = rng.uniform(8, 30)
+    on_pleura = world.shell > -1.2 * r - 6
+    if mix != "kind":
+        on_pleura = on_pleura | (world.dome < 1.2 * r + 6)
     wall = world.shell > d - 8  # the nearest surface is the chest wall, not the mediastinum
     wanted = {
         "lung": d < -max(min(1.15 * r, 30), 6),
-        "pleura": (np.abs(d + 0.75 * r) < 3) & ((world.shell > -1.2 * r - 6) | (world.dome < 1.2 * r + 6)),
+        "pleura": (np.abs(d + 0.75 * r) < 3) & on_pleura,
         "wall": (np.abs(d + 0.3 * r) < 3) & (world.shell > -r - 8),
         "mediastinum": (np.abs(d + 0.35 * r) < 3) & ~wall & (world.dome > r),
         "hilum": d < -0.25 * r,  # most of it in the lung: what lies wholly in the mediastinum nobody could outline
