@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lungseg_utils.batch_norm import BatchNorm3d
+
 
 class Block(nn.Sequential):
     """Layers one after another; a batch norm that is fixed while the rest learns works within its convolution."""
@@ -35,7 +37,7 @@ def double_conv(channels_in: int, channels_middle: int, channels_out: int) -> Bl
     """Build the block of every stage: (convolution, batch norm, ReLU) twice."""
     layers: list[nn.Module] = []
     for before, after in ((channels_in, channels_middle), (channels_middle, channels_out)):
-        layers += [nn.Conv3d(before, after, 3, padding=1, bias=False), nn.BatchNorm3d(after), nn.ReLU(inplace=True)]
+        layers += [nn.Conv3d(before, after, 3, padding=1, bias=False), BatchNorm3d(after), nn.ReLU(inplace=True)]
     return Block(*layers)
 
 

@@ -46,7 +46,7 @@ def start_run(config: TrainingConfig, device: torch.device, model: SegUNet | Non
     optimiser = make_optimiser(config.optimiser, [*model.parameters(), *heads.parameters()], config.learning_rate,
                                config.weight_decay)
     if config.compile and device.type == "cuda":
-        model.compile()
+        model.compile(dynamic=False)  # patches are of one size; nothing is gained by code for any
     generator = torch.Generator().manual_seed(config.seed)
     return Run(model, ema, heads, optimiser, generator, dataclasses.asdict(config))
 
