@@ -172,11 +172,81 @@ def test_ground_glass_that_is_a_tumour_ends_sharply_where_infection_fades():
     assert np.mean(tumours) < 0.1 and np.mean(infections) > 0.25
 
 
+def test_the_label_ends_where_the_tumour_is_hardly_denser_than_lung_and_sooner_in_ground_glass():
+    grid, world = _only_lung(25, 1.0)
+    beyond, rises = {}, []
+    for texture in ("solid", "ground-glass"):
+        depths = []
+        for seed in range(12):
+            body, _, outline, hu = _paint(lesions.Lesion("lung", texture, "round", 4.0), seed, grid, world)
+            depths.append(body[outline > 0.5].max())
+            rises.append((hu + 860)[np.abs(outline - 0.5) < 0.2].mean())
+        beyond[texture] = np.mean(depths)
+    assert 0 < beyond["ground-glass"] < beyond["solid"] < 2
+    assert 20 < min(rises) and max(rises) < 330
+
+
 def test_a_cavity_has_a_wall_all_round():
     grid, world = _only_lung(25, 1.0)
     for seed in range(12):
         body, _, _, hu = _paint(lesions.Lesion("lung", "cavitated", "lobulated", 8.0), seed, grid, world)
         assert np.percentile(hu[np.abs(body + 1) < 0.3], 5) > -600
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_mound_is_low_and_wide_whichever_way_the_wall_faces(axis):
+    grid = fields.Grid((-30.0,) * 3, (1.0,) * 3, (61,) * 3)
+    into_wall = np.broadcast_to(grid.mesh()[axis], grid.shape).astype(np.float32)  # the lung is where it is negative
+    world = SimpleNamespace(lungs=(into_wall, into_wall), sample=lambda field, box: field[box])
+    for seed in range(4):
+        canvas = fields.Canvas(grid, grid, -860.0)
+        distractors.mound(np.random.default_rng(seed), canvas, world, np.zeros(3), (12, 12, 12), 4.0, 12.0, 60.0)
+        dense = np.argwhere(canvas.hu > -400)
+        size = np.ptp(dense, axis=0) + 1
+        assert -dense.min(axis=0)[axis] + 30 <= 5 and (np.delete(size, axis) >= 14).all()
+        assert not (canvas.hu[into_wall > 4] > -860).any(), "it lies on the wall, not in it"
+    before = canvas.hu.copy()
+    distractors.mound(np.random.default_rng(0), canvas, world, None, (12, 12, 12), 4.0, 12.0, 60.0)
+    assert (canvas.hu == before).all()
+
+
+def test_mounds_rise_less_than_they_are_wide_beside_the_spine_behind_the_sternum_and_as_plaques(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(distractors, "mound", lambda rng, canvas, world, centre, base, high, slope, hu: drawn.append(
+        (centre, min(base), high)))
+    for seed in range(80020, 80024):
+        synthesise(seed, spacing_mm=(4.0, 4.0, 4.0), slabs=1)
+    centres = np.array([centre for centre, _, _ in drawn if centre is not None])
+    assert all(high <= 0.67 * base for _, base, high in drawn)
+    assert (centres[:, 1] > 25).any() and (centres[:, 1] < -20).any()
+
+
+def test_overlapping_ground_glass_of_an_infection_does_not_turn_solid(monkeypatch):
+    grid, world = _only_lung(40, 4.0)
+    world.in_view, world.shell, world.coarse = np.ones(grid.shape, bool), world.lungs[0], grid
+    seen = []
+    monkeypatch.setattr(distractors, "haze", lambda *a, **how: seen.append((a[6], how)))
+    for seed in range(60):
+        distractors.paint_opacities(np.random.default_rng(seed), fields.Canvas(grid, grid, -860.0), world, kind=False)
+    patches = [how for rise, how in seen if how["edge"] == distractors.FADING_MM]
+    assert len(patches) > 10 and all(how["most"] == -300 for how in patches)
+
+
+@pytest.mark.parametrize("near", ["shell", "dome"])
+def test_a_pleural_tumour_lies_on_the_chest_wall_or_on_the_diaphragm(near):
+    grid = fields.Grid((-80.0,) * 3, (4.0,) * 3, (41,) * 3)
+    lung = np.broadcast_to(-grid.mesh()[2], grid.shape)
+    surfaces = {"shell": np.full(grid.shape, -90.0), "dome": np.full(grid.shape, 90.0)}
+    surfaces[near] = lung if near == "shell" else -lung
+    world = SimpleNamespace(coarse=grid, lungs=(lung, lung), hila=np.zeros((2, 3)), in_view=np.ones(grid.shape, bool),
+                            vessels=np.empty((0, 8)), airways=np.empty((0, 8)), **surfaces)
+    lesion = lesions.Lesion("pleura", "solid", "round", 4.0)
+    for seed in range(8):
+        centre = lesions.place(np.random.default_rng(seed), lesion, world, "broad")
+        assert abs(centre[2] - 0.75 * lesion.radius_mm) < 3
+    for mix in ("kind", "task06"):  # on the wall alone
+        depths = [lesions.place(np.random.default_rng(seed), lesion, world, mix)[2] for seed in range(8)]
+        assert (max(depths) < 0.75 * lesion.radius_mm + 3) == (near == "shell")
 
 
 def test_a_small_nodule_keeps_clear_of_bronchi_and_large_vessels_and_of_the_hilum():
@@ -216,7 +286,8 @@ def test_a_central_tumour_lies_partly_in_the_mediastinum_and_is_hardly_brighter(
     central = lesions.Lesion("central", "solid", "round", 25.0)
     monkeypatch.setattr(lesions, "draw_lesion", lambda *a, **k: central)
     worlds, place = [], lesions.place
-    monkeypatch.setattr(lesions, "place", lambda rng, lesion, world: worlds.append(world) or place(rng, lesion, world))
+    monkeypatch.setattr(lesions, "place", lambda rng, lesion, world, mix: worlds.append(world) or place(
+        rng, lesion, world, mix))
     inside, brighter = [], []
     for seed in range(80010, 80016):
         chest = synthesise(seed, spacing_mm=(4.0, 4.0, 4.0), mix="broad", slabs=1)

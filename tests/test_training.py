@@ -16,7 +16,7 @@ import pytest
 import torch
 from helpers_cases import TINY, make_prepared
 
-from lungseg_utils import checkpoint, training
+from lungseg_utils import checkpoint, runtime, training
 from lungseg_utils.patches import make_source
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
@@ -219,8 +219,8 @@ def test_where_there_is_no_glibc_memory_is_left_as_it_is(monkeypatch, libc):
             raise libc
         return libc
 
-    monkeypatch.setattr(training.start.ctypes, "CDLL", find)
-    training.keep_freed_memory()
+    monkeypatch.setattr(runtime.ctypes, "CDLL", find)
+    runtime.keep_freed_memory()
 
 
 def test_the_defaults_make_the_steps_that_they_always_made(cases):

@@ -161,7 +161,7 @@ def _paint_lesions(rng, canvas: Canvas, world: World, label: np.ndarray, mix: st
     shares = lesions.MIXES[mix]
     for number in range(rng.choice(len(shares), p=shares) + 1):
         lesion = lesions.draw_lesion(rng, mix, first=number == 0)
-        centre = lesions.place(rng, lesion, world)
+        centre = lesions.place(rng, lesion, world, mix)
         if (
             centre is not None
             and lesion.site in ("hilum", "mediastinum", "central")

@@ -88,7 +88,7 @@ def haze(rng, canvas, world, centre, radii, rough, rise_hu, grain_hu, most=10.0,
 
 
 def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bool):
-    """Paint granulomas, scars, bands, consolidation, ground glass and pleural plaques.
+    """Paint granulomas, scars, bands, consolidation and ground glass.
 
     Returns the box and the coverage of the consolidation, or None: its bronchi still hold air.
     """
@@ -120,6 +120,7 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
                 0.3,
                 rng.uniform(100, 420),
                 90,
+                most=-300.0,
                 edge=blur,
             )
     if rng.random() < (0.04 if kind else 0.15):
@@ -128,19 +129,42 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
         consolidation = add(
             centre, radii, 0.35, rise, 160, most=45.0, edge=3 + blur, patchy=rng.uniform(0.1, 0.4)
         )
-    if rng.random() < 0.2 * often:  # pleural plaques, partly calcified
-        for _ in range(rng.integers(1, 6)):
-            r = rng.uniform(6, 24, 3)
-            add(
-                pick(rng, world, (d > -2.5) & (d < 0) & (world.shell > -7)),
-                np.minimum(r, (30, 5, 30)),
-                0.2,
-                950,
-                0,
-                most=rng.choice([60.0, 250.0, 500.0]),
-                edge=0.5,
-            )
     return consolidation
+
+
+def paint_mounds(rng: np.random.Generator, canvas: Canvas, world, *, kind: bool) -> None:
+    """Paint what bulges into the lungs from the chest wall: pleural plaques, spurs of spine and first ribs.
+
+    All rise from the wall far less than they are wide, as no tumour does. A `kind` patient has no spurs.
+    """
+    f = world.frame
+    on_wall = (np.abs(np.minimum(*world.lungs)) < 2.5) & (world.shell > -7)
+    if rng.random() < (0.04 if kind else 0.2):  # plaques, partly calcified
+        for _ in range(rng.integers(1, 6)):
+            hu = rng.choice([60.0, 250.0, 500.0])
+            mound(rng, canvas, world, pick(rng, world, on_wall), rng.uniform(6, 24, 3), rng.uniform(1.5, 4), 2.0, hu)
+    beside_spine = on_wall & (f.y > 25) & (np.abs(f.x) < 50)
+    behind_sternum = on_wall & (f.y < -20) & (f.z > 0) & (np.abs(f.x) < 60)
+    for place, many in ((beside_spine, 1.5), (behind_sternum, 0.8)):
+        for _ in range(0 if kind else rng.poisson(many)):
+            base = rng.uniform(7, 16, 3)
+            high = rng.uniform(0.3, 0.6) * base.min()
+            mound(rng, canvas, world, pick(rng, world, place), base, high, base.min(), rng.uniform(20, 350))
+
+
+def mound(rng, canvas, world, centre, base_mm, high_mm: float, slope_mm: float, hu: float) -> None:
+    """Thicken the lungs' border round a point on it by `high_mm`, which falls to nothing over `slope_mm` at the rim."""
+    if centre is None:
+        return
+    box, distance = blob(rng, canvas, centre, base_mm, 0.2)
+    if distance is None:
+        return
+    depth = world.sample(np.minimum(*world.lungs), box)
+    fall = 1 - np.clip(-distance / np.float32(slope_mm), 0, 1)
+    cover = coverage(-depth - np.float32(high_mm) * (1 - fall * fall), canvas.edge_mm) * (fall < 1)
+    cover *= coverage(depth - 2, canvas.edge_mm)  # it lies on the wall, not in it
+    target = canvas.hu[box]
+    target += cover * np.maximum(np.float32(hu) - target, 0)
 
 
 def effusion(rng: np.random.Generator, world) -> np.ndarray | None:

@@ -9,9 +9,9 @@ from .fields import Canvas, coverage, noise
 from .lesions import Lesion
 from .trees import rasterise
 
-# The label ends where a reader sees the tumour end: beyond the half-way surface by this much and by a share of the
-# half-width over which its border fades. Tuned so that border HU come near those of LIDC-IDRI's outlines.
-OUTLINE_MM, OUTLINE_SHARE = 0.4, (0.4, 0.9)
+# The label ends a little beyond where a reader sees the tumour end, which is where it is denser than lung by less than
+# this. Tuned so that border HU come near those of LIDC-IDRI's outlines.
+OUTLINE_MM, SEEN_HU = 0.3, (100, 260)
 WALL_MM = 2.5  # a tumour's cavity has a wall all round
 
 
@@ -86,7 +86,8 @@ def paint(
     else:
         may = lung
     soft = rng.uniform(0.6, 4.2)
-    seen = OUTLINE_MM + rng.uniform(*OUTLINE_SHARE) * soft / 2
+    haze_hu = rng.uniform(350, 620) if lesion.texture in ("ground-glass", "part-solid") else 850.0  # rise at the border
+    seen = OUTLINE_MM + (0.5 - rng.uniform(*SEEN_HU) / haze_hu) * soft
     cover = np.clip(0.5 - distance / (canvas.edge_mm + soft), 0, 1) * may
     outline = _largest_part(np.clip(0.5 - (body - np.float32(seen)) / canvas.edge_mm, 0, 1) * may)
     grain = noise(rng, canvas.fine, max(0.5 * r, 4), box)
@@ -96,7 +97,7 @@ def paint(
     if lesion.site == "central" and rng.random() < 0.6:  # as bright as the nodes and tissue that it grows among
         solid = world.person.organs["node"] + rng.normal(0, 8) + rng.uniform(0, 12) * grain
     if lesion.texture in ("ground-glass", "part-solid"):
-        haze = rng.uniform(350, 620) + rng.uniform(20, 90) * grain
+        haze = haze_hu + rng.uniform(20, 90) * grain
         target += cover * np.minimum(haze, np.maximum(20 - target, 0))
         if lesion.texture == "ground-glass":
             return box, outline

@@ -12,13 +12,13 @@ SITES = ("lung", "pleura", "vessel", "hilum", "wall", "mediastinum", "central")
 SITE_SHARES = {  # small, large; "central": to half in the mediastinum, among tissue of its own brightness
     "task06": ([0.4, 0.22, 0.13, 0.12, 0.06, 0.07, 0], [0.22, 0.12, 0.08, 0.26, 0.12, 0.2, 0]),
     "kind": ([0.7, 0.3, 0, 0, 0, 0, 0], [0.7, 0.3, 0, 0, 0, 0, 0]),
-    "broad": ([0.38, 0.21, 0.13, 0.09, 0.06, 0.06, 0.07], [0.17, 0.1, 0.06, 0.16, 0.09, 0.12, 0.3]),
+    "broad": ([0.33, 0.2, 0.12, 0.13, 0.05, 0.06, 0.11], [0.17, 0.1, 0.06, 0.16, 0.09, 0.12, 0.3]),
 }
 TEXTURES = ("solid", "part-solid", "ground-glass", "necrotic", "cavitated", "thin-walled", "calcified")
 TEXTURE_SHARES = {  # small, large
     "task06": ([0.66, 0.12, 0.1, 0.04, 0.04, 0.02, 0.02], [0.57, 0.05, 0.02, 0.26, 0.10, 0, 0]),
     "kind": ([0.68, 0.12, 0.1, 0.04, 0.06, 0, 0], [0.55, 0.05, 0.02, 0.26, 0.12, 0, 0]),
-    "broad": ([0.52, 0.16, 0.13, 0.04, 0.05, 0.04, 0.06], [0.56, 0.08, 0.05, 0.21, 0.1, 0, 0]),
+    "broad": ([0.5, 0.15, 0.13, 0.04, 0.07, 0.06, 0.05], [0.53, 0.08, 0.05, 0.2, 0.1, 0.04, 0]),
 }
 OUTLINES = ("round", "lobulated", "spiculated")
 # What is smaller, in the hilum or across a bronchus or large vessel, nobody tells from a node or a branching.
@@ -65,15 +65,21 @@ def draw_lesion(rng: np.random.Generator, mix: str = "task06", *, first: bool = 
     return Lesion(str(site), str(texture), str(rng.choice(OUTLINES, p=[0.3, 0.4, 0.3])), float(volume))
 
 
-def place(rng: np.random.Generator, lesion: Lesion, world) -> np.ndarray | None:
-    """Find a centre in world mm for the lesion's site, or None when the lungs have no such place."""
+def place(rng: np.random.Generator, lesion: Lesion, world, mix: str = "task06") -> np.ndarray | None:
+    """Find a centre in world mm for the lesion's site, or None when the lungs have no such place.
+
+    By the mix "broad" a pleural tumour may also lie on the diaphragm, where thick voxels hardly tell it from the belly.
+    """
     grid, r = world.coarse, lesion.radius_mm
     d = np.minimum(*world.lungs)
     reach_hilum = rng.uniform(8, 30)
+    on_pleura = world.shell > -1.2 * r - 6
+    if mix == "broad":
+        on_pleura = on_pleura | (world.dome < 1.2 * r + 6)
     wall = world.shell > d - 8  # the nearest surface is the chest wall, not the mediastinum
     wanted = {
         "lung": d < -max(min(1.15 * r, 30), 6),
-        "pleura": (np.abs(d + 0.75 * r) < 3) & (world.shell > -1.2 * r - 6),
+        "pleura": (np.abs(d + 0.75 * r) < 3) & on_pleura,
         "wall": (np.abs(d + 0.3 * r) < 3) & (world.shell > -r - 8),
         "mediastinum": (np.abs(d + 0.35 * r) < 3) & ~wall & (world.dome > r),
         "hilum": d < -0.25 * r,  # most of it in the lung: what lies wholly in the mediastinum nobody could outline

@@ -92,6 +92,7 @@ def paint_lungs(rng, canvas: Canvas, world, mix: str) -> np.ndarray:
         canvas.paint(fluid, rng.uniform(-5, 25))
         world.lungs = tuple(np.maximum(lung_sdf, -fluid) for lung_sdf in world.lungs)
     consolidation = distractors.paint_opacities(rng, canvas, world, kind=mix == "kind")
+    distractors.paint_mounds(rng, canvas, world, kind=mix == "kind")
     without_air = [] if consolidation is None else [(*consolidation, 0.0)]
     if mix == "broad" and rng.random() < 0.3:
         without_air += [(*scar, rng.uniform(0, 1)) for scar in airless.paint_scars(rng, canvas, world)]

@@ -30,10 +30,10 @@ from lungseg_utils.training.run_folder import (
     write_json,
 )
 from lungseg_utils.training.settings import TrainingConfig, learning_rate_at
-from lungseg_utils.training.start import keep_freed_memory, read_start, start_run, training_precision
+from lungseg_utils.training.start import read_start, start_run, training_precision
 from lungseg_utils.training.whole_scans import add_mistakes, validate
 
-__all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "keep_freed_memory", "learning_rate_at",
+__all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "learning_rate_at",
            "make_loss", "read_start", "restore", "save", "set_aside", "start_run", "stop_on_sigterm",
            "train_one_epoch", "training_precision", "update_mean", "validate"]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import ctypes
 import dataclasses
 import math
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import torch
 
 from lungseg_utils import checkpoint
-from lungseg_utils.runtime import LungsegError, pick_precision, seed_everything
+from lungseg_utils.runtime import LungsegError, keep_freed_memory, pick_precision, seed_everything
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training.losses import make_heads, make_optimiser
 from lungseg_utils.training.run_folder import Run
@@ -61,14 +59,3 @@ def training_precision(device: torch.device, config: TrainingConfig) -> torch.dt
     if device.type == "cpu" and 2 in depths:
         return torch.float32
     return pick_precision(device)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next one: getting it from the kernel anew is a quarter of a step.
-
-    It changes no number, and where there is another allocator (macOS, Windows, musl) it does nothing.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        libc = ctypes.CDLL(None)
-        for parameter, value in ((-1, 2**31 - 1), (-2, 2**28), (-3, 2**25)):  # M_TRIM_, M_TOP_PAD, M_MMAP_THRESHOLD
-            libc.mallopt(parameter, value)
