@@ -16,7 +16,7 @@ from lungseg_utils.prediction.oblique import put_back, straighten
 from lungseg_utils.prediction.tumours import drop_small, drop_unsure, list_components, measure_tumours
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.preprocess import CLIP_HU, Prepared, normalise, prepare, resampled_slabs
-from lungseg_utils.runtime import keep_freed_memory, pick_device, pick_precision, warn
+from lungseg_utils.runtime import pick_device, pick_precision, warn
 from lungseg_utils.segunet import SegUNet, fold_batch_norms
 from lungseg_utils.volume import Volume
 
@@ -37,7 +37,6 @@ class Predictor:
 
     def __init__(self, checkpoint: str | Path | Sequence[str | Path] | None = None, device: str = "auto", *,
                  model: SegUNet | None = None, facts: dict | None = None, precision: torch.dtype | None = None):
-        keep_freed_memory()
         self.device = pick_device(device)
         self.wanted = precision  # on whatever device
         self.precision = precision or pick_precision(self.device)
