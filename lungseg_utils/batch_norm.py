@@ -1,7 +1,7 @@
 """Batch norm that learns as fast over 8 channels as over 16.
 
 Where channels come last, torch's own backward pass on a CPU takes the channels of a voxel 16 at a time and copies what
-is over value by value: with AVX-512 a norm of 8 channels takes ten times as long as one of 16 (torch 2.13).
+is over value by value: with AVX-512 a norm of 8 channels takes longer than one of 16 (torch 2.13).
 """
 
 from __future__ import annotations

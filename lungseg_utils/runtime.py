@@ -148,7 +148,7 @@ def seed_everything(seed: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next array: to get it from the kernel anew is up to a quarter of the time.
+    """Have glibc keep what is freed for the next array: to get it from the kernel anew takes time.
 
     It changes no number, and where there is another allocator (macOS, Windows, musl) it does nothing.
     """

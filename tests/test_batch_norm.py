@@ -44,6 +44,7 @@ def test_the_gradient_is_that_of_differences():
 
 def test_it_is_torchs_own_where_that_is_as_fast():
     x = torch.randn(2, 8, 4, 4, 4)
-    by_channel, wide = x.contiguous(memory_format=torch.channels_last_3d), torch.randn(2, 16, 4, 4, 4)
+    by_channel = x.contiguous(memory_format=torch.channels_last_3d)
+    wide = torch.randn(2, 16, 4, 4, 4).contiguous(memory_format=torch.channels_last_3d)
     for norm, image in ((BatchNorm3d(8), x), (BatchNorm3d(16), wide), (BatchNorm3d(8).eval(), by_channel)):
         assert norm(image).grad_fn.name() != "_NormaliseBackward"
