@@ -36,7 +36,7 @@ def main() -> None:
         for row in predict_files([case.image for case in unseen], masks, checkpoint=run_dir / "best.safetensors",
                                  device=settings["device"]):
             print(f"fold {fold}: {row['name']}, {len(row['tumours'])} tumours", flush=True)
-    rows = evaluate(masks, options.dataset / "labelsTr", masks / "metrics.csv")
+    rows = evaluate(masks, dataset.root / "labelsTr", masks / "metrics.csv")
     found, true = (sum(row[name] for row in rows) for name in ("lesions_found", "lesions_true"))
     print(f"{len(rows)} scans, each by a network that has not seen it: mean Dice "
           f"{sum(row['dice'] for row in rows) / len(rows):.3f}, {found} of {true} lesions found; {masks}")

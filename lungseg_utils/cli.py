@@ -122,7 +122,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     """Show the default of every option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        has_default = action.default not in (None, False, argparse.SUPPRESS)
+        has_default = not any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS))
         return f"{action.help} (default: %(default)s)" if has_default else action.help
 
 

@@ -117,6 +117,18 @@ def training_config(settings: Mapping) -> TrainingConfig:
     return TrainingConfig(**{name: value for name, value in chosen.items() if name in names})
 
 
+def parameters_of(notebook: Path) -> set[str]:
+    """Give the parameters that a notebook takes: its own, and where it may train, all that training has."""
+    import dataclasses
+
+    import papermill
+
+    from lungseg_utils.training import TrainingConfig
+
+    own = set(papermill.inspect_notebook(str(notebook)))
+    return own | {field.name for field in dataclasses.fields(TrainingConfig)} if "epochs" in own else own
+
+
 def run_course(settings: Mapping | None = None, out: str | Path = "build/course") -> Path:
     """Execute the seven notebooks in order, headlessly, with one run folder for all; say where the results are.
 
@@ -126,8 +138,13 @@ def run_course(settings: Mapping | None = None, out: str | Path = "build/course"
     notebooks = sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))
     if not notebooks:
         raise LungsegError(NOTEBOOKS, "the notebooks are not there", "run the course from a clone of the repository")
+    chosen, quick = parameters.check(settings or {}), parameters.defaults()
+    taken = {notebook: parameters_of(notebook) & quick.keys() for notebook in notebooks}
+    idle = [name for name in chosen.keys() - set().union(*taken.values()) if chosen[name] != quick[name]]
+    if idle:
+        raise LungsegError(", ".join(sorted(idle)), "no notebook takes it",
+                           "make a set with `lungseg phantom`, and give its folder as dataset_dir")
     out = require_writable(Path(out).expanduser().resolve())
-    chosen = parameters.check(settings or {})
     chosen |= {name: str(resolve(chosen[name], "")) for name in PATHS if chosen.get(name)}
     _remove_earlier(out, notebooks)
     run_dir = Path(chosen.setdefault("run_dir", "") or out / "run")
@@ -135,7 +152,7 @@ def run_course(settings: Mapping | None = None, out: str | Path = "build/course"
     started = time.perf_counter()
     with _environment(LUNGSEG_FIGURES=str(out / "figures")):
         for notebook in notebooks:
-            _run_notebook(notebook, out / notebook.name, chosen)
+            _run_notebook(notebook, out / notebook.name, {n: v for n, v in chosen.items() if n in taken[notebook]})
     for name in ("metrics.csv", "summary.json"):
         if (run_dir / name).is_file():
             with writing(out / name) as partial:
@@ -148,15 +165,14 @@ def run_course(settings: Mapping | None = None, out: str | Path = "build/course"
 
 
 def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
-    """Execute one notebook with those of the parameters that it has."""
+    """Execute one notebook with `chosen` parameters."""
     import papermill
 
     started = time.perf_counter()
     print(f"{notebook.stem} …", end=" ", flush=True)
-    own = papermill.inspect_notebook(str(notebook))
     try:
-        papermill.execute_notebook(str(notebook), str(executed), {n: v for n, v in chosen.items() if n in own},
-                                   kernel_name="python3", progress_bar=sys.stderr.isatty(), cwd=str(executed.parent),
+        papermill.execute_notebook(str(notebook), str(executed), dict(chosen), kernel_name="python3",
+                                   progress_bar=sys.stderr.isatty(), cwd=str(executed.parent),
                                    extra_arguments=["--IPKernelApp.log_level=40"])  # errors only
     except papermill.PapermillExecutionError as error:
         print("failed", flush=True)

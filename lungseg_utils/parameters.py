@@ -91,8 +91,8 @@ PARAMETERS = {
     "compile": Parameter(bool, False, "whether the network is compiled first, on a GPU", "true or false"),
     "overlap": Parameter(float, 0.25, "of neighbouring prediction windows", "share of a side", "[0, 0.9)"),
     "threshold": Parameter(float, 0.5, "from which a voxel counts as tumour", "probability", "(0, 1)"),
-    "cases": Parameter(int, 12, "training cases of a synthetic set", "scans", "[2, 10000]"),
-    "test_cases": Parameter(int, 4, "test cases of a synthetic set", "scans", "[0, 10000]"),
+    "cases": Parameter(int, 12, "training cases of a synthetic set", "scans", "[2, 5000]"),
+    "test_cases": Parameter(int, 4, "test cases of a synthetic set", "scans", "[0, 5000]"),
     "tier": Parameter(str, "quick", "detail of a synthetic set", "name", ("quick", "medium", "full")),
 }
 

@@ -6,10 +6,13 @@ import contextlib
 import ctypes
 import errno
 import os
+import platform
 import random
 import shutil
 import sys
 import tempfile
+import time
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -84,9 +87,9 @@ def writing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f".partial-*-{_glob_escape(path.name)}"):
-            if not _is_running(stale.name.split("-")[1]):
+            if _is_left_over(stale):
                 stale.unlink(missing_ok=True)
-        partial = path.parent / f".partial-{os.getpid()}-{path.name}"
+        partial = path.parent / f".partial-{os.getpid()}.{_machine()}-{path.name}"
         try:
             yield partial
             with open(partial, "rb+") as file:
@@ -106,6 +109,21 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 def _glob_escape(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _machine() -> str:
+    """Give a short name of this machine: several may write to one disk, and know only their own processes."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _is_left_over(partial: Path) -> bool:
+    """Tell whether the writer of `partial` is gone; one on another machine, if it has not written for a day."""
+    pid, _, machine = partial.name.split("-")[1].partition(".")
+    if machine in ("", _machine()):
+        return not _is_running(pid)
+    with contextlib.suppress(OSError):
+        return time.time() - partial.stat().st_mtime > 86400
+    return False
 
 
 def _is_running(pid: str) -> bool:
@@ -170,7 +188,11 @@ def pick_device(name: str = "auto"):
         raise LungsegError("device", f"unknown device {name!r}", "use one of auto, cpu, cuda, mps")
     if not available[kind]:
         raise LungsegError("device", f"{name!r} is not available on this machine", "use device='cpu' or 'auto'")
-    return torch.device(name)
+    device = torch.device(name)
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise LungsegError("device", f"{name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from 0",
+                           "use device='cuda' or 'auto'")
+    return device
 
 
 def pick_precision(device):
@@ -181,7 +203,8 @@ def pick_precision(device):
     import torch
 
     if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # of several GPUs each may be another
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     else:

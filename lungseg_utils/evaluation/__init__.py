@@ -75,6 +75,8 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         if case in found:
             raise runtime.LungsegError(path, f"a second mask for {case} beside {found[case].name}", "keep one of them")
         found[case] = path
+    for case in [case for case in found if case.removesuffix("_probability") in found.keys() - {case}]:
+        del found[case]  # the map that `lungseg predict --probabilities` writes beside a mask
     if not found:
         raise runtime.LungsegError(folder, "holds no .nii or .nii.gz file", "give the folder that holds the masks")
     return found

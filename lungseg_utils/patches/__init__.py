@@ -20,6 +20,7 @@ from lungseg_utils.patches.augmentation import (
     Chance,
     cut_off,
     random_matrix,
+    to_device,
     vary_intensity,
 )
 from lungseg_utils.prediction.tumours import list_components
@@ -157,9 +158,9 @@ def cut_patches(sources: Sequence[Source], centres: Sequence[np.ndarray], patch_
     linear = np.stack([np.eye(3)] * count if matrices is None else matrices) * (size / box[:, None])
     theta = np.concatenate([linear, (2 * np.array(offsets) / box - 1)[:, :, None]], 2)
     theta = np.concatenate([theta[:, ::-1, 2::-1], theta[:, ::-1, 3:]], 2).astype(np.float32)
-    grid = F.affine_grid(torch.from_numpy(theta).to(device, non_blocking=True), [count, 1, *patch_size], False)
+    grid = F.affine_grid(to_device(torch.from_numpy(theta), device), [count, 1, *patch_size], False)
     if warps is not None:
-        shifts = (warps * torch.from_numpy(2 / box).float()[:, None, None, None]).flip(1).to(device, non_blocking=True)
+        shifts = to_device((warps * torch.from_numpy(2 / box).float()[:, None, None, None]).flip(1), device)
         grid = grid + F.interpolate(shifts, list(patch_size), mode="trilinear", align_corners=True).movedim(1, -1)
     both = F.grid_sample(both, grid, mode="bilinear", align_corners=False)
     return both[:, 0] + AIR_HU, (both[:, 1] >= 0.5).to(torch.uint8)

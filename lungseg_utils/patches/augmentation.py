@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lungseg_utils.preprocess.resample import axis_weights
+
 AIR_HU = -1024.0
 
 
@@ -104,9 +106,11 @@ def cut_off(hu: Tensor, label: Tensor, chance: Chance) -> Tensor:
 
 def _coarsen(hu: Tensor, factors: Sequence[float]) -> Tensor:
     """See (d, h, w) as through voxels `factors` (3,) times as large: averaged, then interpolated back."""
-    coarse = [max(1, round(side / factor)) for side, factor in zip(hu.shape, factors)]
-    small = F.interpolate(hu[None, None], coarse, mode="area")
-    return F.interpolate(small, hu.shape, mode="trilinear", align_corners=False)[0, 0]
+    for axis, (side, factor) in enumerate(zip(hu.shape, factors)):
+        coarse = max(1, round(side / factor))
+        there_and_back = axis_weights(coarse, side) @ axis_weights(side, coarse)
+        hu = torch.tensordot(to_device(there_and_back, hu.device), hu, ([1], [axis])).movedim(0, axis)
+    return hu
 
 
 def _smooth(hu: Tensor, sigmas: Sequence[Sequence[float]]) -> Tensor:
@@ -117,11 +121,16 @@ def _smooth(hu: Tensor, sigmas: Sequence[Sequence[float]]) -> Tensor:
     for axis in range(3):
         shape, padding = [1, 1, 1], [0] * 6
         shape[axis], padding[4 - 2 * axis], padding[5 - 2 * axis] = 7, 3, 3
-        kernel = torch.from_numpy(kernels[:, axis]).to(hu.device, non_blocking=True)
+        kernel = to_device(torch.from_numpy(kernels[:, axis]), hu.device)
         hu = F.conv3d(F.pad(hu[None], padding, mode="replicate"), kernel.view(-1, 1, *shape), groups=len(hu))[0]
     return hu
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
     """Put a number a patch on the device of `like`, as (B, 1, 1, 1)."""
-    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True).view(-1, 1, 1, 1)
+    return to_device(torch.tensor(values, dtype=like.dtype), like.device).view(-1, 1, 1, 1)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Put a small tensor on `device` without waiting, where that is safe: Apple's may read it when it is gone."""
+    return values.to(device, non_blocking=device.type == "cuda")

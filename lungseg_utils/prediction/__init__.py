@@ -63,10 +63,11 @@ class Predictor:
         while True:
             try:
                 return self._blend(image, region, window, overlap, batch_size, features)
-            except torch.OutOfMemoryError:
-                if on_last_resort:
+            except RuntimeError as error:
+                if on_last_resort or not is_out_of_memory(error):
                     raise
-            torch.cuda.empty_cache()  # not above: the error would still hold on to the tensors
+            if self.device.type != "cpu":  # not above: the error would still hold on to the tensors
+                torch.accelerator.empty_cache()
             if features > SMALLEST_FEATURES:
                 features //= 8
                 warn(f"{prepared.name}: out of GPU memory; going on with less at a time")
@@ -135,23 +136,31 @@ class Predictor:
         return mask
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a device had no memory left: Apple's raises no error of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+
+
 def predict(
     volume: Volume,
     *,
     checkpoint: str | Path | Sequence[str | Path] | None = None,
     device: str = "auto",
     threshold: float = 0.5,
+    overlap: float = OVERLAP,
     predictor: Predictor | None = None,
 ) -> np.ndarray:
     """Segment the lung tumours of `volume`: uint8 (D, H, W) of 0 and 1, as `volume.hu`.
 
     Without `checkpoint` the shipped weights are used: trained on synthetic scans, not for clinical use. The
-    probabilities of several checkpoints are averaged; LungsegError where they were trained on other voxels.
+    probabilities of several checkpoints are averaged; LungsegError where they were trained on other voxels. A scan that
+    is too large for one window is cut into several, which share `overlap` of a side.
     """
     predictor = predictor or Predictor(checkpoint, device)
     upright = straighten(volume)
     prepared = prepare(upright, spacing_mm=predictor.facts["spacing_mm"], device=predictor.device)
-    return put_back(predictor.mask(upright, prepared, predictor.probabilities(prepared), threshold), upright, volume)
+    probability = predictor.probabilities(prepared, overlap=overlap)
+    return put_back(predictor.mask(upright, prepared, probability, threshold), upright, volume)
 
 
 def predict_files(inputs, output, **options):

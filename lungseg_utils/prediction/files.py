@@ -20,11 +20,17 @@ from lungseg_utils.runtime import LungsegError, require_writable, warn, writing
 
 @dataclass(frozen=True)
 class Job:
-    """One scan: where it is read from and where its mask goes."""
+    """One scan: where it is read from and where its mask goes, and what else was asked for."""
 
     name: str
     source: Path
     mask: Path
+    probabilities: Path | None = None
+    dicom_seg: Path | None = None
+
+    @property
+    def outputs(self) -> list[Path]:
+        return [path for path in (self.mask, self.probabilities, self.dicom_seg) if path]
 
 
 def predict_files(
@@ -41,25 +47,25 @@ def predict_files(
     """Segment every scan of `inputs` into `output`; yield a row a scan: name, tumours, seconds, mask, versions.
 
     The probabilities of several checkpoints are averaged; "weights" then has all their digests, joined by "+".
-    A scan that cannot be read does not stop the others: its error is raised after them, LungsegError of all at
-    once. `report` names a file that gets every row as a line of JSON.
+    A scan that fails does not stop the others: its error is raised after them, LungsegError of all at once.
+    `report` names a file that gets every row as a line of JSON.
     """
-    jobs = plan(inputs, output)
-    for folder in {job.mask.parent for job in jobs}:
+    jobs = plan(inputs, output, dicom_seg=dicom_seg, probabilities=probabilities)
+    for folder in {job.mask.parent for job in jobs} | ({Path(report).parent} if report else set()):
         require_writable(folder)
-    rows, failures = [], []
+    rows, failures, begun = [], [], time.time()
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         ahead: Future = reader.submit(volume.read, jobs[0].source, series=series)
         predictor = Predictor(checkpoint, device)
-        waiting: list[tuple[dict, Future]] = []
+        waiting: list[tuple[Job, dict, Future]] = []
 
         def settle() -> None:  # what fails on its way to the disk fails its own scan, not the present one
-            row, written = waiting.pop(0)
+            job, row, written = waiting.pop(0)
             try:
                 written.result()
                 rows.append(row)
-            except LungsegError as error:
-                failures.append(error)
+            except Exception as error:
+                failures.append(_failure_of(job, error))
 
         for number, job in enumerate(jobs):
             current = ahead
@@ -74,16 +80,16 @@ def predict_files(
                 mask = put_back(predictor.mask(upright, prepared, probability), upright, scan)
                 row = {"name": job.name, "tumours": measure_tumours(mask, scan), "mask": job.mask.name,
                        "version": __version__, "weights": predictor.facts["digest"]}
-                extra = _full_map(probability, prepared, upright, scan) if probabilities else None
+                extra = _full_map(probability, prepared, upright, scan) if job.probabilities else None
                 while len(waiting) > 1:  # at most one scan waits for the disk
                     settle()
-                waiting.append((row, writer.submit(_write, job, scan, mask, extra, dicom_seg)))
+                waiting.append((job, row, writer.submit(_write, job, scan, mask, extra)))
                 if number + 1 == len(jobs):
-                    waiting[-1][1].result()
+                    waiting[-1][2].result()
                 row["seconds"] = round(time.perf_counter() - started, 2)
-            except LungsegError as error:
-                failures.append(error)
-                if job.mask.exists():
+            except Exception as error:
+                failures.append(_failure_of(job, error))
+                if job.mask.exists() and job.mask.stat().st_mtime < begun:
                     warn(f"{job.mask}: is left from an earlier run; this one made none")
                 continue
             yield row
@@ -99,7 +105,18 @@ def predict_files(
         raise LungsegError(f"{len(failures)} of {len(jobs)} scans", "; ".join(str(f).rstrip(".") for f in failures))
 
 
-def plan(inputs: Sequence[str | Path], output: str | Path) -> list[Job]:
+def _failure_of(job: Job, error: Exception) -> LungsegError:
+    """Give the failure of one scan, of whatever kind, as one that names it."""
+    if isinstance(error, LungsegError):
+        return error
+    cause = "not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
+    failure = LungsegError(job.source, cause, "Predict it alone, with --debug, to see where")
+    failure.__cause__ = error
+    return failure
+
+
+def plan(inputs: Sequence[str | Path], output: str | Path, *, dicom_seg: bool = False, probabilities: bool = False
+         ) -> list[Job]:
     """Give a job for each scan of `inputs`; refuse outputs that would collide or overwrite an input."""
     sources = [scan for path in inputs for scan in find_scans(Path(path))]
     output = Path(output)
@@ -109,16 +126,23 @@ def plan(inputs: Sequence[str | Path], output: str | Path) -> list[Job]:
     jobs = []
     for source in sources:
         name = volume.stem(source.resolve().name if source.is_dir() else source)
-        jobs.append(Job(name, source, output if is_file else output / f"{name}.nii.gz"))
+        mask = output if is_file else output / f"{name}.nii.gz"
+        base = volume.stem(mask)
+        jobs.append(Job(name, source, mask, mask.with_name(f"{base}_probability.nii.gz") if probabilities else None,
+                        mask.with_name(f"{base}.dcm") if dicom_seg else None))
     taken: dict[Path, Path] = {}
     for job in jobs:
-        other = taken.setdefault(job.mask, job.source)
-        if other != job.source:
-            raise LungsegError(job.source, f"its mask would be named as that of {other}", "predict them one by one")
+        for path in job.outputs:
+            other = taken.setdefault(path, job.source)
+            if other != job.source:
+                raise LungsegError(job.source, f"{path.name} would be named as that of {other}",
+                                   "predict them one by one")
     originals = {source.resolve() for source in sources}
-    for job in jobs:
-        if job.mask.resolve() in originals:
-            raise LungsegError(job.mask, "the mask would overwrite a scan", "choose another output")
+    for path in taken:
+        if path.resolve() in originals:
+            raise LungsegError(path, "it would overwrite a scan", "choose another output")
+        if path.suffix == ".dcm" and path.parent.resolve() in originals:
+            raise LungsegError(path, "it would lie among the slices of a scan", "choose another output")
     return jobs
 
 
@@ -144,11 +168,11 @@ def _full_map(probability, prepared: Prepared, upright: volume.Volume, scan: vol
     return put_back(full, upright, scan)
 
 
-def _write(job: Job, scan: volume.Volume, mask: np.ndarray, full_map: np.ndarray | None, dicom_seg: bool) -> None:
+def _write(job: Job, scan: volume.Volume, mask: np.ndarray, full_map: np.ndarray | None) -> None:
     volume.write_mask(job.mask, mask, scan)
-    if full_map is not None:
-        volume.write_map(job.mask.with_name(f"{job.name}_probability.nii.gz"), full_map, scan)
-    if dicom_seg:
+    if job.probabilities:
+        volume.write_map(job.probabilities, full_map, scan)
+    if job.dicom_seg:
         from lungseg_utils.volume.dicom_seg import write_segmentation
 
-        write_segmentation(job.mask.with_name(f"{volume.stem(job.mask)}.dcm"), mask, scan)
+        write_segmentation(job.dicom_seg, mask, scan)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lungseg_utils.preprocess.lungs import LungRegion, find_lungs
 from lungseg_utils.preprocess.resample import axis_weights, resample, resampled_slabs
-from lungseg_utils.runtime import LungsegError
+from lungseg_utils.runtime import LungsegError, warn
 from lungseg_utils.volume import Volume
 
 __all__ = ["CLIP_HU", "LungRegion", "Prepared", "axis_weights", "find_lungs", "normalise", "prepare", "resample",
@@ -67,6 +67,9 @@ def prepare(
     shape = working_shape(extent_mm, spacing_mm)
     hu = resample(volume.hu[lungs.box], shape, device).clamp_(*CLIP_HU).round_().to(torch.int16).cpu().numpy()
     if label is not None:
+        marked, inside = np.count_nonzero(label), np.count_nonzero(label[lungs.box])
+        if inside < marked:
+            warn(f"{volume.name}: {1 - inside / marked:.0%} of its label lies outside the lungs' box and is left out")
         label = (resample(label[lungs.box], shape, device) >= 0.5).to(torch.uint8).cpu().numpy()
     return Prepared(
         name=volume.name,

@@ -101,7 +101,7 @@ def _levels(slices: list[Slice]) -> list[list[Slice]]:
 
 
 def _affine(folder: Path, slices: list[Slice]) -> np.ndarray:
-    """Give (column, row, slice) -> RAS+ mm, and refuse gaps and, as a sheared grid, a tilted gantry."""
+    """Give (column, row, slice) -> RAS+ mm, and refuse gaps, uneven stacks and, as a sheared grid, a tilted gantry."""
     first, last, normal = slices[0], slices[-1], np.cross(*slices[0].directions)
     step = normal * first.thickness_mm
     if len(slices) > 1:
@@ -113,6 +113,11 @@ def _affine(folder: Path, slices: list[Slice]) -> np.ndarray:
                 cause = f"slices are missing: {gap:.4g} mm between {names}, {usual:.4g} mm elsewhere"
                 raise LungsegError(folder, cause, "Export the whole series again")
         step = (last.position - first.position) / (len(slices) - 1)
+        strays = [np.linalg.norm(one.position - first.position - step * index) for index, one in enumerate(slices)]
+        if max(strays) > 0.5 * usual:  # gaps that change along the series, or slices that lie sideways
+            worst = int(np.argmax(strays))
+            cause = f"not one even stack: {slices[worst].path.name} lies {strays[worst]:.3g} mm from where it should"
+            raise LungsegError(folder, cause, "Export slices of one spacing, none shifted")
     affine = np.eye(4)
     affine[:3, 0] = first.directions[0] * first.pixel_mm[1]
     affine[:3, 1] = first.directions[1] * first.pixel_mm[0]

@@ -37,24 +37,29 @@ def write_segmentation(path: str | Path, mask: np.ndarray, like) -> None:
         algorithm_identification=software,
         anatomic_regions=[codes.SCT.Lung],
     )
+    sources = [dcmread(source, stop_before_pixels=True) for source in like.slices]
     frames = np.ascontiguousarray(like.grid.on_disk(np.asarray(mask, dtype=np.uint8)))  # (slices, rows, columns)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote the patient's name
-        segmentation = Segmentation(
-            source_images=[dcmread(source, stop_before_pixels=True) for source in like.slices],
-            pixel_array=frames,
-            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[tumour],
-            series_instance_uid=highdicom.UID(),
-            series_number=1000,
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer="lungseg_utils",
-            manufacturer_model_name="SegUNet",
-            software_versions=__version__,
-            device_serial_number="0",
-            series_description="Lung tumour, automatic",
-            omit_empty_frames=bool(frames.any()),
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote the patient's name
+            segmentation = Segmentation(
+                source_images=sources,
+                pixel_array=frames,
+                segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[tumour],
+                series_instance_uid=highdicom.UID(),
+                series_number=1000,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer="lungseg_utils",
+                manufacturer_model_name="SegUNet",
+                software_versions=__version__,
+                device_serial_number="0",
+                series_description="Lung tumour, automatic",
+                omit_empty_frames=bool(frames.any()),
+            )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # tags that reading does not need
+        cause = f"its headers do not suffice for a DICOM SEG ({error})"
+        raise LungsegError(like.source, cause, "Take the NIfTI mask, or mend the headers") from error
     with writing(path) as partial:
         segmentation.save_as(partial)
