@@ -115,6 +115,17 @@ def test_unknown_parameters_stop_the_course_before_it_starts(folder, tmp_path):
         course.run_course({"epoch": 5}, tmp_path / "out")
 
 
+def test_what_training_takes_reaches_every_notebook_that_may_train(folder, tmp_path):
+    course.run_course({"low_resolution": 0.15}, tmp_path / "out")  # no notebook names it
+    text = (tmp_path / "out" / "01_first.ipynb").read_text()
+    assert "low_resolution = 0.15" in text
+
+
+def test_a_parameter_that_no_notebook_takes_stops_the_course(folder, tmp_path):
+    with pytest.raises(LungsegError, match="cases, tier: no notebook takes it"):
+        course.run_course({"cases": 50, "tier": "full", "test_cases": 4}, tmp_path / "out")  # 4 is what it does anyway
+
+
 def test_without_the_notebooks_the_course_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "NOTEBOOKS", tmp_path)
     with pytest.raises(LungsegError, match="clone of the repository"):

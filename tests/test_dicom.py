@@ -127,6 +127,16 @@ def test_fault_59_missing_slice(tmp_path):
     refuse(tmp_path, "slices are missing: 6 mm between 1-03.dcm and 1-06.dcm, 3 mm elsewhere")
 
 
+@pytest.mark.parametrize("moved", [
+    [(0, 0, 0)] * 20 + [(0, 0, 0.75 * k) for k in range(20)],  # from 3 to 3.75 mm: no gap is far from the usual one
+    [(0, 0, 0)] * 10 + [(40, 0, 0)] * 20 + [(0, 0, 0)] * 10,
+])
+def test_fault_59_uneven_or_shifted_slices(tmp_path, moved):
+    for k, (plane, shift) in enumerate(zip(chest((40, 8, 10)), moved)):
+        make_slice(plane, np.array([0, 0, 3.0 * k]) + shift, number=k).save_as(tmp_path / f"{k:02d}.dcm")
+    refuse(tmp_path, r"not one even stack: \d\d.dcm lies [\d.]+ mm from where it should")
+
+
 def test_fault_59_duplicate_slices(tmp_path, capsys):
     paths = write_series(tmp_path)
     copy = dcmread(paths[2])

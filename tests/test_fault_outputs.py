@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers_cases import TINY, ball, make_prepared, make_scan
 from helpers_limits import full_disk, open_files, read_only_folder
+from pydicom import dcmread
 from test_dicom import chest, write_series
 
 from lungseg_utils import checkpoint, cli, course, runtime, volume
@@ -119,6 +120,67 @@ def test_there_is_one_atomic_writer():
                 assert re.search(r"\bpartial\b|\(page,", call), f"{path.name}: {call}"  # a page is in memory
 
 
+# --- one scan of several -----------------------------------------------------------------------------------------
+
+
+def series_of_three(folder: Path) -> list[Path]:
+    """Write three DICOM series; the second lacks what a DICOM SEG needs and the reader does not."""
+    for number in (1, 2, 3):
+        paths = write_series(folder / f"series_{number}", chest((6, 22, 24)), series=str(number))
+        for path in paths if number == 2 else []:
+            one = dcmread(path)
+            del one.FrameOfReferenceUID
+            one.save_as(path)
+    return [folder / f"series_{number}" for number in (1, 2, 3)]
+
+
+def test_fault_61_a_series_that_no_dicom_seg_can_refer_to_does_not_stop_the_others(dataset, tmp_path, capsys):
+    tiny, report, told = dataset.parent / "tiny.safetensors", tmp_path / "report.jsonl", []
+    with pytest.raises(LungsegError, match="series_2: its headers do not suffice for a DICOM SEG"):
+        told.extend(predict_files(series_of_three(tmp_path), tmp_path / "out", checkpoint=tiny, device="cpu",
+                                  dicom_seg=True, report=report))
+    assert {path.name for path in (tmp_path / "out").glob("*.dcm")} == {"series_1.dcm", "series_3.dcm"}
+    assert [json.loads(line)["name"] for line in report.read_text().splitlines()] == ["series_1", "series_3"]
+    assert "earlier run" not in capsys.readouterr().err
+
+
+def test_an_error_that_nobody_foresaw_is_that_scan_s_alone(dataset, tmp_path, monkeypatch):
+    from lungseg_utils.prediction import files
+
+    def prepare(scan, **options):
+        if scan.name == "toy_1":
+            raise MemoryError
+        return real(scan, **options)
+
+    real = files.prepare
+    monkeypatch.setattr(files, "prepare", prepare)
+    with pytest.raises(LungsegError, match="toy_1.nii.gz: not enough memory") as caught:
+        predict(dataset, tmp_path)
+    assert isinstance(caught.value.__cause__, MemoryError)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["toy_0.nii.gz", "toy_2.nii.gz"]
+
+
+def test_no_segmentation_is_written_among_the_slices_of_a_scan(dataset, tmp_path):
+    series = series_of_three(tmp_path)[0]
+    before = content(series)
+    for output in (series, series / "1-00.nii.gz", series.parent / "series_2"):
+        with pytest.raises(LungsegError, match="it would lie among the slices of a scan"):
+            list(predict_files([series, *[tmp_path / "series_2"] * (output.suffix == "")], output,
+                               checkpoint=dataset.parent / "tiny.safetensors", device="cpu", dicom_seg=True))
+    assert content(series) == before
+
+
+def test_probabilities_are_named_by_their_mask_and_no_prediction_to_evaluate(dataset, tmp_path):
+    for number in (0, 1):
+        list(predict_files([dataset / "imagesTr" / "toy_0.nii.gz"], tmp_path / f"toy_{number}.nii.gz", device="cpu",
+                           checkpoint=dataset.parent / "tiny.safetensors", probabilities=True))
+    assert len(list(tmp_path.glob("toy_?_probability.nii.gz"))) == 2
+    (tmp_path / "truth").mkdir()
+    for number in (0, 1):
+        (tmp_path / "truth" / f"toy_{number}.nii.gz").write_bytes((tmp_path / f"toy_{number}.nii.gz").read_bytes())
+    assert [row["case"] for row in evaluate(tmp_path, tmp_path / "truth")] == ["toy_0", "toy_1"]
+
+
 # --- a folder that cannot be written ----------------------------------------------------------------------------
 
 
@@ -140,6 +202,13 @@ def test_fault_75_a_closed_folder_is_said_before_the_work(dataset, arguments, mo
         assert cli.main([word.format(**paths) for word in arguments]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"error: {out}") and said.endswith("permissions.") and "denied" in said
+
+
+def test_fault_75_a_report_that_cannot_be_written_is_said_before_the_work(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(volume, "read", lambda *_, **__: 1 / 0)
+    (tmp_path / "file").touch()
+    with pytest.raises(LungsegError, match=f"{tmp_path}/file"):
+        predict(dataset, tmp_path / "out", report=tmp_path / "file" / "report.jsonl")
 
 
 def test_a_probe_leaves_nothing_behind(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers_cases import ball, make_prepared, make_scan
 
-from lungseg_utils import checkpoint, phantom, prediction, preprocess, volume
+from lungseg_utils import checkpoint, phantom, prediction, preprocess, runtime, volume
 from lungseg_utils.prediction import Predictor, drop_small, drop_unsure, measure_tumours, predict
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.runtime import LungsegError
@@ -25,15 +25,16 @@ def predictor(logit=None, **options):
 class OutOfMemory(torch.nn.Module):
     """Runs out of memory as often as asked, then does what the real network does."""
 
-    def __init__(self, model, times):
+    def __init__(self, model, times, error=None):
         super().__init__()
         self.model, self.pools, self.times, self.voxels = model, model.pools, times, []
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
 
     def forward(self, x):
         self.voxels.append(x.numel())
         if self.times:
             self.times -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return self.model(x)
 
 
@@ -219,6 +220,24 @@ def test_fault_79_out_of_memory_means_less_at_a_time_then_the_cpu_and_the_same_m
     one.models[0] = OutOfMemory(one.models[0], times)
     assert torch.allclose(one.probabilities(ready, window=window), expected, atol=1e-5)
     assert f"warning: case_0: out of GPU memory; going on with {said}\n" in capsys.readouterr().err
+
+
+def test_fault_79_apples_gpu_tells_of_its_memory_in_words_only():
+    ready, one = make_prepared(shape=(20, 20, 20)), predictor()
+    expected = one.probabilities(ready)
+    one.models[0] = OutOfMemory(one.models[0], 1, RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+    assert torch.allclose(one.probabilities(ready), expected, atol=1e-5)
+    one.models[0] = OutOfMemory(one.models[0].model, 1, RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        one.probabilities(ready)
+
+
+def test_fault_79_of_several_gpus_the_one_asked_for_must_be_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert runtime.pick_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(LungsegError, match="'cuda:2': this machine has 2 GPUs, counted from 0"):
+        runtime.pick_device("cuda:2")
 
 
 def test_out_of_memory_makes_windows_smaller(monkeypatch):

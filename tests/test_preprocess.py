@@ -1,7 +1,9 @@
 """From a scan to the working grid: the right voxels, all of the tumour, and a cache that is never wrong."""
 
 import json
+import os
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from helpers_cases import ball, make_scan
 from lungseg_utils import phantom, volume
 from lungseg_utils.decathlon import Case
 from lungseg_utils.preprocess import CLIP_HU, cache, find_lungs, normalise, prepare, resample, resampled_slabs
-from lungseg_utils.runtime import LungsegError
+from lungseg_utils.runtime import LungsegError, writing
 
 SEEDS = range(5)
 
@@ -212,6 +214,16 @@ def test_the_same_scan_in_floats_is_prepared_alike():
     assert np.array_equal(one.hu, other.hu)
 
 
+def test_what_is_marked_outside_the_lungs_box_is_told(capsys):
+    scan = lungs_alone()
+    label = ball(scan.hu.shape, (20, 30, 22), 4).astype(np.uint8)
+    prepare(scan, label=label, spacing_mm=6.0)
+    assert capsys.readouterr().err == ""
+    label[:2, :, :2] = 1
+    prepare(scan, label=label, spacing_mm=6.0)
+    assert "warning: scan: 48% of its label lies outside the lungs' box and is left out" in capsys.readouterr().err
+
+
 def test_a_label_of_another_shape_is_refused():
     with pytest.raises(LungsegError, match="scan: its label has the shape"):
         prepare(lungs_alone(), label=np.zeros((3, 4, 5), np.uint8))
@@ -343,3 +355,14 @@ def test_fault_73_what_a_killed_run_left_behind_is_ignored_and_removed(case, tmp
     leftover = path.with_name(f".partial-999999999-{path.name}")
     leftover.write_bytes(whole[: len(whole) // 2])
     assert same(cached(case, tmp_path), expected) and not leftover.exists()
+
+
+def test_a_file_that_another_machine_is_writing_is_left_to_it_for_a_day(tmp_path):
+    path = tmp_path / "shared.txt"
+    theirs = tmp_path / f".partial-{2**22 + 1}.0badcafe-shared.txt"  # a process that this machine does not know
+    theirs.write_text("half")
+    for hours, remains in ((0, True), (23, True), (25, False)):
+        os.utime(theirs, (time.time() - 3600 * hours,) * 2)
+        with writing(path) as partial:
+            partial.write_text("whole")
+        assert theirs.exists() == remains and path.read_text() == "whole"
