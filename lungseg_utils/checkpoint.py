@@ -64,7 +64,7 @@ def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
         assert 0.1 <= facts["spacing_mm"] <= 20
         assert 0 <= float(facts.get("least_peak", 0)) <= 1
         assert isinstance(facts.get("mirror", False), bool)
-    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, RecursionError) as error:
+    except (AssertionError, KeyError, OverflowError, RuntimeError, TypeError, ValueError, RecursionError) as error:
         raise LungsegError(path, "it holds no SegUNet of this project", OWN) from error
     _check_fit(model, tensors, path)
     own = model.state_dict()
@@ -85,6 +85,8 @@ def load_networks(paths: str | Path | Sequence[str | Path]) -> tuple[list[SegUNe
     models, facts = zip(*map(load_weights, paths))
     made_for = [f"voxels of {own['spacing_mm']:g} mm, channels {model.in_channels} in, {model.out_channels} out"
                 for model, own in zip(models, facts)]
+    if (models[0].in_channels, models[0].out_channels) != (1, 1):
+        raise LungsegError(paths[0], f"made for {made_for[0]}: not for one CT and one mask", OWN)
     for path, voxels in zip(paths, made_for):
         if voxels != made_for[0]:
             raise LungsegError(path, f"made for {voxels}, but {paths[0]} for {made_for[0]}",
@@ -103,6 +105,10 @@ def _check_fit(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
     own = model.state_dict()
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise LungsegError(path, "it holds no table of weights", AGAIN)
+    odd = [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.device.type != "cpu"
+           or tensor.is_complex() or tensor.is_quantized]
+    if odd:
+        raise LungsegError(path, f"its weights are no plain numbers ({odd[0]})", OWN)
     misfits = [f"{name} is missing" for name in own if name not in tensors]
     misfits += [f"{name} is unknown" for name in tensors if name not in own]
     misfits += [f"{name} is {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
@@ -153,6 +159,8 @@ def _parse_weights(path: str | Path, content: bytes) -> tuple[str, dict]:
 def _unzip_state(path: str | Path, content: bytes) -> dict:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch itself never verifies the checksums
+            if sum(part.file_size for part in archive.infolist()) > LARGEST_BYTES:
+                raise LungsegError(path, f"unpacks to more than {LARGEST_BYTES / 2**30:.0f} GiB: no checkpoint", AGAIN)
             broken = archive.testzip()
         if broken:
             raise LungsegError(path, f"damaged: the checksum of {broken} does not match", AGAIN)

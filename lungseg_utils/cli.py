@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from lungseg_utils import __version__, parameters
-from lungseg_utils.runtime import LungsegError, printable
+from lungseg_utils.runtime import LungsegError, file_error, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +45,8 @@ def describe(error: Exception, command: str) -> str:
     """Say any error as `FILE: cause. remedy.`; one that nobody foresaw names the command and how to see more."""
     if isinstance(error, LungsegError):
         return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return str(file_error(os.fsdecode(error.filename), error))
     cause = "not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {printable(error)}"
     return f"lungseg {command}: {cause.rstrip('.')}. Run it again with --debug to see where."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lungseg_utils import decathlon, parameters
+from lungseg_utils import decathlon, parameters, phantom
 from lungseg_utils.runtime import ROOT, LungsegError, home, require_writable, resolve, warn, writing
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ def ensure_dataset(dataset_dir: str = "") -> decathlon.Dataset:
     try:
         _write_quick_set(folder)
     except LungsegError:
-        if not (folder / "phantom.json").is_file():
-            raise  # somebody else's files
+        if not phantom.is_of_another_version(folder, **_quick_set()):
+            raise  # somebody else's files, or a disk that is full
         state = "of an earlier version replaced"
-        shutil.rmtree(folder)
+        phantom.remove_dataset(folder)
         _write_quick_set(folder)
     dataset = decathlon.load(folder)
     count = f"{len(dataset.training)} training and {len(dataset.test)} test scans"
@@ -46,11 +47,12 @@ def ensure_dataset(dataset_dir: str = "") -> decathlon.Dataset:
 
 def _write_quick_set(folder: Path) -> None:
     """Write the synthetic quick set, or what is missing of it; quietly, for what is said must not name the machine."""
-    from lungseg_utils import phantom
-
-    quick = parameters.defaults()
     with contextlib.redirect_stdout(None):
-        phantom.write_dataset(folder, cases=quick["cases"], test_cases=quick["test_cases"], tier=quick["tier"])
+        phantom.write_dataset(folder, **_quick_set())
+
+
+def _quick_set() -> dict:
+    return {name: parameters.defaults()[name] for name in ("cases", "test_cases", "tier")}
 
 
 def ensure_model(run_dir: str = "", dataset: decathlon.Dataset | None = None, settings: Mapping | None = None) -> Path:
@@ -73,6 +75,22 @@ def ensure_model(run_dir: str = "", dataset: decathlon.Dataset | None = None, se
         print(f"no model in {_short(folder)} yet: training one (notebook 04 shows how)")
     train(dataset or ensure_dataset(), folder, parameters.defaults() | dict(settings or {}))
     return best
+
+
+def unseen_cases(dataset: decathlon.Dataset, *, fold: int = 0, seed: int = 0, run_dir: str | Path = ""
+                 ) -> list[decathlon.Case]:
+    """Give the scans to score on: the set's test scans whose labels are known, else the validation scans of `fold`.
+
+    Raises LungsegError where the run in `run_dir` was trained on scans of these names.
+    """
+    cases = [case for case in dataset.test if case.label] or decathlon.split(dataset, fold=fold, seed=seed)[1]
+    record = Path(run_dir) / "config.json"
+    if run_dir and record.is_file():
+        trained = set(json.loads(record.read_text(encoding="utf-8")).get("training_cases", []))
+        if seen := sorted(trained & {case.id for case in cases}):
+            raise LungsegError(run_dir, f"its network was trained on {', '.join(seen)}, which are to be scored",
+                               "give the run_dir of this set and fold, or a checkpoint")
+    return cases
 
 
 def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *, resume: bool = False,
@@ -144,6 +162,9 @@ def run_course(settings: Mapping | None = None, out: str | Path = "build/course"
     if idle:
         raise LungsegError(", ".join(sorted(idle)), "no notebook takes it",
                            "make a set with `lungseg phantom`, and give its folder as dataset_dir")
+    for name in ("dataset_dir", "checkpoint", "ct_path"):
+        if chosen.get(name) and not resolve(chosen[name], "").exists():
+            raise LungsegError(resolve(chosen[name], ""), "no such file or folder", f"mend {name}")
     out = require_writable(Path(out).expanduser().resolve())
     chosen |= {name: str(resolve(chosen[name], "")) for name in PATHS if chosen.get(name)}
     _remove_earlier(out, notebooks)
@@ -182,13 +203,17 @@ def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
 
 
 def _remove_earlier(out: Path, notebooks: list[Path]) -> None:
-    """Remove what an earlier course left in `out`: nothing of it may be taken for a result of this one."""
+    """Remove what an earlier course left in `out`, and set its model aside: nothing may be taken for this one's."""
+    from lungseg_utils.training import set_aside
+
+    if not any((out / notebook.name).exists() for notebook in notebooks):
+        return  # there was none
     for name in [notebook.name for notebook in notebooks] + ["metrics.csv", "summary.json"]:
         (out / name).unlink(missing_ok=True)
     for figure in (out / "figures").glob("0[1-9]_*.png"):
         figure.unlink()
-    if (out / "run" / "config.json").is_file():
-        shutil.rmtree(out / "run")
+    if (out / "run").is_dir():
+        set_aside(out / "run")
 
 
 @contextlib.contextmanager

@@ -85,6 +85,8 @@ def writing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise LungsegError(path, "a folder or device, no file", "give the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f".partial-*-{_glob_escape(path.name)}"):
             if _is_left_over(stale):

@@ -266,6 +266,36 @@ def test_fault_64_a_table_of_weights_that_is_none_is_refused(tmp_path, tensors):
     refuse(path, "table of weights|do not fit")
 
 
+def test_fault_64_a_network_of_two_masks_or_scans_predicts_nothing_here(tmp_path):
+    for number, channels in enumerate(({"out_channels": 2}, {"in_channels": 2})):
+        path = tmp_path / f"{number}.safetensors"
+        checkpoint.save_weights(path, tiny(**channels), FACTS)
+        with pytest.raises(LungsegError, match=f"{number}.safetensors: made for .*: not for one CT and one mask"):
+            checkpoint.load_networks(path)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda tensor: tensor.to(torch.complex64),
+                                    lambda tensor: tensor.to("meta")])
+def test_fault_64_weights_that_are_no_plain_numbers_are_refused(tmp_path, change):
+    model = tiny()
+    tables = {name: change(tensor) if name == "head.weight" else tensor for name, tensor in model.state_dict().items()}
+    torch.save(state_of(model) | {"ema": tables}, tmp_path / "last.pt")
+    with pytest.raises(LungsegError, match=r"no plain numbers \(head.weight\)|damaged"):
+        checkpoint.load_weights(tmp_path / "last.pt")
+
+
+def test_a_state_that_unpacks_to_more_than_any_checkpoint_is_not_unpacked(tmp_path, monkeypatch):
+    torch.save(state_of(tiny(), zeros=torch.zeros(1_000_000)), tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(
+            tmp_path / "last.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for part in plain.infolist():
+            packed.writestr(part.filename, plain.read(part))
+    monkeypatch.setattr(checkpoint, "LARGEST_BYTES", 1_000_000)
+    assert (tmp_path / "last.pt").stat().st_size < 1_000_000
+    with pytest.raises(LungsegError, match="unpacks to more than"):
+        checkpoint.load_weights(tmp_path / "last.pt")
+
+
 def test_fault_64_numpy_scalars_need_no_unsafe_loading(tmp_path):
     path = tmp_path / "last.pt"
     torch.save(state_of(tiny(), score=np.float64(0.5)), path)

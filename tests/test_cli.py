@@ -89,6 +89,8 @@ def test_debug_shows_where_an_error_arose(tmp_path, capsys):
 @pytest.mark.parametrize(("error", "code", "said"), [
     (LungsegError("x.nii", "truncated", "copy it again"), 1, "error: x.nii: truncated. copy it again.\n"),
     (ValueError("what"), 1, "error: lungseg check: ValueError: what. Run it again with --debug to see where.\n"),
+    (FileNotFoundError(2, "No such file or directory", "a.nii"), 1,
+     "error: a.nii: no such file or directory. check the path and its permissions.\n"),
     (MemoryError(), 1, "error: lungseg check: not enough memory. Run it again with --debug to see where.\n"),
     (KeyboardInterrupt(), 130, "interrupted\n")])
 def test_every_end_has_its_code_and_one_line(error, code, said, monkeypatch, capsys):

@@ -1,10 +1,11 @@
 """The course: what a notebook needs is made where it is missing, and all notebooks run in a row."""
 
 import dataclasses
+import json
 
 import pytest
 
-from lungseg_utils import course, decathlon, parameters
+from lungseg_utils import course, decathlon, parameters, phantom
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.training import TrainingConfig
 
@@ -36,10 +37,22 @@ def test_an_interrupted_set_is_finished_and_an_older_one_replaced(home, capsys):
     (folder / "dataset.json").unlink()
     (folder / "imagesTr" / "lung_001.nii.gz").unlink()
     assert len(course.ensure_dataset().training) == 2
-    recipe = folder / "phantom.json"
+    recipe, notes = folder / "phantom.json", folder / "notes.txt"
     recipe.write_text(recipe.read_text().replace('"version": ', '"version": 9'))
+    notes.touch()
+    before = (folder / "imagesTr" / "lung_002.nii.gz").stat().st_mtime_ns
     course.ensure_dataset()
-    assert "replaced" in capsys.readouterr().out
+    assert "replaced" in capsys.readouterr().out and notes.exists()
+    assert (folder / "imagesTr" / "lung_002.nii.gz").stat().st_mtime_ns > before
+
+
+def test_a_synthetic_set_of_other_parameters_is_never_replaced(home):
+    folder = home / "data" / "synthetic_quick"
+    phantom.write_dataset(folder, cases=2, test_cases=1, seed=5)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(LungsegError, match="with other parameters is there"):
+        course.ensure_dataset()
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_somebody_elses_files_are_never_replaced(home):
@@ -63,6 +76,19 @@ def test_a_model_is_trained_once_and_again_when_it_is_damaged(home, capsys):
     assert "damaged" in said.err and "Training a new one" in said.err and "no model in runs/a b yet" not in said.out
 
 
+def test_what_a_run_was_trained_on_is_not_scored(home):
+    dataset, run = course.ensure_dataset(), home / "run"
+    assert course.unseen_cases(dataset, run_dir=run) == list(dataset.test)
+    hidden = dataclasses.replace(dataset, test=())
+    validating = course.unseen_cases(hidden, fold=0, run_dir=run)
+    assert [case.id for case in validating] in (["lung_001"], ["lung_002"])
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"training_cases": [validating[0].id]}))
+    with pytest.raises(LungsegError, match=f"its network was trained on {validating[0].id}"):
+        course.unseen_cases(hidden, fold=0, run_dir=run)
+    assert course.unseen_cases(hidden, fold=1, run_dir=run) != validating
+
+
 def test_settings_become_a_configuration():
     assert course.training_config({}) == TrainingConfig()
     config = course.training_config(parameters.defaults() | {"epochs": 3, "patch_size": [16, 16, 32]})
@@ -71,7 +97,9 @@ def test_settings_become_a_configuration():
 
 # --- all notebooks in a row ------------------------------------------------------------------------------------
 
-PARAMETERS_CELL = "epochs: int = 5  # epochs; of training\nrun_dir: str = \"\"  # path; of the run"
+PARAMETERS_CELL = """epochs: int = 5  # epochs; of training
+run_dir: str = ""  # path; of the run
+dataset_dir: str = ""  # path; of the set"""
 WORK = """import os, pathlib
 pathlib.Path(run_dir).mkdir(exist_ok=True)
 pathlib.Path(run_dir, "metrics.csv").write_text(f"{epochs}")
@@ -108,6 +136,19 @@ def test_a_failing_cell_is_named_and_nothing_of_an_earlier_course_remains(folder
     with pytest.raises(LungsegError, match="01_first.ipynb"):
         course.run_course({}, out)
     assert not (out / "02_second.ipynb").exists() and not (out / "metrics.csv").exists()
+
+
+def test_an_earlier_model_is_set_aside_and_what_is_not_the_course_s_stays(folder, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "metrics.csv").write_text("mine")
+    with pytest.raises(LungsegError, match="nowhere: no such file or folder. mend dataset_dir"):
+        course.run_course({"dataset_dir": str(tmp_path / "nowhere")}, out)
+    assert (out / "metrics.csv").read_text() == "mine"
+    course.run_course({}, out)
+    (out / "run" / "best.safetensors").write_text("the weights")
+    course.run_course({}, out)
+    assert (out / "run" / "earlier-1" / "best.safetensors").read_text() == "the weights"
 
 
 def test_unknown_parameters_stop_the_course_before_it_starts(folder, tmp_path):

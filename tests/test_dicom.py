@@ -237,6 +237,54 @@ def test_slices_that_do_not_belong_together(tmp_path, tag, value):
     refuse(tmp_path, "differs from that of")
 
 
+@pytest.mark.parametrize("tag", ["PatientID", "FrameOfReferenceUID"])
+def test_slices_of_two_patients_or_two_scans_are_refused_without_naming_them(tmp_path, tag):
+    change(write_series(tmp_path)[4], **{tag: "1.2.4711"})
+    refuse(tmp_path, "its patient or frame of reference is another")
+
+
+@pytest.mark.parametrize("tag, value", [
+    ("PixelSpacing", [-2, 2]), ("PixelSpacing", [0, 2]), ("ImageOrientationPatient", [0.5, 0, 0, 0, 0.5, 0])])
+def test_fault_34_pixels_of_no_size_and_directions_of_another_length_are_refused(tmp_path, tag, value):
+    for path in write_series(tmp_path):
+        change(path, **{tag: value})
+    refuse(tmp_path, "no usable position, orientation, pixel size")
+
+
+def test_fault_12_slices_behind_a_linked_folder_are_read_once(tmp_path):
+    paths = write_series(tmp_path / "elsewhere")
+    (tmp_path / "series").mkdir()
+    for path in paths[:3]:
+        path.rename(tmp_path / "series" / path.name)
+    for number in (1, 2):
+        (tmp_path / "series" / f"rest {number}").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "series" / "loop").symlink_to(tmp_path / "series")
+    assert np.array_equal(volume.read(tmp_path / "series").hu, chest())
+
+
+def test_fault_59_a_closed_folder_among_the_slices_is_said(tmp_path, monkeypatch):
+    write_series(tmp_path)
+    (tmp_path / "rest").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "rest":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    refuse(tmp_path, "rest: permission denied")
+
+
+def test_fault_13_what_a_segmentation_cannot_take_is_not_quoted(tmp_path):
+    for path in write_series(tmp_path / "series"):
+        change(path, PatientSex=PATIENT)
+    scan = volume.read(tmp_path / "series")
+    with pytest.raises(LungsegError, match=r"do not suffice for a DICOM SEG; they are wrong \(") as caught:
+        dicom_seg.write_segmentation(tmp_path / "seg.dcm", scan.hu > 0, scan)
+    assert PATIENT not in str(caught.value)
+
+
 def test_header_without_a_position(tmp_path):
     change(write_series(tmp_path)[4], ImagePositionPatient=None)
     refuse(tmp_path, "no usable position")

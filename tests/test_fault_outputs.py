@@ -3,6 +3,7 @@
 import ast
 import gzip
 import json
+import os
 import re
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from lungseg_utils import checkpoint, cli, course, runtime, volume
 from lungseg_utils.decathlon import check, load
 from lungseg_utils.evaluation import evaluate
 from lungseg_utils.prediction import predict_files
+from lungseg_utils.prediction.files import find_scans
 from lungseg_utils.preprocess import cache
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
@@ -136,7 +138,7 @@ def series_of_three(folder: Path) -> list[Path]:
 
 def test_fault_61_a_series_that_no_dicom_seg_can_refer_to_does_not_stop_the_others(dataset, tmp_path, capsys):
     tiny, report, told = dataset.parent / "tiny.safetensors", tmp_path / "report.jsonl", []
-    with pytest.raises(LungsegError, match="series_2: its headers do not suffice for a DICOM SEG"):
+    with pytest.raises(LungsegError, match="series_2: its headers do not suffice.*; they lack FrameOfReferenceUID"):
         told.extend(predict_files(series_of_three(tmp_path), tmp_path / "out", checkpoint=tiny, device="cpu",
                                   dicom_seg=True, report=report))
     assert {path.name for path in (tmp_path / "out").glob("*.dcm")} == {"series_1.dcm", "series_3.dcm"}
@@ -163,7 +165,7 @@ def test_an_error_that_nobody_foresaw_is_that_scan_s_alone(dataset, tmp_path, mo
 def test_no_segmentation_is_written_among_the_slices_of_a_scan(dataset, tmp_path):
     series = series_of_three(tmp_path)[0]
     before = content(series)
-    for output in (series, series / "1-00.nii.gz", series.parent / "series_2"):
+    for output in (series, series / "1-00.nii.gz", series / "below" / "a.nii.gz", series.parent / "series_2"):
         with pytest.raises(LungsegError, match="it would lie among the slices of a scan"):
             list(predict_files([series, *[tmp_path / "series_2"] * (output.suffix == "")], output,
                                checkpoint=dataset.parent / "tiny.safetensors", device="cpu", dicom_seg=True))
@@ -178,7 +180,48 @@ def test_probabilities_are_named_by_their_mask_and_no_prediction_to_evaluate(dat
     (tmp_path / "truth").mkdir()
     for number in (0, 1):
         (tmp_path / "truth" / f"toy_{number}.nii.gz").write_bytes((tmp_path / f"toy_{number}.nii.gz").read_bytes())
-    assert [row["case"] for row in evaluate(tmp_path, tmp_path / "truth")] == ["toy_0", "toy_1"]
+    rows = evaluate(tmp_path, tmp_path / "truth", tmp_path / "metrics.csv")
+    assert [row["case"] for row in rows] == ["toy_0", "toy_1"]
+
+
+def test_a_report_or_a_table_takes_no_scan_s_place(dataset, tmp_path):
+    scan, mask = dataset / "imagesTr" / "toy_0.nii.gz", tmp_path / "mask.nii.gz"
+    before = content(dataset)
+    for report in (scan, mask, tmp_path):
+        with pytest.raises(LungsegError, match="another output|another file for the report"):
+            list(predict_files([scan], mask, checkpoint=dataset.parent / "tiny.safetensors", report=report))
+    for table in (dataset / "labelsTr" / "toy_1.nii.gz", tmp_path / "summary.json", tmp_path):
+        with pytest.raises(LungsegError, match="is no name for the table"):
+            evaluate(dataset / "labelsTr", dataset / "labelsTr", table)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LungsegError, match="pipe: a folder or device, no file"):
+        evaluate(dataset / "labelsTr", dataset / "labelsTr", tmp_path / "pipe")
+    assert content(dataset) == before and (tmp_path / "pipe").is_fifo() and not mask.exists()
+
+
+def test_fault_58_a_folder_of_slices_and_of_nifti_files_is_ambiguous(dataset, tmp_path):
+    series = series_of_three(tmp_path)[0]
+    (series / "label.nii.gz").write_bytes((dataset / "labelsTr" / "toy_0.nii.gz").read_bytes())
+    with pytest.raises(LungsegError, match=r"holds DICOM slices and NIfTI files too \(label.nii.gz\)"):
+        find_scans(series)
+    for path in sorted(series.glob("*.dcm"))[1:]:  # what is left may be the segmentation beside a mask
+        path.unlink()
+    assert find_scans(series) == [series / "label.nii.gz"]
+
+
+def test_a_segmentation_of_a_nifti_file_is_refused_before_the_work(dataset, tmp_path):
+    with pytest.raises(LungsegError, match="toy_0.nii.gz: not a DICOM series"):
+        predict(dataset, tmp_path / "out", dicom_seg=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_fault_12_a_link_to_itself_stops_no_other_scan(dataset, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "loop.nii.gz").symlink_to(tmp_path / "in" / "loop.nii.gz")
+    (tmp_path / "in" / "toy.nii.gz").symlink_to(dataset / "imagesTr" / "toy_0.nii.gz")
+    with pytest.raises(LungsegError, match="loop.nii.gz: "):
+        list(predict_files([tmp_path / "in"], tmp_path / "out", checkpoint=dataset.parent / "tiny.safetensors"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["toy.nii.gz"]
 
 
 # --- a folder that cannot be written ----------------------------------------------------------------------------

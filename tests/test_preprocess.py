@@ -224,6 +224,18 @@ def test_what_is_marked_outside_the_lungs_box_is_told(capsys):
     assert "warning: scan: 48% of its label lies outside the lungs' box and is left out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("spacing_mm", [(70, 4, 4), (4, 20, 4), (4, 4, 15)])
+def test_fault_34_a_scan_larger_than_any_patient_is_refused_before_the_work(spacing_mm):
+    with pytest.raises(LungsegError, match="mm large, which no CT is"):
+        prepare(lungs_alone(spacing_mm=spacing_mm))
+
+
+@pytest.mark.parametrize("shape", [(40, 60, 1), (1, 60, 1), (40, 1, 80), (40, 60, 3)])
+def test_fault_21_a_single_sagittal_slice_is_prepared(shape):
+    ready = prepare(make_scan(np.resize(lungs_alone().hu[20], shape), (5.0, 5.0, 5.0)), spacing_mm=5.0)
+    assert ready.hu.shape == shape
+
+
 def test_a_label_of_another_shape_is_refused():
     with pytest.raises(LungsegError, match="scan: its label has the shape"):
         prepare(lungs_alone(), label=np.zeros((3, 4, 5), np.uint8))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +35,24 @@ def evaluate(predictions_dir, labels_dir, output="metrics.csv") -> list[dict]:
     without a label, a label without a prediction and a pair on different grids are errors.
     """
     output = Path(output)
+    summary = output.with_name("summary.json")
     pairs = _pairs(Path(predictions_dir), Path(labels_dir))
+    masks = {os.path.realpath(path) for _, *both in pairs for path in both}
+    if output.name == summary.name or output.is_dir() or os.path.realpath(output) in masks:
+        raise runtime.LungsegError(output, "is no name for the table: a folder, the summary's, or that of a mask",
+                                   "name a .csv file")
     runtime.require_writable(output.parent)
     rows = []
     for case, prediction_path, label_path in runtime.progress(pairs, "evaluating"):
         truth, prediction, spacing_mm = _read_pair(label_path, prediction_path)
         rows.append({"case": case, **case_metrics(truth, prediction, spacing_mm)})
-    with runtime.writing(output) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with runtime.writing(output) as partial, open(
+            partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, ("case", *COLUMNS), lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
                          for row in rows)
-    with runtime.writing(output.with_name("summary.json")) as partial:
+    with runtime.writing(summary) as partial:
         partial.write_text(json.dumps(_json_safe(summarise(rows)), indent=2) + "\n", encoding="utf-8")
     return rows
 

@@ -83,6 +83,26 @@ def _is_begun(out: Path, recipe: dict) -> bool:
     return True
 
 
+def is_of_another_version(out: Path, **parameters: object) -> bool:
+    """Tell whether `out` holds a set of these `parameters` that another version of the generator made."""
+    try:
+        found = json.loads((out / "phantom.json").read_text())
+        return found["version"] != RECIPE_VERSION and all(found[name] == value for name, value in parameters.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def remove_dataset(out: Path) -> None:
+    """Remove the synthetic set in `out`, and nothing else that lies there."""
+    recipe = json.loads((out / "phantom.json").read_text())
+    for number in range(1, recipe["cases"] + recipe["test_cases"] + 1):
+        for part in ("Tr", "Ts"):
+            for path in _files(out, (f"lung_{number:03d}", 0, part)):
+                path.unlink(missing_ok=True)
+    for name in ("dataset.json", "phantom.json"):
+        (out / name).unlink(missing_ok=True)
+
+
 def _files(out: Path, job: tuple[str, int, str]) -> tuple[Path, Path]:
     name, _, part = job
     return out / f"images{part}" / f"{name}.nii.gz", out / f"labels{part}" / f"{name}.nii.gz"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from lungseg_utils import __version__, volume
 from lungseg_utils.prediction import Predictor, measure_tumours
 from lungseg_utils.prediction.oblique import put_back, straighten
 from lungseg_utils.preprocess import Prepared, prepare, resampled_slabs
-from lungseg_utils.runtime import LungsegError, require_writable, warn, writing
+from lungseg_utils.runtime import LungsegError, file_error, require_writable, warn, writing
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def predict_files(
     A scan that fails does not stop the others: its error is raised after them, LungsegError of all at once.
     `report` names a file that gets every row as a line of JSON.
     """
-    jobs = plan(inputs, output, dicom_seg=dicom_seg, probabilities=probabilities)
+    jobs = plan(inputs, output, dicom_seg=dicom_seg, probabilities=probabilities, report=report)
     for folder in {job.mask.parent for job in jobs} | ({Path(report).parent} if report else set()):
         require_writable(folder)
     rows, failures, begun = [], [], time.time()
@@ -109,23 +112,30 @@ def _failure_of(job: Job, error: Exception) -> LungsegError:
     """Give the failure of one scan, of whatever kind, as one that names it."""
     if isinstance(error, LungsegError):
         return error
-    cause = "not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return file_error(error.filename, error)
+    # what it says is not quoted: it may name the patient
+    cause = "not enough memory" if isinstance(error, MemoryError) else f"failed with {type(error).__name__}"
     failure = LungsegError(job.source, cause, "Predict it alone, with --debug, to see where")
     failure.__cause__ = error
     return failure
 
 
-def plan(inputs: Sequence[str | Path], output: str | Path, *, dicom_seg: bool = False, probabilities: bool = False
-         ) -> list[Job]:
+def plan(inputs: Sequence[str | Path], output: str | Path, *, dicom_seg: bool = False, probabilities: bool = False,
+         report: str | Path | None = None) -> list[Job]:
     """Give a job for each scan of `inputs`; refuse outputs that would collide or overwrite an input."""
     sources = [scan for path in inputs for scan in find_scans(Path(path))]
     output = Path(output)
-    is_file = output.name.lower().endswith((".nii", ".nii.gz")) and not output.is_dir()
+    is_file = output.name.lower().endswith((".nii", ".nii.gz")) and not os.path.isdir(output)
     if is_file and len(sources) > 1:
         raise LungsegError(output, f"one file for {len(sources)} scans", "name a folder")
     jobs = []
     for source in sources:
-        name = volume.stem(source.resolve().name if source.is_dir() else source)
+        is_folder = os.path.isdir(source)
+        if dicom_seg and not is_folder:
+            raise LungsegError(source, "not a DICOM series, which a DICOM SEG has to refer to",
+                               "predict it without --dicom-seg")
+        name = volume.stem(os.path.basename(os.path.realpath(source)) if is_folder else source)
         mask = output if is_file else output / f"{name}.nii.gz"
         base = volume.stem(mask)
         jobs.append(Job(name, source, mask, mask.with_name(f"{base}_probability.nii.gz") if probabilities else None,
@@ -137,18 +147,23 @@ def plan(inputs: Sequence[str | Path], output: str | Path, *, dicom_seg: bool = 
             if other != job.source:
                 raise LungsegError(job.source, f"{path.name} would be named as that of {other}",
                                    "predict them one by one")
-    originals = {source.resolve() for source in sources}
+    originals = {os.path.realpath(source) for source in sources}
+    if report:
+        if os.path.isdir(report) or os.path.realpath(report) in {os.path.realpath(path) for path in taken}:
+            raise LungsegError(report, "a folder, or an output of another kind", "choose another file for the report")
+        taken[Path(report)] = Path(report)
     for path in taken:
-        if path.resolve() in originals:
+        real = os.path.realpath(path)
+        if real in originals:
             raise LungsegError(path, "it would overwrite a scan", "choose another output")
-        if path.suffix == ".dcm" and path.parent.resolve() in originals:
+        if path.suffix == ".dcm" and any(str(folder) in originals for folder in Path(real).parents):
             raise LungsegError(path, "it would lie among the slices of a scan", "choose another output")
     return jobs
 
 
 def find_scans(path: Path) -> list[Path]:
     """Give the scans of `path`: a file or DICOM series itself, the NIfTI files of a folder, a set's test scans."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [path]
     if (path / "dataset.json").is_file():
         from lungseg_utils import decathlon
@@ -158,7 +173,19 @@ def find_scans(path: Path) -> list[Path]:
     found = sorted(p for p in path.iterdir() if p.name.lower().endswith((".nii", ".nii.gz")) and p.name[0] != ".")
     if not found and not any(path.iterdir()):
         raise LungsegError(path, "the folder is empty", "give a scan, a folder of scans or of one DICOM series")
+    if found and sum(1 for _ in islice(_dicom_files(path), len(found) + 1)) > len(found):  # more than a SEG each
+        raise LungsegError(path, f"holds DICOM slices and NIfTI files too ({found[0].name})",
+                           "give a folder of one kind, or the files")
     return found or [path]
+
+
+def _dicom_files(folder: Path) -> Iterator[str]:
+    """Find the files below `folder` that begin as DICOM does."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError), open(os.path.join(root, name), "rb") as file:
+                if file.read(132)[128:] == b"DICM":
+                    yield os.path.join(root, name)
 
 
 def _full_map(probability, prepared: Prepared, upright: volume.Volume, scan: volume.Volume) -> np.ndarray:

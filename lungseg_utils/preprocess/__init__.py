@@ -16,6 +16,7 @@ from lungseg_utils.volume import Volume
 __all__ = ["CLIP_HU", "LungRegion", "Prepared", "axis_weights", "find_lungs", "normalise", "prepare", "resample",
            "resampled_slabs"]
 
+LARGEST_MM = (2500, 1000, 1000)  # (D, H, W) of a scan: the length of a table, the width of a gantry
 CLIP_HU = (-1024, 400)  # below is padding, above is bone and metal: neither tells of tumours
 
 
@@ -62,6 +63,10 @@ def prepare(
     if label is not None and label.shape != volume.hu.shape:
         raise LungsegError(volume.name, f"its label has the shape {label.shape}, the scan {volume.hu.shape}",
                            "give the label of this scan")
+    sides_mm = np.array(volume.hu.shape) * volume.spacing_mm
+    if (sides_mm > LARGEST_MM).any():
+        raise LungsegError(volume.name, f"{' x '.join(f'{side:.0f}' for side in sides_mm)} mm large, which no CT is",
+                           "check the voxel sizes and their unit in the header")
     lungs = find_lungs(volume)
     extent_mm = np.array([cut.stop - cut.start for cut in lungs.box]) * volume.spacing_mm
     shape = working_shape(extent_mm, spacing_mm)

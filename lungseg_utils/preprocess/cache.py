@@ -38,7 +38,7 @@ def prepare_cases(
     changed = []
 
     def one(case: Case) -> Prepared:
-        contents = [path.read_bytes() for path in (case.image, case.label) if path]
+        contents = [_content(path) for path in (case.image, case.label) if path]
         path = folder / f"{case.id}-{_digest(*contents)}.safetensors"
         del contents
         if path.exists():
@@ -120,6 +120,13 @@ def _source_of(path: Path) -> str | None:
             return json.loads(file.metadata()["facts"])["source"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise file_error(path, error) from error
 
 
 def _digest(*contents: bytes) -> str:

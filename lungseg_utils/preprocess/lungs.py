@@ -108,7 +108,7 @@ def _cut_lungs(dense_air: np.ndarray, body: np.ndarray) -> np.ndarray:
     if trunk[:, [0, -1]].mean() > 0.02:
         return np.zeros(body.shape, bool)
     parts = cc3d.connected_components(dense_air & _between_ends(trunk, 1), connectivity=6)
-    at_side = np.unique(parts[..., [0, 1, -2, -1]])
+    at_side = np.unique(np.concatenate([parts[..., :2], parts[..., -2:]], axis=-1))
     return np.isin(parts, at_side[at_side > 0])
 
 

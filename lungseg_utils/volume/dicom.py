@@ -16,6 +16,7 @@ from .stream import AGAIN
 
 __all__ = ["find_series", "read_series"]
 
+ONE_EACH = ("PatientID", "FrameOfReferenceUID")  # in a series
 CODECS = {"JPEG 2000": "pylibjpeg pylibjpeg-openjpeg", "High-Throughput": "pylibjpeg and pylibjpeg-openjpeg",
           "JPEG-LS": "pyjpegls", "JPEG": "pylibjpeg pylibjpeg-libjpeg"}  # fmt: skip
 
@@ -70,6 +71,8 @@ def _slice(path: Path, dataset) -> Slice:
         one_number_each = int(dataset.get("SamplesPerPixel") or 1) == 1
         if not (position.shape == (3,) and len(pixel_mm) == 2 and min(shape) > 0 and one_number_each):
             raise ValueError
+        if min(pixel_mm) <= 0 or np.abs(np.linalg.norm(directions, axis=1) - 1).max() > 1e-3:
+            raise ValueError
         if not np.isfinite([*position, *directions.flat, *pixel_mm, thickness_mm]).all():
             raise ValueError
     except Exception:
@@ -82,6 +85,10 @@ def _sorted(slices: list[Slice]) -> list[Slice]:
     first = slices[0]
     for other in slices:
         same_pixels = other.shape == first.shape and np.allclose(other.pixel_mm, first.pixel_mm, rtol=1e-3)
+        same_patient = all(other.dataset.get(tag) == first.dataset.get(tag) for tag in ONE_EACH)
+        if not same_patient:
+            cause = f"its patient or frame of reference is another than that of {first.path.name}"
+            raise LungsegError(other.path, cause, "Keep the slices of one scan")
         if not (same_pixels and np.allclose(other.directions, first.directions, atol=1e-3)):
             cause = f"its shape, pixel size or orientation differs from that of {first.path.name}"
             raise LungsegError(other.path, cause, "Keep the slices of one stack")

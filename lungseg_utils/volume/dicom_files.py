@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime import LungsegError, warn
+from ..runtime import LungsegError, file_error, warn
 from .stream import AGAIN
 
 CT_IMAGE, DIRECTORY = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.3.10"
@@ -33,9 +33,13 @@ class Series:
 
 def find_series(folder: str | Path) -> list[Series]:
     """List the DICOM series under `folder`, the largest first; what is not DICOM is skipped."""
-    found = {}
-    for root, folders, names in os.walk(folder):
+    found, visited = {}, set()
+    for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         folders.sort()
+        if os.path.realpath(root) in visited:  # a link back, or a second one to the same slices
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(root))
         for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
             header = _header(path)
             if header is not None:
@@ -45,6 +49,10 @@ def find_series(folder: str | Path) -> list[Series]:
         number, description = (str(files[0][1].get(tag) or "") for tag in ("SeriesNumber", "SeriesDescription"))
         listed.append(Series(uid, number, description, kind, tuple(files)))
     return sorted(listed, key=lambda series: -len(series.files))
+
+
+def _refuse(error: OSError) -> None:
+    raise file_error(error.filename, error)
 
 
 def choose(folder: Path, listed: list[Series], wanted: str | int | None) -> Series:

@@ -10,6 +10,9 @@ import numpy as np
 from .. import __version__
 from ..runtime import LungsegError, writing
 
+COPIED = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID", "StudyDate",
+          "StudyTime", "AccessionNumber", "FrameOfReferenceUID", "SliceThickness")  # from the source; some may be empty
+
 
 def write_segmentation(path: str | Path, mask: np.ndarray, like) -> None:
     """Write a (D, H, W) mask as a binary DICOM SEG on the series of the Volume `like`.
@@ -59,7 +62,9 @@ def write_segmentation(path: str | Path, mask: np.ndarray, like) -> None:
                 omit_empty_frames=bool(frames.any()),
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # tags that reading does not need
-        cause = f"its headers do not suffice for a DICOM SEG ({error})"
-        raise LungsegError(like.source, cause, "Take the NIfTI mask, or mend the headers") from error
+        missing = [tag for tag in COPIED if any(tag not in source for source in sources)]
+        what = f"lack {', '.join(missing)}" if missing else f"are wrong ({type(error).__name__})"  # no patient's data
+        raise LungsegError(like.source, f"its headers do not suffice for a DICOM SEG; they {what}",
+                           "Take the NIfTI mask, or mend the headers") from error
     with writing(path) as partial:
         segmentation.save_as(partial)
