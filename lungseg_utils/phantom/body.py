@@ -48,7 +48,7 @@ def torso(frame: Frame, shell: np.ndarray) -> dict[str, np.ndarray]:
     y, x = f.grid.mesh()[1:]
     skin = smooth_max(skin, (np.sqrt((x / 282) ** 2 + ((y + 15) / 198) ** 2) - 1) * 198, 30)
     muscle = np.maximum(muscle, skin + 3)
-    return {"skin": skin, "muscle": muscle, "arms": arms}
+    return {"skin": skin, "muscle": muscle}
 
 
 def belly(rng: np.random.Generator, f: Frame, shell: np.ndarray, dome: np.ndarray) -> list[tuple[np.ndarray, object]]:

@@ -72,7 +72,7 @@ def synthesise(
     slabs = slabs or max(1, round(spacing_mm[0] / max(1.25, *spacing_mm[1:])))
     grid, thin = _place_grids(rng, person, spacing_mm, shape, slabs)
     step = 6.0 if min(spacing_mm[1:]) > 2.4 else 4.0
-    coarse = _coarse_grid(thin, person, step)
+    coarse = _coarse_grid(thin, step)
     frame = anatomy.Frame(rng, person, coarse)
     canvas = Canvas(thin, coarse, AIR_HU)
 
@@ -134,7 +134,7 @@ def _place_grids(rng, person: Person, spacing_mm, shape, slabs: int) -> tuple[Gr
     return grid, thin
 
 
-def _coarse_grid(thin: Grid, person: Person, step: float) -> Grid:
+def _coarse_grid(thin: Grid, step: float) -> Grid:
     """Give the grid of the signed distances: the part of the scan where the body may be."""
     low = [
         max(thin.origin_mm[0], -420.0) - step,

@@ -148,16 +148,13 @@ class Canvas:
             high.append(origin + step * (hits[-1] + 1))
         return self.fine.box(low, high)
 
-    def paint(self, distance_mm: np.ndarray, hu, *, edge_mm: float | None = None, opacity: float = 1.0) -> None:
+    def paint(self, distance_mm: np.ndarray, hu) -> None:
         """Fill a coarse shape with a value in HU, or with a coarse field of values."""
         box = self.extent(distance_mm)
         if box[0].start == box[0].stop:
             return
-        edge_mm = edge_mm or self.edge_mm
         for part in slabs(box):
-            cover = coverage(resample(distance_mm, self.coarse, self.fine, part), edge_mm)
-            if opacity != 1.0:
-                cover *= np.float32(opacity)
+            cover = coverage(resample(distance_mm, self.coarse, self.fine, part), self.edge_mm)
             target = self.hu[part]
             value = resample(hu, self.coarse, self.fine, part) if isinstance(hu, np.ndarray) else np.float32(hu)
             cover *= value - target

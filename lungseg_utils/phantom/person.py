@@ -89,7 +89,6 @@ def draw_person(rng: np.random.Generator, *, kind: bool = False) -> Person:
             "aorta": aorta,
             "cava": cava,
             "veins": veins,
-            "arteries": right * 0.95 + 2,
             "lower_cava": (plain + veins) / 2,
         },
         organs=organs,

@@ -87,7 +87,7 @@ def show_slice(volume, plane: str = "axial", index: int | None = None, *, spacin
         if outline is not None:
             _outline(axes, np.asarray(outline).take(index, axis=cut.across), spacing_mm[cut.rows],
                      spacing_mm[cut.columns], colour, line, opacity)
-    _annotate(axes, cut, width, height)
+    _annotate(axes, cut, width)
     axes.set_title(f"{plane.capitalize()} {index + 1} of {array.shape[cut.across]}, {window_text(window_hu)}",
                    fontsize=10)
     return axes.figure
@@ -178,7 +178,7 @@ def _outline(axes: Axes, section: np.ndarray, row_mm: float, column_mm: float, c
     drawn.set_path_effects([withStroke(linewidth=2.6, foreground="black", alpha=0.5)])
 
 
-def _annotate(axes: Axes, cut: Plane, width: float, height: float) -> None:
+def _annotate(axes: Axes, cut: Plane, width: float) -> None:
     """Mark the patient's sides at the four borders, and a scale bar."""
     from matplotlib.patheffects import withStroke
 
