@@ -29,6 +29,7 @@ from lungseg_utils import decathlon, phantom, runtime, volume
 from lungseg_utils.evaluation import case_metrics
 from lungseg_utils.evaluation.statistics import bootstrap_interval, paired_difference
 from lungseg_utils.patches import make_source
+from lungseg_utils.phantom.dataset import RECIPE_VERSION
 from lungseg_utils.prediction import Predictor
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.preprocess.cache import prepare_cases
@@ -201,7 +202,8 @@ def table(runs: Sequence[dict]) -> str:
 
 
 def describe(setting: dict) -> str:
-    return (f"{setting['cases']} training and {setting['test_cases']} test phantoms of the {setting['tier']} tier, "
+    return (f"{setting['cases']} training and {setting['test_cases']} test phantoms of the {setting['tier']} tier "
+            f"(version {setting['generator']} of the generator), "
             f"{setting['steps']} steps of {setting['batch_size']} patches of "
             f"{'×'.join(map(str, setting['patch_size']))} voxels of {setting['spacing_mm']:g} mm; means over seeds and "
             "cases, with the 95 % interval of the bootstrap over cases; the running mean of the weights after the "
@@ -238,7 +240,8 @@ def add_setting(parser: argparse.ArgumentParser, output: str) -> None:
 def setting_of(options: argparse.Namespace) -> dict:
     setting = {name: getattr(options, name) for name in ("steps", "cases", "test_cases", "tier", "spacing_mm",
                                                          "batch_size", "channels")}
-    return setting | {"patch_size": [options.patch] * 3, "threads": torch.get_num_threads()}
+    return setting | {"patch_size": [options.patch] * 3, "threads": torch.get_num_threads(),
+                      "generator": RECIPE_VERSION}
 
 
 def config_of(setting: dict, seed: int, steps: int | None = None) -> TrainingConfig:
