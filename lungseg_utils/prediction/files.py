@@ -148,11 +148,9 @@ def plan(inputs: Sequence[str | Path], output: str | Path, *, dicom_seg: bool = 
                 raise LungsegError(job.source, f"{path.name} would be named as that of {other}",
                                    "predict them one by one")
     originals = {os.path.realpath(source) for source in sources}
-    if report:
-        if os.path.isdir(report) or os.path.realpath(report) in {os.path.realpath(path) for path in taken}:
-            raise LungsegError(report, "a folder, or an output of another kind", "choose another file for the report")
-        taken[Path(report)] = Path(report)
-    for path in taken:
+    if report and (os.path.isdir(report) or os.path.realpath(report) in map(os.path.realpath, taken)):
+        raise LungsegError(report, "a folder, or an output of another kind", "choose another file for the report")
+    for path in [*taken, *([Path(report)] if report else [])]:
         real = os.path.realpath(path)
         if real in originals:
             raise LungsegError(path, "it would overwrite a scan", "choose another output")
