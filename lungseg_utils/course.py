@@ -86,7 +86,11 @@ def unseen_cases(dataset: decathlon.Dataset, *, fold: int = 0, seed: int = 0, ru
     cases = [case for case in dataset.test if case.label] or decathlon.split(dataset, fold=fold, seed=seed)[1]
     record = Path(run_dir) / "config.json"
     if run_dir and record.is_file():
-        trained = set(json.loads(record.read_text(encoding="utf-8")).get("training_cases", []))
+        try:
+            trained = set(json.loads(record.read_text(encoding="utf-8")).get("training_cases", []))
+        except (ValueError, AttributeError, TypeError) as error:
+            raise LungsegError(record, "damaged: not the settings of a training",
+                               "train anew, or give a checkpoint instead of the run_dir") from error
         if seen := sorted(trained & {case.id for case in cases}):
             raise LungsegError(run_dir, f"its network was trained on {', '.join(seen)}, which are to be scored",
                                "give the run_dir of this set and fold, or a checkpoint")

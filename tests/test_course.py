@@ -87,6 +87,10 @@ def test_what_a_run_was_trained_on_is_not_scored(home):
     with pytest.raises(LungsegError, match=f"its network was trained on {validating[0].id}"):
         course.unseen_cases(hidden, fold=0, run_dir=run)
     assert course.unseen_cases(hidden, fold=1, run_dir=run) != validating
+    for damaged in ('{"training_cases": [', "[]", '{"training_cases": 3}'):
+        (run / "config.json").write_text(damaged)
+        with pytest.raises(LungsegError, match=r"config\.json: damaged.*train anew"):
+            course.unseen_cases(hidden, fold=0, run_dir=run)
 
 
 def test_settings_become_a_configuration():
