@@ -77,8 +77,8 @@ def ours(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device
         return np.diff(moments)[WARM_UP:].tolist()
 
     whole = time_epoch()
-    batch = draw_batch(sources, batch_size=processes.share(config.batch_size), patch_size=config.patch_size,
-                       generator=run.generator)
+    batch = draw_batch(sources, batch_size=config.batch_size, part=processes.part(config.batch_size),
+                       patch_size=config.patch_size, generator=run.generator)
     drawing, training.draw_batch = training.draw_batch, lambda *_args, **_options: batch
     try:
         return whole, time_epoch()

@@ -110,9 +110,9 @@ def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *,
         return [prepare_cases(cases, spacing_mm=settings["spacing_mm"], workers=settings["workers"])
                 for cases in decathlon.split(dataset, fold=settings["fold"], seed=settings["seed"])]
 
-    run_dir = require_writable(run_dir)
+    run_dir, config = require_writable(run_dir), training_config(settings)
     if weights:
-        read_start(weights, training_config(settings))  # whether they fit is known before the scans are prepared
+        read_start(weights, config)  # whether they fit is known before the scans are prepared
     processes.join_processes(settings["device"])
     prepared = failure = None
     if processes.rank() == 0:
@@ -124,8 +124,8 @@ def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *,
     if failure:
         raise failure
     training, validation = prepared or prepare()
-    return fit(training, validation, run_dir=run_dir, config=training_config(settings), device=settings["device"],
-               resume=resume, weights=weights)
+    return fit(training, validation, run_dir=run_dir, config=config, device=settings["device"], resume=resume,
+               weights=weights)
 
 
 def training_config(settings: Mapping) -> TrainingConfig:

@@ -175,6 +175,10 @@ def test_the_share_of_patches_on_lesions_is_kept():
     assert np.mean(shares) == pytest.approx(0.67 + 0.33 * by_chance, abs=0.05)
     assert min(shares) >= 0.6  # in every batch, not only in the long run
     assert draw([case], batch_size=40, patch_size=(1, 1, 1), foreground=1.0)[1].all()
+    empty = source(np.zeros(SHAPE, np.uint8))  # is not asked for lesions
+    assert draw([case, empty], batch_size=40, patch_size=(1, 1, 1), foreground=1.0)[1].all()
+    parts = [draw([case], seed, batch_size=4, part=[seed], patch_size=(1, 1, 1), foreground=0.5) for seed in range(4)]
+    assert [len(hu) for hu, _, _ in parts] == [1] * 4 and parts[0][1].all() and parts[1][1].all()
 
 
 def test_a_small_lesion_is_drawn_as_often_as_a_large_one():

@@ -20,7 +20,7 @@ import torch
 from helpers_cases import TINY, make_prepared
 from lungseg_utils.patches import make_source
 from lungseg_utils.segunet import SegUNet
-from lungseg_utils.training import fit, processes
+from lungseg_utils.training import fit, make_loss, processes
 from lungseg_utils.training.whole_scans import add_mistakes
 
 torch.set_num_threads(1)
@@ -42,6 +42,14 @@ generator = torch.Generator().manual_seed(0)
 processes.seed_epoch(generator, 0, 3)
 draws = processes.gather([float(torch.rand((), generator=generator)), history])
 assert draws[0] != draws[2] and draws[1] == draws[3]  # other patches, the same history
+logits = torch.linspace(-3, 3, 32).reshape(4, 1, 2, 2, 2).requires_grad_()
+label, own = (logits.detach() > 1).float(), logits[2 * rank : 2 * rank + 2].detach().requires_grad_()
+for name in ("dice_ce", "dice_ce_balanced", "tversky", "focal"):  # those of the whole batch, and its gradient
+    logits.grad = own.grad = None
+    whole, joined = (make_loss(name)(guess, label) for guess in (logits, processes.join(own)))
+    whole.backward()
+    joined.backward()
+    assert torch.allclose(whole, joined) and torch.allclose(own.grad, logits.grad[2 * rank : 2 * rank + 2])
 silent = SegUNet(channels=(2, 4))
 torch.nn.init.constant_(silent.head.bias, -9.0)
 sources = [make_source(case) for case in cases[:3]]
@@ -110,8 +118,8 @@ def test_the_first_process_prepares_every_scan_and_its_error_ends_them_all(tmp_p
 
 
 def test_a_batch_that_cannot_be_shared_is_an_error(monkeypatch):
-    assert processes.share(3) == 3  # alone
+    assert processes.part(3) == range(3)  # alone
     monkeypatch.setattr(processes, "count", lambda: 2)
-    assert processes.share(4) == 2
+    assert processes.part(4) == range(2)
     with pytest.raises(LungsegError, match="3 patches cannot be shared by 2 processes. use a multiple of 2"):
-        processes.share(3)
+        processes.part(3)

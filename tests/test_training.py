@@ -82,6 +82,12 @@ def best_weights(folder: Path) -> dict:
 # --- a run -----------------------------------------------------------------------------------------------------
 
 
+def test_shares_that_are_more_than_all_patches_are_refused():
+    with pytest.raises(LungsegError, match="foreground, mistakes: shares of 0.67 and 0.5 .* let them be 1"):
+        training.TrainingConfig(mistakes=0.5)
+    training.TrainingConfig(foreground=0.7, mistakes=0.3)
+
+
 def test_a_run_leaves_its_files_and_nothing_else(straight, capsys):
     assert sorted(path.name for path in straight.iterdir() if path.name != "tensorboard") == FILES
     rows = list(csv.DictReader((straight / "history.csv").open()))

@@ -85,24 +85,30 @@ def draw_batch(
     batch_size: int,
     patch_size: Sequence[int],
     generator: torch.Generator,
+    part: Sequence[int] | None = None,
     foreground: float = 0.67,
     mistakes: float = 0.0,
     augmentation: Augmentation = USUAL_AUGMENTATION,
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Draw HU (B, 1, d, h, w), labels (B, 1, d, h, w) and the names of the cases they come from.
 
-    A share `foreground` of the batch is centred in a lesion: first a lesion is drawn, then a voxel of it, so that
-    a nodule is seen as often as a tumour a thousand times its volume. A share `mistakes` is centred in what the
-    sources list as such, where they do. The rest is centred anywhere in the region.
+    A share `foreground` of the batch is centred in a lesion: first a case is drawn, then a lesion of it, then a voxel
+    of that, so that a nodule is seen as often as a tumour beside it a thousand times its volume. A share `mistakes` is
+    centred in what the sources list as such, where they do. The rest is centred anywhere in the region. With `part`,
+    only the patches of these numbers are drawn: the share of one of several processes.
     """
-    chance, hard = _chance(generator), [source for source in sources if source.mistakes]
+    chance, marked = _chance(generator), [source for source in sources if source.lesions]
+    hard = [source for source in sources if source.mistakes]
     drawn, centres = [], []
-    for number in range(batch_size):
+    for number in range(batch_size) if part is None else part:
         source = _choose(sources, chance)
         # The shares are kept in every batch; what is left of them is drawn.
         place = number + next(chance) - foreground * batch_size
-        regions = source.lesions if place < 0 else []
-        if hard and 0 <= place < mistakes * batch_size:
+        regions: Sequence[Tensor] = []
+        if marked and place < 0:
+            source = source if source.lesions else _choose(marked, chance)
+            regions = source.lesions
+        elif hard and 0 <= place < mistakes * batch_size:
             source = _choose(hard, chance)
             regions = source.mistakes
         centre = _choose(_choose(regions, chance) if regions else source.elsewhere, chance).numpy()
@@ -112,11 +118,11 @@ def draw_batch(
     if augmentation.mirror or augmentation.rotate_degrees or augmentation.scale:
         matrices = [random_matrix(augmentation, chance) for _ in drawn]
     if augmentation.elastic_voxels:
-        warps = 2 * torch.rand([batch_size, 3, *[WARP_POINTS] * 3], generator=generator) - 1
+        warps = 2 * torch.rand([len(drawn), 3, *[WARP_POINTS] * 3], generator=generator) - 1
         warps *= augmentation.elastic_voxels
     hu, label = cut_patches(drawn, centres, patch_size, matrices, warps)
     hu = vary_intensity(hu, augmentation, chance)
-    chosen = [number for number in range(batch_size) if next(chance) < augmentation.cut_off]
+    chosen = [number for number in range(len(drawn)) if next(chance) < augmentation.cut_off]
     if chosen:
         hu[chosen] = cut_off(hu[chosen], label[chosen], chance)
     return hu[:, None], label[:, None], [source.name for source in drawn]

@@ -124,9 +124,9 @@ def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: 
 
     def draw() -> Batch:
         return draw_batch(
-            sources, batch_size=processes.share(config.batch_size), patch_size=config.patch_size,
-            generator=run.generator, foreground=config.foreground, mistakes=config.mistakes,
-            augmentation=augmentation,
+            sources, batch_size=config.batch_size, part=processes.part(config.batch_size),
+            patch_size=config.patch_size, generator=run.generator, foreground=config.foreground,
+            mistakes=config.mistakes, augmentation=augmentation,
         )
 
     batches = draw_ahead(draw, config.steps_per_epoch, device)
@@ -137,9 +137,10 @@ def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: 
             group["lr"] = learning_rate_at(step, config)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             outputs = predict_all(run.model, run.heads, image)
+        outputs, label = [processes.join(logits.float()) for logits in outputs], processes.join(label)
         loss = loss_of_all(loss_function, outputs, label.float())
         run.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        (processes.count() * loss).backward()  # each adds its own patches' part; then their mean is the whole
         loss = loss.detach()
         processes.average([loss, *(weight.grad for weight in weights)])
         steepness = torch.nn.utils.clip_grad_norm_(weights, config.gradient_clip)

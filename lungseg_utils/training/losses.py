@@ -70,7 +70,7 @@ def predict_all(model: SegUNet, heads: Sequence[nn.Module], image: Tensor) -> li
 def loss_of_all(loss_function: Callable, outputs: Sequence[Tensor], label: Tensor) -> Tensor:
     """Give the mean loss over `outputs`, each counting half as much as the one before (nnU-Net's weights)."""
     weights = [0.5**stage for stage in range(len(outputs))]
-    losses = [loss_function(logits.float(), F.interpolate(label, logits.shape[2:], mode="nearest-exact"))
+    losses = [loss_function(logits, F.interpolate(label, logits.shape[2:], mode="nearest-exact"))
               for logits in outputs]
     return sum(weight * loss for weight, loss in zip(weights, losses)) / sum(weights)
 

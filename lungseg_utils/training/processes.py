@@ -1,8 +1,8 @@
 """Several processes, as `accelerate launch` or `torchrun` starts them: the same loop, each on its share of a batch.
 
-Every process draws its own patches; gradients are averaged before each step, so that all hold the same weights.
-Batch norms see a process's own share, and their running statistics are averaged once an epoch. The first process
-alone writes. One process, as without a launcher, does none of this.
+Every process draws its own patches; the loss is that of the whole batch, and gradients are summed before each step,
+so that all hold the same weights. Batch norms see a process's own share, and their running statistics are averaged
+once an epoch. The first process alone writes. One process, as without a launcher, does none of this.
 """
 
 from __future__ import annotations
@@ -53,18 +53,29 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def share(batch_size: int) -> int:
-    """Give the patches of a batch that this process draws."""
+def part(batch_size: int) -> range:
+    """Give the numbers of the patches of a batch that this process draws."""
     if batch_size % count():
         raise LungsegError("batch_size", f"{batch_size} patches cannot be shared by {count()} processes",
                            f"use a multiple of {count()}")
-    return batch_size // count()
+    share = batch_size // count()
+    return range(rank() * share, (rank() + 1) * share)
 
 
 def seed_epoch(generator: torch.Generator, seed: int, epoch: int) -> None:
     """Give every process but the first a generator of its own, the same again when this epoch is resumed."""
     if rank():
         generator.manual_seed((seed * 1_000_003 + epoch) * 1009 + rank())
+
+
+def join(own: Tensor) -> Tensor:
+    """Give the patches of all processes, the first's first; only the `own` ones have a gradient."""
+    if count() == 1:
+        return own
+    parts = [torch.empty_like(own) for _ in range(count())]
+    dist.all_gather(parts, own.detach().contiguous())
+    parts[rank()] = own
+    return torch.cat(parts)
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lungseg_utils.runtime import LungsegError
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -37,6 +39,12 @@ class TrainingConfig:
     cut_off: float = 0.0  # probability of a patch as of a scan that was cut to a part
     compile: bool = False  # torch.compile, on a GPU
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.foreground + self.mistakes > 1 + 1e-9:
+            raise LungsegError("foreground, mistakes",
+                               f"shares of {self.foreground:g} and {self.mistakes:g} of the patches are more than all",
+                               "let them be 1 together at most")
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
