@@ -39,9 +39,12 @@ def save_weights(path: str | Path, model: SegUNet, facts: dict, *, half: bool = 
     if unsound:
         raise LungsegError(path, f"the weights are not finite ({unsound[0]})", "an earlier checkpoint is kept")
     described = json.dumps({"network": model.config(), "facts": facts}, sort_keys=True)
-    metadata = {"lungseg": described, "digest": _digest(tensors, described)}
+    content = save(tensors, {"lungseg": described, "digest": _digest(tensors, described)})
+    length = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:length]), sort_keys=True)  # whose order is another each time
+    header += " " * (-len(header) % 8)
     with writing(path) as partial:
-        partial.write_bytes(save(tensors, metadata))
+        partial.write_bytes(len(header).to_bytes(8, "little") + header.encode() + content[length:])
 
 
 def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
@@ -106,7 +109,7 @@ def _check_fit(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise LungsegError(path, "it holds no table of weights", AGAIN)
     odd = [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.device.type != "cpu"
-           or tensor.is_complex() or tensor.is_quantized]
+           or tensor.is_complex() or tensor.is_quantized or tensor.element_size() < 2]
     if odd:
         raise LungsegError(path, f"its weights are no plain numbers ({odd[0]})", OWN)
     misfits = [f"{name} is missing" for name in own if name not in tensors]
@@ -116,9 +119,10 @@ def _check_fit(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
     if misfits:
         more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
         raise LungsegError(path, f"its weights do not fit the network: {'; '.join(misfits[:3])}{more}", AGAIN)
-    unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.to(own[name].dtype)).all()
+               or name.endswith("running_var") and (tensor < 0).any()]
     if unsound:
-        raise LungsegError(path, f"its weights are not finite ({unsound[0]})", AGAIN)
+        raise LungsegError(path, f"its weights are not finite, or a variance is negative ({unsound[0]})", AGAIN)
 
 
 def load_state(path: str | Path) -> dict:

@@ -197,6 +197,12 @@ def pick_device(name: str = "auto"):
     return device
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether a machine or a device had no memory left: torch has an error of its own for CUDA's only."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(w in str(error) for w in words)
+
+
 def pick_precision(device):
     """Give the fastest dtype that the hardware really has: bfloat16, else float32.
 

@@ -65,6 +65,8 @@ class SegUNet(nn.Module):
         pools = pools or [(2, 2, 2)] * (len(channels) - 1)
         assert len(channels) >= 2, f"a SegUNet needs at least two stages, got channels={channels}"
         assert len(pools) == len(channels) - 1, f"{len(channels)} stages need {len(channels) - 1} pools, got {pools}"
+        assert all(len(pool) == 3 and all(isinstance(n, int) and n > 0 for n in pool) for pool in pools), (
+            f"a pool is three whole numbers from 1 on, got {pools}")
         assert upsample in ("unpool", "transpose"), f"upsample is 'unpool' or 'transpose', got {upsample!r}"
         assert skip in ("concat", "none"), f"skip is 'concat' or 'none', got {skip!r}"
         self.in_channels, self.out_channels = in_channels, out_channels

@@ -84,11 +84,12 @@ def test_a_training_state_serves_as_weights(weights, state):
 
 
 def test_the_digest_names_the_weights_not_the_file(tmp_path, weights):
-    """The metadata of safetensors come in any order, so equal weights may be unequal files."""
+    """And equal weights are equal files, though the metadata of safetensors come in any order."""
     for number in range(4):
         path = tmp_path / f"{number}.safetensors"
         checkpoint.save_weights(path, tiny(), FACTS)
         assert checkpoint.load_weights(path)[1]["digest"] == checkpoint.load_weights(weights)[1]["digest"]
+        assert path.read_bytes() == weights.read_bytes()
     checkpoint.save_weights(path, tiny(), FACTS | {"epoch": 4})
     assert checkpoint.load_weights(path)[1]["digest"] != checkpoint.load_weights(weights)[1]["digest"]
 
@@ -275,7 +276,8 @@ def test_fault_64_a_network_of_two_masks_or_scans_predicts_nothing_here(tmp_path
 
 
 @pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda tensor: tensor.to(torch.complex64),
-                                    lambda tensor: tensor.to("meta")])
+                                    lambda tensor: tensor.to("meta"), torch.Tensor.bool,
+                                    lambda tensor: tensor.to(torch.float8_e4m3fn)])
 def test_fault_64_weights_that_are_no_plain_numbers_are_refused(tmp_path, change):
     model = tiny()
     tables = {name: change(tensor) if name == "head.weight" else tensor for name, tensor in model.state_dict().items()}
@@ -321,7 +323,15 @@ def test_fault_80_weights_that_are_no_numbers_are_neither_written_nor_read(tmp_p
         checkpoint.save_weights(weights, model, FACTS)
     assert weights.read_bytes() == before
     torch.save(state_of(model), tmp_path / "last.pt")
-    refuse(tmp_path / "last.pt", r"not finite \(head.bias\)")
+    refuse(tmp_path / "last.pt", r"not finite.* \(head.bias\)")
+
+
+def test_a_negative_variance_and_a_number_too_large_for_single_precision_are_refused(tmp_path):
+    tensors = tiny().state_dict()
+    name = next(name for name in tensors if name.endswith("running_var"))
+    for bad in ({name: -tensors[name]}, {name: tensors[name].double() * 1e300}):
+        torch.save(state_of(tiny()) | {"ema": tensors | bad}, tmp_path / "last.pt")
+        refuse(tmp_path / "last.pt", rf"not finite, or a variance is negative \({name}\)")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int32])

@@ -219,7 +219,37 @@ def test_fault_79_out_of_memory_means_less_at_a_time_then_the_cpu_and_the_same_m
     expected = one.probabilities(ready, window=window)
     one.models[0] = OutOfMemory(one.models[0], times)
     assert torch.allclose(one.probabilities(ready, window=window), expected, atol=1e-5)
-    assert f"warning: case_0: out of GPU memory; going on with {said}\n" in capsys.readouterr().err
+    assert f"warning: case_0: out of memory; going on with {said}\n" in capsys.readouterr().err
+
+
+def test_out_of_memory_while_a_scan_is_prepared_means_the_cpu(monkeypatch, capsys):
+    one, scan = predictor(), make_scan(np.zeros((6, 6, 6), np.int16))
+    expected, prepare = one.prepare(scan), prediction.prepare
+
+    def full(volume, device="cpu", **options):
+        if str(device) != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return prepare(volume, **options)
+
+    monkeypatch.setattr(prediction, "prepare", full)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
+    one.device = torch.device("cuda")
+    assert np.array_equal(one.prepare(scan).hu, expected.hu)
+    assert "out of GPU memory; prepared on the CPU" in capsys.readouterr().err
+
+
+def test_a_cpu_without_memory_gets_smaller_windows_too(capsys):
+    ready, one = make_prepared(shape=(20, 20, 20)), predictor()
+    expected = one.probabilities(ready)
+    said = RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory")
+    one.models[0] = OutOfMemory(one.models[0], 1, said)
+    assert torch.allclose(one.probabilities(ready), expected, atol=1e-5)
+    assert "out of memory; going on with less" in capsys.readouterr().err
+
+
+def test_a_network_that_computes_no_numbers_is_an_error_not_an_empty_mask():
+    with pytest.raises(LungsegError, match="case_0: the network answers with what is no number.*give another"):
+        predictor(logit=float("nan")).probabilities(make_prepared(shape=(20, 20, 20)))
 
 
 def test_fault_79_apples_gpu_tells_of_its_memory_in_words_only():

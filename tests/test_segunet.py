@@ -83,7 +83,9 @@ def test_config_builds_the_same_network(upsample, skip):
     assert again.config() == model.config()
 
 
-@pytest.mark.parametrize("wrong", [{"channels": (4,)}, {"pools": [(2, 2, 2)]}, {"upsample": "linear"}, {"skip": "add"}])
+@pytest.mark.parametrize("wrong", [{"channels": (4,)}, {"pools": [(2, 2, 2)]}, {"pools": [(0, 2, 2)] * 2},
+                                   {"pools": [(2, 2)] * 2}, {"pools": [(2, 2, -2)] * 2}, {"upsample": "linear"},
+                                   {"skip": "add"}])
 def test_wrong_arguments_are_explained(wrong):
     with pytest.raises(AssertionError, match=str(next(iter(wrong)))[:4]):
         tiny(**wrong)

@@ -16,7 +16,7 @@ from lungseg_utils.prediction.oblique import put_back, straighten
 from lungseg_utils.prediction.tumours import drop_small, drop_unsure, list_components, measure_tumours
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.preprocess import CLIP_HU, Prepared, normalise, prepare, resampled_slabs
-from lungseg_utils.runtime import pick_device, pick_precision, warn
+from lungseg_utils.runtime import LungsegError, is_out_of_memory, pick_device, pick_precision, warn
 from lungseg_utils.segunet import SegUNet, fold_batch_norms
 from lungseg_utils.volume import Volume
 
@@ -50,33 +50,48 @@ class Predictor:
         self.mirror = bool((facts or {}).get("mirror", False))
         self.width = max(len(next(one.parameters())) for one in self.models)  # channels at full resolution
 
+    def prepare(self, volume: Volume) -> Prepared:
+        """Prepare `volume` for this network: on its device, or on the CPU where that has no memory left."""
+        try:
+            return prepare(volume, spacing_mm=self.facts["spacing_mm"], device=self.device)
+        except RuntimeError as error:
+            if self.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        torch.accelerator.empty_cache()
+        warn(f"{volume.name}: out of GPU memory; prepared on the CPU")
+        return prepare(volume, spacing_mm=self.facts["spacing_mm"])
+
     def probabilities(self, prepared: Prepared, *, window: Sequence[int] | None = None, overlap: float = OVERLAP,
                       batch_size: int = 8) -> Tensor:
         """Give the tumour probability, float32 (D, H, W), on the working grid of `prepared`; 0 where none was asked.
 
         Without `window` the whole grid is one, as no seam is the best seam, or a few where memory forbids it.
-        `batch_size` is the most windows at a time; there are fewer where they are large.
+        `batch_size` is the most windows at a time; there are fewer where they are large. Raises LungsegError where
+        the weights give no numbers.
         """
-        image = torch.from_numpy(np.array(prepared.hu)).to(self.device)
-        region = np.asarray(prepared.region)
+        hu, region = torch.from_numpy(np.array(prepared.hu)), np.asarray(prepared.region)
         features, on_last_resort = LARGEST_FEATURES[self.device.type], False
         while True:
             try:
-                return self._blend(image, region, window, overlap, batch_size, features)
-            except RuntimeError as error:
+                probability = self._blend(hu.to(self.device), region, window, overlap, batch_size, features)
+                if not torch.isfinite(probability).all():
+                    raise LungsegError(prepared.name, "the network answers with what is no number: its weights are bad",
+                                       "give another checkpoint, or train it anew")
+                return probability
+            except (RuntimeError, MemoryError) as error:
                 if on_last_resort or not is_out_of_memory(error):
                     raise
             if self.device.type != "cpu":  # not above: the error would still hold on to the tensors
                 torch.accelerator.empty_cache()
             if features > SMALLEST_FEATURES:
                 features //= 8
-                warn(f"{prepared.name}: out of GPU memory; going on with less at a time")
+                warn(f"{prepared.name}: out of memory; going on with less at a time")
             else:
-                warn(f"{prepared.name}: out of GPU memory; going on with the CPU")
+                warn(f"{prepared.name}: out of memory; going on with the CPU")
                 self.device = torch.device("cpu")
                 self.precision = self.wanted or pick_precision(self.device)
                 self.models = [model.to(self.device, self.precision) for model in self.models]
-                image, features, on_last_resort = image.cpu(), LARGEST_FEATURES["cpu"], True
+                features, on_last_resort = LARGEST_FEATURES["cpu"], True
 
     @torch.inference_mode()
     def _blend(self, image: Tensor, region: np.ndarray, window: Sequence[int] | None, overlap: float,
@@ -136,11 +151,6 @@ class Predictor:
         return mask
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a device had no memory left: Apple's raises no error of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
-
-
 def predict(
     volume: Volume,
     *,
@@ -158,7 +168,7 @@ def predict(
     """
     predictor = predictor or Predictor(checkpoint, device)
     upright = straighten(volume)
-    prepared = prepare(upright, spacing_mm=predictor.facts["spacing_mm"], device=predictor.device)
+    prepared = predictor.prepare(upright)
     probability = predictor.probabilities(prepared, overlap=overlap)
     return put_back(predictor.mask(upright, prepared, probability, threshold), upright, volume)
 

@@ -17,8 +17,8 @@ import numpy as np
 from lungseg_utils import __version__, volume
 from lungseg_utils.prediction import Predictor, measure_tumours
 from lungseg_utils.prediction.oblique import put_back, straighten
-from lungseg_utils.preprocess import Prepared, prepare, resampled_slabs
-from lungseg_utils.runtime import LungsegError, file_error, require_writable, warn, writing
+from lungseg_utils.preprocess import Prepared, resampled_slabs
+from lungseg_utils.runtime import LungsegError, file_error, is_out_of_memory, require_writable, warn, writing
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def predict_files(
                 scan = current.result()
                 started = time.perf_counter()
                 upright = straighten(scan)
-                prepared = prepare(upright, spacing_mm=predictor.facts["spacing_mm"], device=predictor.device)
+                prepared = predictor.prepare(upright)
                 probability = predictor.probabilities(prepared)
                 mask = put_back(predictor.mask(upright, prepared, probability), upright, scan)
                 row = {"name": job.name, "tumours": measure_tumours(mask, scan), "mask": job.mask.name,
@@ -115,7 +115,7 @@ def _failure_of(job: Job, error: Exception) -> LungsegError:
     if isinstance(error, OSError) and error.filename is not None:
         return file_error(error.filename, error)
     # what it says is not quoted: it may name the patient
-    cause = "not enough memory" if isinstance(error, MemoryError) else f"failed with {type(error).__name__}"
+    cause = "not enough memory" if is_out_of_memory(error) else f"failed with {type(error).__name__}"
     failure = LungsegError(job.source, cause, "Predict it alone, with --debug, to see where")
     failure.__cause__ = error
     return failure
