@@ -18,6 +18,8 @@ from lungseg_utils.plotting.style import png
 if TYPE_CHECKING:
     from lungseg_utils.volume import Volume
 
+GLASS_HU = (-250, 1200)  # in 3D: air and lung are clear, soft tissue is glass
+
 
 def is_live() -> bool:
     """Tell whether a front end that can run widgets asked for this cell.
@@ -75,16 +77,16 @@ def browse(volume: Volume, mask=None, prediction=None, *, interactive: bool | No
 
 
 def niivue(volume: Volume, mask=None, prediction=None, *, interactive: bool | None = None):
-    """Turn `volume` and its masks in 3D with NiiVue (works offline); masks are (D, H, W).
+    """Turn `volume` and its masks in 3D with NiiVue (works offline); masks are (D, H, W), truth blue, prediction red.
 
     Without a front end, or with `interactive=False`, it gives a still picture in 3D of the masks inside the lungs.
     """
     if not (is_live() if interactive is None else interactive):
         return _still(volume, mask, prediction)
-    from ipyniivue import NiiVue
+    from ipyniivue import NiiVue, SliceType
     from ipyniivue.widget import Volume as Layer
 
-    lower, upper = WINDOWS_HU["lung"]
+    lower, upper = GLASS_HU
     layers = [Layer(data=_nifti_bytes(volume.hu, volume.affine), name="ct.nii.gz", colormap="gray", cal_min=lower,
                     cal_max=upper)]
     for name, part, colour in (("truth", mask, "blue"), ("prediction", prediction, "red")):
@@ -93,6 +95,7 @@ def niivue(volume: Volume, mask=None, prediction=None, *, interactive: bool | No
             layers.append(Layer(data=_nifti_bytes(part, volume.affine), name=f"{name}.nii.gz", colormap=colour,
                                 opacity=0.5, cal_min=0, cal_max=1))
     viewer = NiiVue(height=500)
+    viewer.opts.slice_type, viewer.opts.is_radiological_convention = SliceType.RENDER, True
     viewer.load_volumes(layers)
     return viewer
 

@@ -61,6 +61,7 @@ def test_niivue_gets_the_voxels_where_they_lie_and_no_name(scan, mask):
     d, h, w = 3, 5, 7
     assert ct.affine @ [w, h, d, 1] == pytest.approx(scan.affine @ [d, h, w, 1])
     assert ct.header["descrip"].item() == b""
+    assert widget.opts.slice_type.name == "RENDER" and widget.opts.is_radiological_convention
 
 
 QUESTION = "from lungseg_utils import viewer; print(viewer.is_live())"
