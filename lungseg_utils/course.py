@@ -41,7 +41,7 @@ def ensure_dataset(dataset_dir: str = "") -> decathlon.Dataset:
         _write_quick_set(folder)
     dataset = decathlon.load(folder)
     count = f"{len(dataset.training)} training and {len(dataset.test)} test scans"
-    print(f"synthetic set {state} in {_short(folder)}: {count}")
+    print(f"synthetic set {state} in {short(folder)}: {count}")
     return dataset
 
 
@@ -67,12 +67,12 @@ def ensure_model(run_dir: str = "", dataset: decathlon.Dataset | None = None, se
     if best.exists():
         try:
             checkpoint.load_weights(best)
-            print(f"model found in {_short(folder)}")
+            print(f"model found in {short(folder)}")
             return best
         except LungsegError as error:
             warn(f"{error} Training a new one")
     else:
-        print(f"no model in {_short(folder)} yet: training one (notebook 04 shows how)")
+        print(f"no model in {short(folder)} yet: training one (notebook 04 shows how)")
     train(dataset or ensure_dataset(), folder, parameters.defaults() | dict(settings or {}))
     return best
 
@@ -232,6 +232,6 @@ def _environment(**values: str) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _short(path: Path) -> str:
-    """Show a path under the home of the course without the machine's part of it."""
-    return path.relative_to(home()).as_posix() if path.is_relative_to(home()) else path.name
+def short(path: Path) -> str:
+    """Show a path under the home of the course without the machine's part of it; another one whole."""
+    return path.relative_to(home()).as_posix() if path.is_relative_to(home()) else str(path)

@@ -4,10 +4,11 @@ import dataclasses
 import json
 
 import pytest
+from conftest import ROOT
 
-from lungseg_utils import course, decathlon, parameters, phantom
+from lungseg_utils import checkpoint, course, decathlon, parameters, phantom
 from lungseg_utils.runtime import LungsegError
-from lungseg_utils.training import TrainingConfig
+from lungseg_utils.training import TrainingConfig, read_start
 
 TINY = {"spacing_mm": 8.0, "patch_size": [16, 16, 16], "channels": [2, 4], "epochs": 1, "steps_per_epoch": 1}
 
@@ -97,6 +98,12 @@ def test_settings_become_a_configuration():
     assert course.training_config({}) == TrainingConfig()
     config = course.training_config(parameters.defaults() | {"epochs": 3, "patch_size": [16, 16, 32]})
     assert config == TrainingConfig(epochs=3, patch_size=(16, 16, 32))
+
+
+def test_the_recipe_for_scans_of_ones_own_fits_the_shipped_weights():
+    settings = parameters.read(ROOT / "params" / "fine_tune.yaml")
+    read_start(checkpoint.SHIPPED, course.training_config(settings))
+    assert settings["spacing_mm"] == checkpoint.load_weights(checkpoint.SHIPPED)[1]["spacing_mm"]
 
 
 # --- all notebooks in a row ------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from .stream import AGAIN
 
 CT_IMAGE, DIRECTORY = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.3.10"
 ONE_SERIES = "Give the folder of one CT series"
+WHICH = "Choose one with --series (in Python: series=…), by its number, description or UID"
 LARGE_BYTES = 4096  # elements above this, the pixels, are read from the file when they are asked for
 MOST_DEFLATED_BYTES = 1 << 20  # deflate makes up to 1032 times as many of them
 
@@ -72,10 +73,9 @@ def choose(folder: Path, listed: list[Series], wanted: str | int | None) -> Seri
         )
         if len(usable) != 1:
             cause = f"{len(usable)} CT series fit {word!r} among {names}"
-            raise LungsegError(folder, cause, "Choose one with --series, by its number, description or UID")
+            raise LungsegError(folder, cause, WHICH)
     elif len(usable) > 1:
-        raise LungsegError(folder, f"{len(usable)} CT series in it: {names}",
-                           "Choose one with --series, by its number, description or UID")  # fmt: skip
+        raise LungsegError(folder, f"{len(usable)} CT series in it: {names}", WHICH)
     elif len(listed) > 1:
         others = "; ".join(str(series) for series in listed if series is not usable[0])
         warn(f"{folder}: read series {usable[0]}; left out: {others}")
