@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -190,11 +191,13 @@ def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
     import papermill
 
     started = time.perf_counter()
+    for library in ("papermill", "asyncio"):  # whose errors are raised too; logged, they bury what Ctrl-C says
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     print(f"{notebook.stem} …", end=" ", flush=True)
     try:
         papermill.execute_notebook(str(notebook), str(executed), dict(chosen), kernel_name="python3",
                                    progress_bar=sys.stderr.isatty(), cwd=str(executed.parent),
-                                   extra_arguments=["--IPKernelApp.log_level=40"])  # errors only
+                                   extra_arguments=["--IPKernelApp.log_level=50"])  # an error is in the notebook
     except papermill.PapermillExecutionError as error:
         print("failed", flush=True)
         raise LungsegError(notebook, f"cell {error.exec_count} failed with {error.ename}: {error.evalue}",

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -160,6 +162,21 @@ def test_what_training_takes_reaches_every_notebook_that_may_train(folder, tmp_p
     course.run_course({"low_resolution": 0.15}, tmp_path / "out")  # no notebook names it
     text = (tmp_path / "out" / "01_first.ipynb").read_text()
     assert "low_resolution = 0.15" in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the signals of POSIX")
+@pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), 9)"], ids=["Ctrl-C alone", "Ctrl-C ends the kernel too"])
+def test_a_course_that_is_broken_off_says_so_in_one_word(folder, write_notebook, tmp_path, end):
+    break_off = f"import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\n{end}\ntime.sleep(60)"
+    write_notebook(PARAMETERS_CELL, break_off, path=folder / "02_second.ipynb")
+    code = f"""
+import pathlib, sys
+from lungseg_utils import cli, course
+course.NOTEBOOKS = pathlib.Path({str(folder)!r})
+sys.exit(cli.main(["course", "-o", {str(tmp_path / "out")!r}]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stderr) == (130, "interrupted\n")
 
 
 def test_a_parameter_that_no_notebook_takes_stops_the_course(folder, tmp_path):
