@@ -119,9 +119,9 @@ def _machine() -> str:
 
 
 def _is_left_over(partial: Path) -> bool:
-    """Tell whether the writer of `partial` is gone; one on another machine, if it has not written for a day."""
+    """Tell whether the writer of `partial` is gone; one that cannot be asked for, if it has not written for a day."""
     pid, _, machine = partial.name.split("-")[1].partition(".")
-    if machine in ("", _machine()):
+    if machine in ("", _machine()) and sys.platform != "win32":  # where os.kill would send a Ctrl-C
         return not _is_running(pid)
     with contextlib.suppress(OSError):
         return time.time() - partial.stat().st_mtime > 86400
