@@ -88,10 +88,11 @@ def writing(path: str | Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             raise LungsegError(path, "a folder or device, no file", "give the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".partial-*-{_glob_escape(path.name)}"):
+        name = _shortened(path.name)
+        for stale in path.parent.glob(f".partial-*-{_glob_escape(name)}"):
             if _is_left_over(stale):
                 stale.unlink(missing_ok=True)
-        partial = path.parent / f".partial-{os.getpid()}.{_machine()}-{path.name}"
+        partial = path.parent / f".partial-{os.getpid()}.{_machine()}-{name}"
         try:
             yield partial
             with open(partial, "rb+") as file:
@@ -107,6 +108,12 @@ def writing(path: str | Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise file_error(path, error) from error
+
+
+def _shortened(name: str) -> str:
+    """Give `name`, or a hash and its end where what a partial file has before it would not fit into 255 bytes."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= 220 else f"{zlib.crc32(encoded):08x}{encoded[-200:].decode(errors='ignore')}"
 
 
 def _glob_escape(name: str) -> str:

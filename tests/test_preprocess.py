@@ -383,6 +383,21 @@ def test_a_file_that_another_machine_is_writing_is_left_to_it_for_a_day(tmp_path
         assert theirs.exists() == remains and path.read_text() == "whole"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no probe, and short paths")
+@pytest.mark.parametrize("name", ["a" * 248 + ".nii.gz", "a" + "[肺]" * 50 + ".txt"])
+def test_a_name_of_255_bytes_is_written_and_only_its_own_left_over_partial_files_are_removed(tmp_path, name):
+    path, other = tmp_path / name, tmp_path / ("b" + name[1:])
+    for target in (other, path):
+        with writing(target) as partial:
+            assert partial.suffix == path.suffix and len(os.fsencode(partial.name)) <= 255
+            partial.write_text("whole")
+            partial.with_name(partial.name.replace(str(os.getpid()), "999999999", 1)).write_text("half")
+    assert len(list(tmp_path.glob(".partial-*"))) == 2
+    with writing(path) as partial:
+        partial.write_text("anew")
+    assert len(list(tmp_path.glob(".partial-*"))) == 1 and (path.read_text(), other.read_text()) == ("anew", "whole")
+
+
 def test_on_windows_no_process_is_probed_and_age_decides(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime.sys, "platform", "win32")
     monkeypatch.setattr(runtime.os, "kill", lambda *_: pytest.fail("there, 0 is a Ctrl-C"))
