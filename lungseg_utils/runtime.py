@@ -50,14 +50,14 @@ def home() -> Path:
     installation without a repository round it does the same.
     """
     if os.environ.get("LUNGSEG_HOME"):
-        return Path(os.environ["LUNGSEG_HOME"]).expanduser().resolve()
+        return Path(os.path.expanduser(os.environ["LUNGSEG_HOME"])).resolve()
     is_clone = (ROOT / "pyproject.toml").is_file() and os.access(ROOT, os.W_OK)
     return ROOT if is_clone else Path.cwd()
 
 
 def resolve(path: str | Path, default: str) -> Path:
     """Turn a parameter into a path: "" is `default` under `home()`, a relative one counts from there too."""
-    chosen = Path(path or default).expanduser()
+    chosen = Path(os.path.expanduser(path or default))
     return chosen if chosen.is_absolute() else home() / chosen
 
 

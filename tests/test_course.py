@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lungseg_utils import course, decathlon, parameters, phantom
+from lungseg_utils import course, decathlon, parameters, phantom, runtime
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.training import TrainingConfig
 
@@ -188,6 +188,15 @@ def test_without_the_notebooks_the_course_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "NOTEBOOKS", tmp_path)
     with pytest.raises(LungsegError, match="clone of the repository"):
         course.run_course({}, tmp_path / "out")
+
+
+def test_the_home_of_nobody_is_a_folder_like_any_other(home, monkeypatch):
+    nobody = "~no such user/set"
+    with pytest.raises(LungsegError, match=f"{nobody}: no such folder"):
+        course.ensure_dataset(nobody)
+    monkeypatch.setenv("LUNGSEG_HOME", nobody)
+    monkeypatch.chdir(home.parent)
+    assert runtime.home() == home.parent / nobody
 
 
 def test_a_dataset_given_by_path_is_loaded(home):

@@ -159,7 +159,7 @@ def test_fault_70_a_part_of_another_address_is_not_continued(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://example.org/a.tar", "https://example.org/page",
-                                 "no/such.tar", "http://example.org/..%2f..%2fa.tar", "http://example.org/.tar"])
+                                 "no/such.tar", "~no such user/a.tar", "http://example.org/..%2f..%2fa.tar", "http://example.org/.tar"])
 def test_fault_71_other_addresses_are_refused(tmp_path, url):
     with pytest.raises(LungsegError):
         download(tmp_path, url=url, md5=md5(TOY), **QUICK)

@@ -64,7 +64,7 @@ def _local_path(url: str) -> Path | None:
         return None
     if len(scheme) > 1 and not Path(url).exists():  # a single letter is a drive of Windows
         raise LungsegError(url, f"{scheme}: addresses are not fetched", "give an https address, or the path of a tar")
-    path = Path(url).expanduser()
+    path = Path(os.path.expanduser(url))
     if not path.is_file():
         raise LungsegError(path, "no such file", "give an https address, or the path of a tar")
     return path
