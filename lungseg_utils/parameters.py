@@ -161,16 +161,36 @@ def read(path: str | Path) -> dict:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        content = _plain_yaml(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise LungsegError(path, (error.strerror or str(error)).lower(), "give the path of a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise LungsegError(path, f"{where}not a YAML file", "write one `name: value` a line") from error
+    except ValueError as error:
+        raise LungsegError(path, str(error), "write one `name: value` a line") from error
     if not isinstance(content, dict):
         raise LungsegError(path, "holds no parameters", "write one `name: value` a line")
     return check(content, path)
+
+
+def _plain_yaml(text: str) -> object:
+    """Parse YAML without aliases and merge keys, by which a small file may stand for a huge one."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent, index):
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError(f"line {self.peek_event().start_mark.line + 1}: an alias")
+            return super().compose_node(parent, index)
+
+        def flatten_mapping(self, node):
+            for key, _ in node.value:
+                if key.value == "<<":
+                    raise ValueError(f"line {key.start_mark.line + 1}: a merge key")
+
+    return Loader(text).get_single_data()
 
 
 def _one(parameter: Parameter, value: object) -> object:
