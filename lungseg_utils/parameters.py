@@ -176,7 +176,7 @@ def read(path: str | Path) -> dict:
 
 
 def _plain_yaml(text: str) -> object:
-    """Parse YAML without aliases and merge keys, by which a small file may stand for a huge one."""
+    """Parse YAML without aliases and merge keys, by which a small file may stand for a huge one, and repeated names."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -185,10 +185,18 @@ def _plain_yaml(text: str) -> object:
                 raise ValueError(f"line {self.peek_event().start_mark.line + 1}: an alias")
             return super().compose_node(parent, index)
 
-        def flatten_mapping(self, node):
-            for key, _ in node.value:
-                if key.value == "<<":
-                    raise ValueError(f"line {key.start_mark.line + 1}: a merge key")
+        def construct_object(self, node, deep=False):
+            try:
+                return super().construct_object(node, deep)
+            except (ArithmeticError, AttributeError, LookupError, ValueError) as error:  # of a 13th month, for one
+                raise ValueError(f"line {node.start_mark.line + 1}: cannot be read: {error}") from error
+
+        def flatten_mapping(self, node):  # called before a dict is made of the node
+            names = set()
+            for name, line in ((str(key.value), key.start_mark.line + 1) for key, _ in node.value):
+                if name == "<<" or name in names:
+                    raise ValueError(f"line {line}: {'a merge key' if name == '<<' else f'{name[:60]} occurs twice'}")
+                names.add(name)
 
     return Loader(text).get_single_data()
 
