@@ -20,9 +20,12 @@ from lungseg_utils.runtime import LungsegError, file_error, printable
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
-    for stream in (sys.stdout, sys.stderr):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, mode))
+            os.set_inheritable(getattr(sys, name).fileno(), True)  # a notebook's kernel needs it
         with contextlib.suppress(AttributeError):  # a file name may hold what the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     options = build_parser().parse_args(arguments)
     try:
         code = options.run(options) or 0

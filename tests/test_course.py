@@ -108,6 +108,12 @@ pathlib.Path(run_dir, "metrics.csv").write_text(f"{epochs}")
 pathlib.Path(os.environ["LUNGSEG_FIGURES"]).mkdir(exist_ok=True)"""
 
 
+COMMAND = """import pathlib, sys
+from lungseg_utils import cli, course
+course.NOTEBOOKS = pathlib.Path(sys.argv[1])
+sys.exit(cli.main(["course", "-o", sys.argv[2]]))"""
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch, write_notebook):
     """A clone, in a folder with a space, whose course is two tiny notebooks."""
@@ -169,14 +175,16 @@ def test_what_training_takes_reaches_every_notebook_that_may_train(folder, tmp_p
 def test_a_course_that_is_broken_off_says_so_in_one_word(folder, write_notebook, tmp_path, end):
     break_off = f"import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\n{end}\ntime.sleep(60)"
     write_notebook(PARAMETERS_CELL, break_off, path=folder / "02_second.ipynb")
-    code = f"""
-import pathlib, sys
-from lungseg_utils import cli, course
-course.NOTEBOOKS = pathlib.Path({str(folder)!r})
-sys.exit(cli.main(["course", "-o", {str(tmp_path / "out")!r}]))
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", COMMAND, str(folder), str(tmp_path / "out")], capture_output=True,
+                         text=True, timeout=120)
     assert (run.returncode, run.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
+def test_a_course_runs_without_streams(folder, tmp_path):
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    run = subprocess.run([*closed, sys.executable, "-c", COMMAND, str(folder), str(tmp_path / "out")], timeout=120)
+    assert run.returncode == 0 and (tmp_path / "out" / "metrics.csv").is_file()
 
 
 def test_a_parameter_that_no_notebook_takes_stops_the_course(folder, tmp_path):
