@@ -15,14 +15,17 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from lungseg_utils import __version__, parameters
-from lungseg_utils.runtime import LungsegError, file_error, printable
+from lungseg_utils.runtime import LungsegError, file_error, is_out_of_memory, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
-    for stream in (sys.stdout, sys.stderr):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, mode))
+            os.set_inheritable(getattr(sys, name).fileno(), True)  # a notebook's kernel needs it
         with contextlib.suppress(AttributeError):  # a file name may hold what the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     options = build_parser().parse_args(arguments)
     try:
         code = options.run(options) or 0
@@ -47,7 +50,7 @@ def describe(error: Exception, command: str) -> str:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return str(file_error(os.fsdecode(error.filename), error))
-    cause = "not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {printable(error)}"
+    cause = "not enough memory" if is_out_of_memory(error) else f"{type(error).__name__}: {printable(error)}"
     return f"lungseg {command}: {cause.rstrip('.')}. Run it again with --debug to see where."
 
 

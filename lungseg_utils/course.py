@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -169,7 +170,7 @@ def run_course(settings: Mapping | None = None, out: str | Path = "build/course"
     for name in ("dataset_dir", "checkpoint", "ct_path"):
         if chosen.get(name) and not resolve(chosen[name], "").exists():
             raise LungsegError(resolve(chosen[name], ""), "no such file or folder", f"mend {name}")
-    out = require_writable(Path(out).expanduser().resolve())
+    out = require_writable(Path(os.path.expanduser(out)).resolve())
     chosen |= {name: str(resolve(chosen[name], "")) for name in PATHS if chosen.get(name)}
     _remove_earlier(out, notebooks)
     run_dir = Path(chosen.setdefault("run_dir", "") or out / "run")
@@ -194,11 +195,13 @@ def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
     import papermill
 
     started = time.perf_counter()
+    for library in ("papermill", "asyncio"):  # whose errors are raised too; logged, they bury what Ctrl-C says
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     print(f"{notebook.stem} …", end=" ", flush=True)
     try:
         papermill.execute_notebook(str(notebook), str(executed), dict(chosen), kernel_name="python3",
                                    progress_bar=sys.stderr.isatty(), cwd=str(executed.parent),
-                                   extra_arguments=["--IPKernelApp.log_level=40"])  # errors only
+                                   extra_arguments=["--IPKernelApp.log_level=50"])  # an error is in the notebook
     except papermill.PapermillExecutionError as error:
         print("failed", flush=True)
         raise LungsegError(notebook, f"cell {error.exec_count} failed with {error.ename}: {error.evalue}",

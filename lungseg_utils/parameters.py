@@ -161,16 +161,44 @@ def read(path: str | Path) -> dict:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        content = _plain_yaml(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise LungsegError(path, (error.strerror or str(error)).lower(), "give the path of a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise LungsegError(path, f"{where}not a YAML file", "write one `name: value` a line") from error
+    except ValueError as error:
+        raise LungsegError(path, str(error), "write one `name: value` a line") from error
     if not isinstance(content, dict):
         raise LungsegError(path, "holds no parameters", "write one `name: value` a line")
     return check(content, path)
+
+
+def _plain_yaml(text: str) -> object:
+    """Parse YAML without aliases and merge keys, by which a small file may stand for a huge one, and repeated names."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent, index):
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError(f"line {self.peek_event().start_mark.line + 1}: an alias")
+            return super().compose_node(parent, index)
+
+        def construct_object(self, node, deep=False):
+            try:
+                return super().construct_object(node, deep)
+            except (ArithmeticError, AttributeError, LookupError, ValueError) as error:  # of a 13th month, for one
+                raise ValueError(f"line {node.start_mark.line + 1}: cannot be read: {error}") from error
+
+        def flatten_mapping(self, node):  # called before a dict is made of the node
+            names = set()
+            for name, line in ((str(key.value), key.start_mark.line + 1) for key, _ in node.value):
+                if name == "<<" or name in names:
+                    raise ValueError(f"line {line}: {'a merge key' if name == '<<' else f'{name[:60]} occurs twice'}")
+                names.add(name)
+
+    return Loader(text).get_single_data()
 
 
 def _one(parameter: Parameter, value: object) -> object:

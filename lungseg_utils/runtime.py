@@ -50,14 +50,14 @@ def home() -> Path:
     installation without a repository round it does the same.
     """
     if os.environ.get("LUNGSEG_HOME"):
-        return Path(os.environ["LUNGSEG_HOME"]).expanduser().resolve()
+        return Path(os.path.expanduser(os.environ["LUNGSEG_HOME"])).resolve()
     is_clone = (ROOT / "pyproject.toml").is_file() and os.access(ROOT, os.W_OK)
     return ROOT if is_clone else Path.cwd()
 
 
 def resolve(path: str | Path, default: str) -> Path:
     """Turn a parameter into a path: "" is `default` under `home()`, a relative one counts from there too."""
-    chosen = Path(path or default).expanduser()
+    chosen = Path(os.path.expanduser(path or default))
     return chosen if chosen.is_absolute() else home() / chosen
 
 
@@ -88,10 +88,11 @@ def writing(path: str | Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             raise LungsegError(path, "a folder or device, no file", "give the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".partial-*-{_glob_escape(path.name)}"):
+        name = _shortened(path.name)
+        for stale in path.parent.glob(f".partial-*-{_glob_escape(name)}"):
             if _is_left_over(stale):
                 stale.unlink(missing_ok=True)
-        partial = path.parent / f".partial-{os.getpid()}.{_machine()}-{path.name}"
+        partial = path.parent / f".partial-{os.getpid()}.{_machine()}-{name}"
         try:
             yield partial
             with open(partial, "rb+") as file:
@@ -109,6 +110,12 @@ def writing(path: str | Path) -> Iterator[Path]:
         raise file_error(path, error) from error
 
 
+def _shortened(name: str) -> str:
+    """Give `name`, or a hash and its end where what a partial file has before it would not fit into 255 bytes."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= 220 else f"{zlib.crc32(encoded):08x}{encoded[-200:].decode(errors='ignore')}"
+
+
 def _glob_escape(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
@@ -119,9 +126,9 @@ def _machine() -> str:
 
 
 def _is_left_over(partial: Path) -> bool:
-    """Tell whether the writer of `partial` is gone; one on another machine, if it has not written for a day."""
+    """Tell whether the writer of `partial` is gone; one that cannot be asked for, if it has not written for a day."""
     pid, _, machine = partial.name.split("-")[1].partition(".")
-    if machine in ("", _machine()):
+    if machine in ("", _machine()) and sys.platform != "win32":  # where os.kill would send a Ctrl-C
         return not _is_running(pid)
     with contextlib.suppress(OSError):
         return time.time() - partial.stat().st_mtime > 86400

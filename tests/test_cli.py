@@ -111,6 +111,14 @@ def test_a_pipe_that_closes_early_is_no_traceback(lungseg, tmp_path):
     assert b"Traceback" not in run.stderr.read() and run.wait() == 1
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_stream_costs_no_work(stream, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, stream, None)  # as Python does for `>&-`
+    assert cli.main(["phantom", str(tmp_path / "set"), "--cases", "2", "--test-cases", "0"]) == 0
+    assert cli.main(["check", str(tmp_path / "none")]) == 1
+    assert (tmp_path / "set" / "dataset.json").is_file()
+
+
 def test_phantom_makes_a_set_that_check_finds_sound(lungseg, tmp_path):
     made = lungseg("phantom", "my set", "--cases", 2, "--test-cases", 1)
     assert made.returncode == 0 and made.stdout == "my set: 2 training and 1 test scans\n", made.stderr

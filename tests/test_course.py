@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
 
-from lungseg_utils import checkpoint, course, decathlon, parameters, phantom
+from lungseg_utils import checkpoint, course, decathlon, parameters, phantom, runtime
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.training import TrainingConfig, read_start
 
@@ -117,6 +119,12 @@ pathlib.Path(run_dir, "metrics.csv").write_text(f"{epochs}")
 pathlib.Path(os.environ["LUNGSEG_FIGURES"]).mkdir(exist_ok=True)"""
 
 
+COMMAND = """import pathlib, sys
+from lungseg_utils import cli, course
+course.NOTEBOOKS = pathlib.Path(sys.argv[1])
+sys.exit(cli.main(["course", "-o", sys.argv[2]]))"""
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch, write_notebook):
     """A clone, in a folder with a space, whose course is two tiny notebooks."""
@@ -173,6 +181,23 @@ def test_what_training_takes_reaches_every_notebook_that_may_train(folder, tmp_p
     assert "low_resolution = 0.15" in text
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the signals of POSIX")
+@pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), 9)"], ids=["Ctrl-C alone", "Ctrl-C ends the kernel too"])
+def test_a_course_that_is_broken_off_says_so_in_one_word(folder, write_notebook, tmp_path, end):
+    break_off = f"import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\n{end}\ntime.sleep(60)"
+    write_notebook(PARAMETERS_CELL, break_off, path=folder / "02_second.ipynb")
+    run = subprocess.run([sys.executable, "-c", COMMAND, str(folder), str(tmp_path / "out")], capture_output=True,
+                         text=True, timeout=120)
+    assert (run.returncode, run.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
+def test_a_course_runs_without_streams(folder, tmp_path):
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    run = subprocess.run([*closed, sys.executable, "-c", COMMAND, str(folder), str(tmp_path / "out")], timeout=120)
+    assert run.returncode == 0 and (tmp_path / "out" / "metrics.csv").is_file()
+
+
 def test_a_parameter_that_no_notebook_takes_stops_the_course(folder, tmp_path):
     with pytest.raises(LungsegError, match="cases, tier: no notebook takes it"):
         course.run_course({"cases": 50, "tier": "full", "test_cases": 4}, tmp_path / "out")  # 4 is what it does anyway
@@ -182,6 +207,15 @@ def test_without_the_notebooks_the_course_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "NOTEBOOKS", tmp_path)
     with pytest.raises(LungsegError, match="clone of the repository"):
         course.run_course({}, tmp_path / "out")
+
+
+def test_the_home_of_nobody_is_a_folder_like_any_other(home, monkeypatch):
+    nobody = "~no such user/set"
+    with pytest.raises(LungsegError, match=f"{nobody}: no such folder"):
+        course.ensure_dataset(nobody)
+    monkeypatch.setenv("LUNGSEG_HOME", nobody)
+    monkeypatch.chdir(home.parent)
+    assert runtime.home() == home.parent / nobody
 
 
 def test_a_dataset_given_by_path_is_loaded(home):

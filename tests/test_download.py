@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from helpers_server import FlakyServer
 from lungseg_utils.decathlon import archive, download, fetch, load
 from lungseg_utils.runtime import LungsegError
 
+download_module = importlib.import_module("lungseg_utils.decathlon.download")  # its function has its name
 KILLS = int(os.environ.get("LUNGSEG_KILLS", "4"))
 QUICK = {"delays_s": (0.01,) * 3, "timeout_s": 0.3}
 JSON = {"name": "Toy", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "cancer"}, "numTraining": 2,
@@ -159,11 +161,34 @@ def test_fault_70_a_part_of_another_address_is_not_continued(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://example.org/a.tar", "https://example.org/page",
-                                 "no/such.tar", "http://example.org/..%2f..%2fa.tar", "http://example.org/.tar"])
+                                 "no/such.tar", "~no such user/a.tar", "http://example.org/..%2f..%2fa.tar", "http://example.org/.tar"])
 def test_fault_71_other_addresses_are_refused(tmp_path, url):
     with pytest.raises(LungsegError):
         download(tmp_path, url=url, md5=md5(TOY), **QUICK)
     assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(("url", "cause"), [
+    ("http:///a.tar", "names no server"), ("http://h:0/a.tar", "port 0"), ("http://h:99999/a.tar", "range"),
+    ("http://h:x/a.tar", "not a sound address"), ("http://[::1/a.tar", "not a sound address")])
+def test_a_malformed_address_is_refused_before_any_try(tmp_path, monkeypatch, url, cause):
+    monkeypatch.setattr(download_module, "fetch", lambda *_, **__: pytest.fail("it was tried"))
+    with pytest.raises(LungsegError, match=cause) as caught:
+        download(tmp_path, url=url, md5=md5(TOY), **QUICK)
+    assert str(caught.value).startswith(f"{url}: ") and not list(tmp_path.rglob("*"))
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path):
+    with pytest.raises(LungsegError, match="http://…@h/a.tar: holds") as caught:
+        download(tmp_path, url="http://me:s3cret@h/a.tar", md5=md5(TOY), **QUICK)
+    assert "s3cret" not in str(caught.value) and not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(("mode", "is_kept"), [("500", False), ("weak_tag", True)])
+def test_a_part_is_said_to_be_kept_where_there_is_one(tmp_path, mode, is_kept):
+    with FlakyServer(TOY, mode) as server, pytest.raises(LungsegError, match="run it again later") as caught:
+        download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
+    assert ("MB are kept in" in str(caught.value)) == is_kept == (tmp_path / "Task99_Toy.tar.part").exists()
 
 
 def test_an_md5_is_required(tmp_path):
@@ -223,6 +248,9 @@ HOSTILE = {
     "drive": member("C:/evil.txt", b"x"),
     "control character": member(f"{TOP}a\nb.txt", b"x"),
     "trailing dot": member(f"{TOP}x./evil.txt", b"x"),
+    "deep": member("a/" * 33_000 + "b", b"x"),
+    "long": member(f"{TOP}{'ä' * 128}", b"x"),
+    "no name": member(".", b"x"),
     "symbolic link": member(f"{TOP}link", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
     "hard link": member(f"{TOP}link", type=tarfile.LNKTYPE, linkname=f"{TOP}dataset.json"),
     "fifo": member(f"{TOP}pipe", type=tarfile.FIFOTYPE),

@@ -78,10 +78,19 @@ def test_every_parameter_file_is_sound(path):
     assert parameters.read(path)
 
 
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+
+
 @pytest.mark.parametrize(("content", "cause"), [
     ("epochs: [", "line 1: not a YAML file"), ("- 5", "holds no parameters"), ("", "holds no parameters"),
     ("epoch: 5", "did you mean epochs"), ("epochs: -1", "epochs = -1"),
-    ("!!python/object/apply:os.abort []", "not a YAML file")])
+    ("!!python/object/apply:os.abort []", "not a YAML file"), ("[" * 100_000, "not a YAML file"),
+    (BOMB, "line 2: an alias"), ("channels: &c [8, 16]\npatch_size: *c", "line 2: an alias"),
+    ("epochs: 5\n<<: {epochs: 6}", "line 2: a merge key"),
+    ("epochs: 5\nseed: 1\nepochs: 6", "line 3: epochs occurs twice"),
+    ("seed: 1\nepochs: 2020-13-45", "line 2: cannot be read: month must be in 1..12"),
+    *((f"epochs: {value}", "line 1: cannot be read: ") for value in (
+        "9" * 5000, "!!bool x", "!!timestamp x", "!!int ''", "1:" * 1000 + "0.5"))], ids=lambda text: text[:30])
 def test_a_bad_file_is_refused_by_name(tmp_path, content, cause):
     path = tmp_path / "bad.yaml"
     path.write_text(content, encoding="utf-8")

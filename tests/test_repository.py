@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,21 @@ def test_only_the_weights_are_large():
     assert {name for name, size in sizes.items() if size > 1_000_000 and not name.startswith("lungseg_utils/weights/")
             } == set()
     assert sum(size for name, size in sizes.items() if name.startswith("lungseg_utils/weights/")) <= 12_000_000
+
+
+def test_an_archive_of_the_sources_holds_the_package_and_no_half_of_the_tests(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    for path in tracked():
+        if path.parent == ROOT or PACKAGE in path.parents or path.parent == ROOT / "tests":
+            copy = tmp_path / "clone" / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    build = "from setuptools import build_meta; build_meta.build_sdist('..')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path / "clone", check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    assert not [name for name in names if name.startswith("tests/")]
+    assert {path.relative_to(ROOT).as_posix() for path in MODULES} < set(names)
 
 
 # --- versions --------------------------------------------------------------------------------------------------

@@ -10,12 +10,14 @@ import os
 import shutil
 import tarfile
 import unicodedata
+from itertools import accumulate
 from pathlib import Path
 
 from lungseg_utils import runtime
 from lungseg_utils.runtime import LungsegError
 
 MOST_MEMBERS = 200_000
+LONGEST_NAME = 1000  # characters, of a member with its folders
 BLOCK = 512  # bytes, the unit of a tar
 AGAIN = "delete it and download it again"
 
@@ -58,6 +60,10 @@ def judge(tar: tarfile.TarFile, archive: Path) -> dict[str, tarfile.TarInfo]:
         name = _inside(member.name)
         if count > MOST_MEMBERS:
             raise refuse(f"holds more than {MOST_MEMBERS:,} members")
+        if len(member.name) > LONGEST_NAME or any(len(os.fsencode(part)) > 255 for part in member.name.split("/")):
+            raise refuse(f"its member {shown} has a longer name than a file system takes")
+        if member.isreg() and name == "":
+            raise refuse(f"its member {shown} is a file without a name")
         if name is None:
             raise refuse(f"its member {shown} would land outside the target folder")
         if not (member.isreg() or member.isdir()) or member.issparse():
@@ -74,7 +80,7 @@ def judge(tar: tarfile.TarFile, archive: Path) -> dict[str, tarfile.TarInfo]:
         if member.isreg() and not name.rsplit("/", 1)[-1].startswith("._") and not name.endswith(".DS_Store"):
             files[name] = member
     for path in kinds:
-        parents = ["/".join(path.split("/")[:i]) for i in range(1, path.count("/") + 1)]
+        parents = accumulate(path.split("/")[:-1], "{}/{}".format)
         if not all(kinds.get(parent, True) for parent in parents):
             raise refuse(f"its member {path[:200]!r} lies inside a file")
     tar.fileobj.seek(end)

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from lungseg_utils import runtime
 from lungseg_utils.decathlon.archive import extract
 from lungseg_utils.decathlon.dataset import load
-from lungseg_utils.decathlon.fetch import fetch, forget, md5_of
+from lungseg_utils.decathlon.fetch import ELSEWHERE, fetch, forget, md5_of
 from lungseg_utils.runtime import LungsegError
 
 TASK06_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task06_Lung.tar"
@@ -59,12 +59,22 @@ def download(folder: str | Path, *, url: str = TASK06_URL, md5: str = TASK06_MD5
 
 
 def _local_path(url: str) -> Path | None:
-    scheme = urlsplit(url).scheme.lower()
+    """Give the path of a tar on this machine; None for an http address, which must be a sound one."""
+    shown = re.sub("(?<=://)[^/?#]*@", "…@", url)
+    if shown != url:
+        raise LungsegError(shown, "holds a user's name, which would be shown and written down", ELSEWHERE)
+    try:
+        address = urlsplit(url)
+        scheme, is_sound = address.scheme, address.hostname and address.port != 0
+    except ValueError as error:
+        raise LungsegError(url, f"is not a sound address ({error})", "mend it") from error
     if scheme in ("http", "https"):
+        if not is_sound:
+            raise LungsegError(url, "is not a sound address (it names no server, or port 0)", "mend it")
         return None
     if len(scheme) > 1 and not Path(url).exists():  # a single letter is a drive of Windows
         raise LungsegError(url, f"{scheme}: addresses are not fetched", "give an https address, or the path of a tar")
-    path = Path(url).expanduser()
+    path = Path(os.path.expanduser(url))
     if not path.is_file():
         raise LungsegError(path, "no such file", "give an https address, or the path of a tar")
     return path

@@ -55,8 +55,9 @@ def fetch(url: str, path: Path, md5: str, *, delays_s: Sequence[float], timeout_
             if part.size() > furthest:
                 furthest, tries = part.size(), 0
             if tries >= len(delays_s):
+                kept = f": {part.size() / 1e6:,.1f} MB are kept in {part.path}" if part.size() else ""
                 raise LungsegError(url, f"{error} (after {tries + 1} tries without progress)",
-                                   f"run it again later: {furthest / 1e6:,.1f} MB are kept in {part.path}") from error
+                                   f"run it again later{kept}") from error
             runtime.warn(f"{url}: {error}; trying again in {delays_s[tries]:g} s")
             time.sleep(delays_s[tries])
             tries += 1
