@@ -295,6 +295,20 @@ def test_scans_of_one_patient_stay_together(toy):
         assert len(validation) == 2 and not {c.patient for c in training} & {c.patient for c in validation}
 
 
+def test_a_patient_may_be_a_number_and_0_is_one(toy):
+    root, content, save = toy
+    for entry, patient in zip(content["training"], (0, 0, "0", 1, None, "")):
+        entry["patient"] = patient
+    assert [case.patient for case in load(save()).training] == ["0", "1", "toy_002", "0", "toy_004", "0"]
+
+
+@pytest.mark.parametrize("patient", [True, [], ["p1"], {}, float("nan")])
+def test_a_patient_that_is_neither_a_name_nor_a_number_is_a_fault(toy, patient):
+    root, content, save = toy
+    content["training"][1]["patient"] = patient
+    assert "training entry 2 has" in (error := str(faults_of(save()))) and "as its patient" in error
+
+
 def test_fault_51_fewer_cases_than_folds_are_left_out_one_by_one(tmp_path):
     three = dataset_of(["a", "b", "c"], tmp_path)
     assert [len(split(three, fold)[1]) for fold in range(3)] == [1, 1, 1]

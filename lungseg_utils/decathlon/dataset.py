@@ -131,13 +131,22 @@ class _Reader:
             return None
         kinds = ["image"] + ["label"] * (part == "training" or fields.get("label") is not None)
         paths = {kind: self.path(where, kind, fields.get(kind)) for kind in kinds}
-        if None in paths.values():
+        patient = self.patient(where, fields.get("patient"))
+        if patient is None or None in paths.values():
             return None
         image, label = paths["image"], paths.get("label")
         if part == "test" and label is None and (self.root / "labelsTs" / image.name).is_file():
             label = self.root / "labelsTs" / image.name
             self.named.add(label)
-        return Case(stem(image), image, label, str(fields.get("patient") or stem(image)))
+        return Case(stem(image), image, label, patient or stem(image))
+
+    def patient(self, where: str, said: object) -> str | None:
+        """Give whose scan an entry says it is; "" where it says nothing."""
+        if said in (None, ""):
+            return ""
+        if isinstance(said, bool) or not isinstance(said, (str, int, float)) or said != said:
+            return self.fault(f"{where} has {str(said)[:60]!r} as its patient", "write a name or a number")
+        return str(said)
 
     def path(self, where: str, kind: str, text: object) -> Path | None:
         if not isinstance(text, str) or not text.strip():
