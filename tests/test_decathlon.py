@@ -205,6 +205,18 @@ def test_fault_48_a_training_image_among_the_test_cases_is_a_leak(toy):
     assert "a leak" in str(faults_of(save(content | {"test": ["./imagesTs/other_name.nii.gz"], "numTest": 1})))
 
 
+def test_a_patient_in_both_lists_is_a_leak(toy):
+    root, content, save = toy
+    for entry in content["training"][:2]:
+        entry["patient"] = "p1"  # in one list as often as there are scans
+    tests = [{"image": path, "patient": "p1"} for path in content["test"]]
+    assert len(load(save()).training) == 6
+    error = faults_of(save(content | {"test": tests}))
+    assert [fault.cause for fault in error.faults] == [
+        f"the test case {case} is of the same patient as the training case toy_003: a leak"
+        for case in ("toy_007", "toy_006")]
+
+
 def test_fault_48_repeated_and_swapped_cases_are_faults(toy):
     root, content, save = toy
     first, second, *rest = content["training"]

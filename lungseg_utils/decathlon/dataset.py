@@ -168,23 +168,26 @@ class _Reader:
         return path
 
     def find_repeats(self, training: list[Case], test: list[Case]) -> None:
-        """Find cases named twice and labels swapped; a training case among the test cases flatters every score."""
+        """Find cases named twice and labels swapped; a case or patient in both lists flatters every score."""
         ids = {case.id for case in training}
         seen: dict[tuple, tuple[str, Case]] = {}
         for part, case in [("training", case) for case in training] + [("test", case) for case in test]:
             if case.label and stem(case.label) in ids - {case.id}:
                 self.fault(f"{case.id} is paired with the label of {stem(case.label)}", "pair it with its own label")
             files = [("image", case.image)] + [("label", case.label)] * (case.label is not None)
-            keys = [("id", case.id.casefold()), *((kind, _identity(path)) for kind, path in files)]
+            keys = [("id", case.id.casefold()), *((kind, _identity(path)) for kind, path in files),
+                    ("patient", case.patient)]
             met = [(key[0], *seen.setdefault(key, (part, case))) for key in keys]
-            for kind, earlier_part, earlier in [m for m in met if m[2] is not case][:1]:
-                if earlier_part != part:
+            for kind, earlier_part, earlier in [m for m in met if m[2] is not case and m[:2] != ("patient", part)][:1]:
+                if kind == "patient":
+                    what = f"the test case {case.id} is of the same patient as the training case {earlier.id}: a leak"
+                elif earlier_part != part:
                     what = f"the training case {earlier.id} is in the test list too, as {case.id}: a leak"
                 elif kind == "id":
                     what = f"the {part} case {case.id} is named twice"
                 else:
                     what = f"the {part} cases {earlier.id} and {case.id} share one {kind} file"
-                self.fault(what, "keep each scan once, in one of the two lists")
+                self.fault(what, "keep each scan once, and each patient in one of the two lists")
 
     def find_extra_files(self) -> None:
         for folder in sorted({path.parent for path in self.named} | {self.root / name for name in FOLDERS}):
