@@ -140,14 +140,21 @@ def test_what_is_odd_but_legal_is_said(toy, change, said, capsys):
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [
-    "../secret.nii.gz", "./imagesTr/../../secret.nii.gz", "/etc/secret.nii.gz", "C:\\secret.nii.gz",
-    "..\\secret.nii.gz", "\\\\server\\secret.nii.gz"])
-def test_fault_47_a_path_out_of_the_dataset_is_refused(toy, path):
+@pytest.mark.parametrize(("path", "cause"), [
+    ("../secret.nii.gz", "leads outside the dataset"), ("..\\secret.nii.gz", "leads outside the dataset"),
+    ("./imagesTr/../../secret.nii.gz", "leads outside the dataset"), ("/etc/secret.nii.gz", "is an absolute path"),
+    ("C:\\secret.nii.gz", "is an absolute path"), ("\\\\server\\secret.nii.gz", "is an absolute path")])
+def test_fault_47_a_path_out_of_the_dataset_is_refused(toy, path, cause):
     root, content, save = toy
     (root.parent / "secret.nii.gz").touch()
     content["training"][0]["image"] = path
-    assert "leads outside the dataset" in str(faults_of(save()))
+    assert cause in str(faults_of(save()))
+
+
+def test_an_absolute_path_into_the_dataset_is_called_what_it_is(toy):
+    root, content, save = toy
+    content["training"][0]["image"] = str(root / "imagesTr" / "toy_003.nii.gz")
+    assert "is an absolute path. write ./imagesTr/" in str(faults_of(save()))
 
 
 @pytest.mark.parametrize(("path", "cause"), [

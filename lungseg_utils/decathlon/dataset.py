@@ -153,7 +153,9 @@ class _Reader:
             what = f"has no {kind}" if text is None else f"has {str(text)[:60]!r} as its {kind}, not a path"
             return self.fault(f"{where} {what}", ENTRY)
         clean = os.path.normpath(text.replace("\\", "/")).replace(os.sep, "/")
-        if clean.split("/")[0] in ("", "..") or re.match("[A-Za-z]:", clean):
+        if clean.startswith("/") or re.match("[A-Za-z]:", clean):
+            return self.fault(f"{where}: {text[:200]!r} is an absolute path", "write ./imagesTr/ID.nii.gz or the like")
+        if clean.split("/")[0] == "..":
             return self.fault(f"{where}: {text[:200]!r} leads outside the dataset", "name files inside it")
         if not is_nifti(clean.rsplit("/", 1)[-1]):
             return self.fault(f"{where}: {text[:200]!r} is not called .nii or .nii.gz", "convert it to NIfTI")
