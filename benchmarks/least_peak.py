@@ -13,6 +13,7 @@ validation scans only, as nnU-Net does; `--peak` writes what was decided otherwi
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -50,7 +51,14 @@ def choose(found: dict[float, np.ndarray], most_lost: float) -> float:
     return max(peak for peak in allowed if overlap[peak] >= max(overlap.values()) - DICE_MARGIN)
 
 
-def main() -> None:
+def from_0_to_1(text: str) -> float:
+    """Read a number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read the arguments, print the table, write the best."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
@@ -58,11 +66,13 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most-lost", type=float, default=0.025, help="share of the lesions (default 0.025)")
-    parser.add_argument("--peak", type=float, help="to write, instead of the choice by this rule")
+    parser.add_argument("--peak", type=from_0_to_1, help="to write, instead of the choice by this rule")
     parser.add_argument("--mirror", action="store_true", help="predict each window as in a mirror too")
     parser.add_argument("--write", action="store_true", help="into the checkpoint")
     parser.add_argument("--half", action="store_true", help="write the kernels in half precision")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.write and not options.checkpoint.endswith(".safetensors"):
+        parser.error(f"{options.checkpoint}: --write would leave nothing but its weights. Give a .safetensors file.")
     model, facts = checkpoint.load_weights(options.checkpoint)
     _, validation = decathlon.split(decathlon.load(options.dataset), fold=options.fold, seed=options.seed)
     facts["mirror"] = options.mirror
