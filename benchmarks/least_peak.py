@@ -20,19 +20,29 @@ import numpy as np
 from lungseg_utils import checkpoint, decathlon
 from lungseg_utils.evaluation import dice, lesion_detection
 from lungseg_utils.prediction import Predictor, drop_small, drop_unsure
+from lungseg_utils.preprocess import Prepared
 from lungseg_utils.preprocess.cache import prepare_cases
+from lungseg_utils.runtime import LungsegError
 
 THRESHOLD = 0.5
 DICE_MARGIN = 0.003  # less than a tenth of the width of its confidence interval on a hundred scans
 PEAKS = (0.0, *(round(1 / (1 + float(np.exp(-logit))), 5) for logit in (1, 2, 3, 4, 5, 6, 7, 8)))
 
 
-def score(predictor: Predictor, cases, peaks=PEAKS) -> dict[float, np.ndarray]:
+def truth_of(case: Prepared) -> np.ndarray:
+    """Give what is marked in `case` and is large enough to count."""
+    truth = np.array(case.label)
+    drop_small(truth, case.spacing_mm)
+    return truth
+
+
+def score(predictor: Predictor, cases: Sequence[Prepared], peaks=PEAKS) -> dict[float, np.ndarray]:
     """Give for each peak, a row a case: Dice, lesions found, lesions, false positives."""
+    if not any(truth_of(case).any() for case in cases):
+        raise LungsegError("the validation scans", "no tumour is marked in them", "choose another --fold")
     rows: dict[float, list] = {peak: [] for peak in peaks}
     for case in cases:
-        probability, truth = predictor.probabilities(case).cpu().numpy(), np.array(case.label)
-        drop_small(truth, case.spacing_mm)
+        probability, truth = predictor.probabilities(case).cpu().numpy(), truth_of(case)
         for peak in sorted(peaks):  # what falls at one peak falls at every higher one
             drop_unsure(probability, THRESHOLD, peak)
             mask = (probability >= THRESHOLD).astype(np.uint8)

@@ -1,10 +1,12 @@
 """What `make weights` does after training: mixing with the weights before, and choosing the least peak."""
 
+import dataclasses
 import importlib.util
 
 import numpy as np
 import pytest
 import torch
+from helpers_cases import make_prepared
 
 from lungseg_utils.runtime import ROOT, LungsegError
 from lungseg_utils.segunet import SegUNet
@@ -48,3 +50,10 @@ def test_a_checkpoint_that_writing_the_peak_would_spoil_is_not_touched(checkpoin
     with pytest.raises(SystemExit):
         benchmark("least_peak").main([checkpoint, "dataset", "--write", "--peak", peak])
     assert cause in capsys.readouterr().err
+
+
+def test_no_least_peak_is_chosen_where_no_tumour_is_marked():
+    case = make_prepared()
+    healthy = dataclasses.replace(case, label=np.zeros_like(case.label))
+    with pytest.raises(LungsegError, match="no tumour is marked in them. choose another --fold"):
+        benchmark("least_peak").score(None, [healthy])
