@@ -313,6 +313,15 @@ def test_sets_with_cases_of_the_same_name_do_not_disturb_each_other(case, tmp_pa
     assert len(list(tmp_path.glob("cache/*/*.safetensors"))) == 2 and capsys.readouterr().err == ""
 
 
+def test_sets_that_share_a_scan_but_not_its_label_do_not_disturb_each_other(case, tmp_path, capsys):
+    label = volume.read_label(case.label)
+    volume.write_nifti(tmp_path / "other label.nii.gz", 0 * label, lungs_alone().affine)
+    other = Case(case.id, case.image, tmp_path / "other label.nii.gz")
+    for one in (case, other, case, other):
+        assert cached(one, tmp_path).label.any() == (one is case)
+    assert len(list(tmp_path.glob("cache/*/*.safetensors"))) == 2 and capsys.readouterr().err == ""
+
+
 def test_many_changed_scans_are_said_in_one_line(case, tmp_path, capsys):
     cases = [Case(f"case_{number}", case.image, None) for number in range(5)]
     cache.prepare_cases(cases, folder=tmp_path / "cache")
