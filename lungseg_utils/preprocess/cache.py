@@ -8,17 +8,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lungseg_utils import volume
 from lungseg_utils.decathlon import Case
+from lungseg_utils.prediction.oblique import straighten
 from lungseg_utils.preprocess import CLIP_HU, Prepared, prepare
 from lungseg_utils.preprocess.lungs import MARGIN_MM
 from lungseg_utils.runtime import file_error, home, progress, require_writable, warn, writing
 
-CACHE_VERSION = 4  # raise it whenever `prepare` gives other voxels for the same scan
+CACHE_VERSION = 5  # raise it whenever preparing gives other voxels for the same scan
 
 
 def prepare_cases(
@@ -54,7 +56,8 @@ def prepare_cases(
                 stale.unlink(missing_ok=True)
         scan = volume.read(case.image)
         label = volume.read_label(case.label, like=scan) if case.label else None
-        save(path, prepare(scan, label=label, spacing_mm=spacing_mm), sources)
+        upright, label = _straighten_both(scan, label)
+        save(path, prepare(upright, label=label, spacing_mm=spacing_mm), sources)
         return load(path)
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -63,6 +66,15 @@ def prepare_cases(
         names = ", ".join(sorted(set(changed))[:3]) + (" …" if len(set(changed)) > 3 else "")
         warn(f"{names}: the scan or its label has changed; prepared anew")
     return prepared
+
+
+def _straighten_both(scan: volume.Volume, label: np.ndarray | None) -> tuple[volume.Volume, np.ndarray | None]:
+    """Give a scan that leans, and its label, upright, as prediction will see it."""
+    upright = straighten(scan)
+    if upright is scan or label is None:
+        return upright, label
+    drawn = straighten(replace(scan, hu=label * np.int16(1000)))
+    return upright, (drawn.hu >= 500).astype(np.uint8)
 
 
 def save(path: Path, prepared: Prepared, sources: Sequence[Path] = ()) -> None:
