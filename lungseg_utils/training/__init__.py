@@ -65,7 +65,7 @@ def fit(
         raise LungsegError(run_dir, "there is no case to train on", "give a dataset with labelled cases")
     chosen = processes.join_processes(device)
     origin = None
-    if weights:
+    if weights is not None:
         model, origin = read_start(weights, config)
     run = start_run(config, chosen, model)
     run.settings |= describe_cases(training, validation) | {"processes": processes.count(), "started_from": origin}
