@@ -421,6 +421,28 @@ def test_fault_62_a_damaged_state_falls_back_to_the_one_before_and_says_so(run, 
     assert same_run(tmp_path / "run", straight)
 
 
+def test_the_state_fallen_back_to_is_never_overwritten_by_a_damaged_one(run, tmp_path, straight, monkeypatch, capsys):
+    """The next state is stopped between the two renames that put it in place."""
+    run(epochs=3)
+    last = tmp_path / "run" / "last.pt"
+    last.write_bytes(b"damaged")
+    replace = os.replace
+
+    def stopped(source, target):
+        if target == last:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(resume=True)
+    monkeypatch.undo()
+    assert last.with_name("last.damaged.pt").read_bytes() == b"damaged"
+    assert f"{last}: kept as last.damaged.pt" in capsys.readouterr().err
+    run(resume=True)
+    assert same_run(tmp_path / "run", straight)
+
+
 def test_fault_62_two_damaged_states_are_an_error(run, tmp_path):
     run(epochs=2)
     for name in ("last.pt", "previous.pt"):

@@ -18,6 +18,7 @@ from lungseg_utils import __version__, checkpoint
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.runtime import LungsegError, warn, writing
 from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training import processes
 from lungseg_utils.training.settings import TrainingConfig
 
 
@@ -83,6 +84,7 @@ def save(run: Run, run_dir: Path) -> None:
 def restore(run: Run, run_dir: Path) -> None:
     """Bring `run` to where the folder's last whole epoch left it; fall back to the epoch before, and say so.
 
+    A damaged last.pt is then renamed: the next one would move it over the only good state.
     Raises LungsegError when the settings differ in anything but the number of epochs (and in that too where the
     schedule depends on it) or a case has other voxels now, or when both states are damaged.
     """
@@ -114,6 +116,9 @@ def restore(run: Run, run_dir: Path) -> None:
         run.best_dice = float(state["best_dice"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise LungsegError(path, "not the state of a training run", "choose another run folder") from error
+    if path != candidates[0] and processes.rank() == 0:
+        os.replace(candidates[0], run_dir / "last.damaged.pt")
+        warn(f"{candidates[0]}: kept as last.damaged.pt")
 
 
 def _differences(earlier: dict, wanted: dict) -> list[str]:
@@ -144,8 +149,8 @@ def add_to_tensorboard(row: dict, run_dir: Path) -> None:
 
 def set_aside(run_dir: Path) -> None:
     """Move an earlier run's files into a numbered folder: nothing good is overwritten."""
-    names = ["config.json", "environment.json", "history.csv", "last.pt", "previous.pt", "best.safetensors",
-             "tensorboard"]
+    names = ["config.json", "environment.json", "history.csv", "last.pt", "previous.pt", "last.damaged.pt",
+             "best.safetensors", "tensorboard"]
     earlier = [run_dir / name for name in names if (run_dir / name).exists()]
     if not any(path.suffix in (".pt", ".safetensors") for path in earlier):
         return  # stopped before its first epoch was whole
