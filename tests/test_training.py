@@ -382,6 +382,18 @@ def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:100])])
+@pytest.mark.parametrize("epochs", [2, 4], ids=["half-way", "finished"])
+def test_best_weights_that_are_missing_or_damaged_are_replaced_and_said(run, tmp_path, capsys, damage, epochs):
+    run(epochs=epochs)
+    best = tmp_path / "run" / "best.safetensors"
+    damage(best)
+    rows = run(resume=True)
+    assert f"warning: {best}: " in (said := capsys.readouterr().err) and f"weights of epoch {epochs}" in said
+    left = [row["validation_dice"] for row in rows[epochs - 1 :]]
+    assert best_weights(tmp_path / "run")["epoch"] == epochs + left.index(max(left))
+
+
 def test_resuming_where_there_is_no_run_starts_one_and_says_so(run, tmp_path, straight, capsys):
     run(resume=True)
     assert "no earlier run to resume" in capsys.readouterr().err
