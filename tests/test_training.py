@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import fit, learning_rate_at, losses, start, training_precision, whole_scans
 from lungseg_utils.training.ahead import draw_ahead
 
-FILES = ["best.safetensors", "config.json", "environment.json", "history.csv", "last.pt", "previous.pt"]
+FILES = [".lock", "best.safetensors", "config.json", "environment.json", "history.csv", "last.pt", "previous.pt"]
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +296,26 @@ def test_cases_that_cannot_be_trained_on_leave_the_earlier_run_where_it_is(run, 
     with pytest.raises(LungsegError, match="no label"):
         fit([unlabelled], [], run_dir=tmp_path / "run", config=TINY)
     assert (tmp_path / "run" / "last.pt").is_file()
+
+
+def test_a_second_training_in_the_folder_is_refused_while_the_first_is_at_work(run, monkeypatch):
+    monkeypatch.setattr(training, "validate", lambda *_: run(resume=True))
+    with pytest.raises(LungsegError, match="run: another training is at work in it. wait for its end"):
+        run()
+    monkeypatch.undo()
+    assert len(run(resume=True)) == 4
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_disk_that_knows_no_locks_is_trained_on_without(run, tmp_path, monkeypatch, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", refuse)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text("1\nanother-machine\n")  # left by a run that was killed there
+    assert len(run(epochs=1)) == 1
 
 
 # --- fine-tuning -----------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import platform
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,33 @@ class Run:
     @property
     def epoch(self) -> int:
         return len(self.history)
+
+
+@contextlib.contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Keep other trainings out of `run_dir` while the block runs; raise, in every process, where one is at work.
+
+    The system frees the lock of a process that was killed. A disk that knows no locks is used without.
+    """
+    from filelock import FileLock, SoftFileLock, Timeout  # a dependency of torch
+
+    lock, refusal = FileLock(run_dir / ".lock"), None
+    if processes.rank() == 0:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not isinstance(lock, SoftFileLock):  # as on a disk without locks: a kill leaves it there
+                refusal = LungsegError(run_dir, "another training is at work in it",
+                                       "wait for its end, or choose another run folder")
+        except (OSError, NotImplementedError):
+            pass
+    refusal = processes.gather([refusal])[0]
+    if refusal:
+        raise refusal
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def describe_cases(training: Sequence[Prepared], validation: Sequence[Prepared]) -> dict:
