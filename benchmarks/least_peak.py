@@ -13,25 +13,36 @@ validation scans only, as nnU-Net does; `--peak` writes what was decided otherwi
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 
 from lungseg_utils import checkpoint, decathlon
 from lungseg_utils.evaluation import dice, lesion_detection
 from lungseg_utils.prediction import Predictor, drop_small, drop_unsure
+from lungseg_utils.preprocess import Prepared
 from lungseg_utils.preprocess.cache import prepare_cases
+from lungseg_utils.runtime import LungsegError
 
 THRESHOLD = 0.5
 DICE_MARGIN = 0.003  # less than a tenth of the width of its confidence interval on a hundred scans
 PEAKS = (0.0, *(round(1 / (1 + float(np.exp(-logit))), 5) for logit in (1, 2, 3, 4, 5, 6, 7, 8)))
 
 
-def score(predictor: Predictor, cases, peaks=PEAKS) -> dict[float, np.ndarray]:
+def truth_of(case: Prepared) -> np.ndarray:
+    """Give what is marked in `case` and is large enough to count."""
+    truth = np.array(case.label)
+    drop_small(truth, case.spacing_mm)
+    return truth
+
+
+def score(predictor: Predictor, cases: Sequence[Prepared], peaks=PEAKS) -> dict[float, np.ndarray]:
     """Give for each peak, a row a case: Dice, lesions found, lesions, false positives."""
+    if not any(truth_of(case).any() for case in cases):
+        raise LungsegError("the validation scans", "no tumour is marked in them", "choose another --fold")
     rows: dict[float, list] = {peak: [] for peak in peaks}
     for case in cases:
-        probability, truth = predictor.probabilities(case).cpu().numpy(), np.array(case.label)
-        drop_small(truth, case.spacing_mm)
+        probability, truth = predictor.probabilities(case).cpu().numpy(), truth_of(case)
         for peak in sorted(peaks):  # what falls at one peak falls at every higher one
             drop_unsure(probability, THRESHOLD, peak)
             mask = (probability >= THRESHOLD).astype(np.uint8)
@@ -50,7 +61,14 @@ def choose(found: dict[float, np.ndarray], most_lost: float) -> float:
     return max(peak for peak in allowed if overlap[peak] >= max(overlap.values()) - DICE_MARGIN)
 
 
-def main() -> None:
+def from_0_to_1(text: str) -> float:
+    """Read a number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read the arguments, print the table, write the best."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
@@ -58,11 +76,13 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most-lost", type=float, default=0.025, help="share of the lesions (default 0.025)")
-    parser.add_argument("--peak", type=float, help="to write, instead of the choice by this rule")
+    parser.add_argument("--peak", type=from_0_to_1, help="to write, instead of the choice by this rule")
     parser.add_argument("--mirror", action="store_true", help="predict each window as in a mirror too")
     parser.add_argument("--write", action="store_true", help="into the checkpoint")
     parser.add_argument("--half", action="store_true", help="write the kernels in half precision")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.write and not options.checkpoint.endswith(".safetensors"):
+        parser.error(f"{options.checkpoint}: --write would leave nothing but its weights. Give a .safetensors file.")
     model, facts = checkpoint.load_weights(options.checkpoint)
     _, validation = decathlon.split(decathlon.load(options.dataset), fold=options.fold, seed=options.seed)
     facts["mirror"] = options.mirror

@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lungseg_utils import __version__, parameters
 from lungseg_utils.runtime import LungsegError, file_error, is_out_of_memory, printable
@@ -154,7 +155,7 @@ def _add_settings(add: Callable) -> None:
 
 def _settings(options: argparse.Namespace) -> dict:
     """Give the parameters of the file, then those of -p, then those that are options of their own."""
-    settings = parameters.read(options.file) if options.file else {}
+    settings = parameters.read(Path(options.file)) if options.file is not None else {}
     settings |= parameters.check(dict(options.parameter or []))
     own = {name: getattr(options, name, None) for name in ("epochs", "fold")}
     return settings | {name: value for name, value in own.items() if value is not None}

@@ -112,7 +112,7 @@ def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *,
                 for cases in decathlon.split(dataset, fold=settings["fold"], seed=settings["seed"])]
 
     run_dir, config = require_writable(run_dir), training_config(settings)
-    if weights:
+    if weights is not None:
         read_start(weights, config)  # whether they fit is known before the scans are prepared
     processes.join_processes(settings["device"])
     prepared = failure = None

@@ -149,6 +149,14 @@ def test_train_preprocess_and_evaluate_work_together(synthetic, tmp_path, monkey
     assert (tmp_path / "summary.json").is_file()
 
 
+@pytest.mark.parametrize("option", ["-f", "--weights"])
+def test_an_empty_name_is_not_taken_for_no_file(synthetic, tmp_path, monkeypatch, capsys, option):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", str(synthetic), "--run-dir", "run", option, ""]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: .: is a directory. give the path of a ") and not list(tmp_path.glob("run/*"))
+
+
 def test_predict_writes_a_line_a_scan_and_a_mask_on_its_grid(synthetic, weights, tmp_path, capsys):
     out, report = tmp_path / "masks", tmp_path / "report.jsonl"
     assert cli.main(["predict", str(synthetic / "imagesTr"), "-o", str(out), "--checkpoint", str(weights), "--device",

@@ -140,14 +140,21 @@ def test_what_is_odd_but_legal_is_said(toy, change, said, capsys):
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [
-    "../secret.nii.gz", "./imagesTr/../../secret.nii.gz", "/etc/secret.nii.gz", "C:\\secret.nii.gz",
-    "..\\secret.nii.gz", "\\\\server\\secret.nii.gz"])
-def test_fault_47_a_path_out_of_the_dataset_is_refused(toy, path):
+@pytest.mark.parametrize(("path", "cause"), [
+    ("../secret.nii.gz", "leads outside the dataset"), ("..\\secret.nii.gz", "leads outside the dataset"),
+    ("./imagesTr/../../secret.nii.gz", "leads outside the dataset"), ("/etc/secret.nii.gz", "is an absolute path"),
+    ("C:\\secret.nii.gz", "is an absolute path"), ("\\\\server\\secret.nii.gz", "is an absolute path")])
+def test_fault_47_a_path_out_of_the_dataset_is_refused(toy, path, cause):
     root, content, save = toy
     (root.parent / "secret.nii.gz").touch()
     content["training"][0]["image"] = path
-    assert "leads outside the dataset" in str(faults_of(save()))
+    assert cause in str(faults_of(save()))
+
+
+def test_an_absolute_path_into_the_dataset_is_called_what_it_is(toy):
+    root, content, save = toy
+    content["training"][0]["image"] = str(root / "imagesTr" / "toy_003.nii.gz")
+    assert "is an absolute path. write ./imagesTr/" in str(faults_of(save()))
 
 
 @pytest.mark.parametrize(("path", "cause"), [
@@ -203,6 +210,18 @@ def test_fault_48_a_training_image_among_the_test_cases_is_a_leak(toy):
         content | {"test": ["./imagesTr/toy_000.nii.gz"], "numTest": 1})))
     os.link(root / "imagesTr" / "toy_001.nii.gz", root / "imagesTs" / "other_name.nii.gz")
     assert "a leak" in str(faults_of(save(content | {"test": ["./imagesTs/other_name.nii.gz"], "numTest": 1})))
+
+
+def test_a_patient_in_both_lists_is_a_leak(toy):
+    root, content, save = toy
+    for entry in content["training"][:2]:
+        entry["patient"] = "p1"  # in one list as often as there are scans
+    tests = [{"image": path, "patient": "p1"} for path in content["test"]]
+    assert len(load(save()).training) == 6
+    error = faults_of(save(content | {"test": tests}))
+    assert [fault.cause for fault in error.faults] == [
+        f"the test case {case} is of the same patient as the training case toy_003: a leak"
+        for case in ("toy_007", "toy_006")]
 
 
 def test_fault_48_repeated_and_swapped_cases_are_faults(toy):
@@ -293,6 +312,20 @@ def test_scans_of_one_patient_stay_together(toy):
     for fold in range(3):
         training, validation = split(dataset, fold, folds=3)
         assert len(validation) == 2 and not {c.patient for c in training} & {c.patient for c in validation}
+
+
+def test_a_patient_may_be_a_number_and_0_is_one(toy):
+    root, content, save = toy
+    for entry, patient in zip(content["training"], (0, 0, "0", 1, None, "")):
+        entry["patient"] = patient
+    assert [case.patient for case in load(save()).training] == ["0", "1", "toy_002", "0", "toy_004", "0"]
+
+
+@pytest.mark.parametrize("patient", [True, [], ["p1"], {}, float("nan")])
+def test_a_patient_that_is_neither_a_name_nor_a_number_is_a_fault(toy, patient):
+    root, content, save = toy
+    content["training"][1]["patient"] = patient
+    assert "training entry 2 has" in (error := str(faults_of(save()))) and "as its patient" in error
 
 
 def test_fault_51_fewer_cases_than_folds_are_left_out_one_by_one(tmp_path):

@@ -46,7 +46,7 @@ def killed(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("job", "same", "count"), [
-    ("caching", same_files, 3), ("training", same_run, 6), ("prediction", same_masks, 7)])
+    ("caching", same_files, 3), ("training", same_run, 7), ("prediction", same_masks, 7)])
 def test_fault_73_killed_at_any_moment_the_next_run_ends_the_work(killed, job, same, count):
     assert len(files(killed / job / "undisturbed")) == count
     for number in range(KILLS):

@@ -1,5 +1,6 @@
 """From a scan to the working grid: the right voxels, all of the tumour, and a cache that is never wrong."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -11,9 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers_cases import ball, make_scan
+from scipy.spatial.transform import Rotation
 
 from lungseg_utils import phantom, runtime, volume
 from lungseg_utils.decathlon import Case
+from lungseg_utils.prediction.oblique import straighten
 from lungseg_utils.preprocess import CLIP_HU, cache, find_lungs, normalise, prepare, resample, resampled_slabs
 from lungseg_utils.runtime import LungsegError, writing
 
@@ -312,6 +315,29 @@ def test_sets_with_cases_of_the_same_name_do_not_disturb_each_other(case, tmp_pa
     volume.write_nifti(elsewhere, scan.hu + 7, scan.affine)
     cached(Case(case.id, elsewhere, case.label), tmp_path)
     assert len(list(tmp_path.glob("cache/*/*.safetensors"))) == 2 and capsys.readouterr().err == ""
+
+
+def test_sets_that_share_a_scan_but_not_its_label_do_not_disturb_each_other(case, tmp_path, capsys):
+    label = volume.read_label(case.label)
+    volume.write_nifti(tmp_path / "other label.nii.gz", 0 * label, lungs_alone().affine)
+    other = Case(case.id, case.image, tmp_path / "other label.nii.gz")
+    for one in (case, other, case, other):
+        assert cached(one, tmp_path).label.any() == (one is case)
+    assert len(list(tmp_path.glob("cache/*/*.safetensors"))) == 2 and capsys.readouterr().err == ""
+
+
+def test_a_scan_that_leans_is_prepared_upright_with_its_label(case, tmp_path):
+    scan, turn = lungs_alone(spacing_mm=(5.0, 4.0, 4.0)), np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("zx", [12, 8], degrees=True).as_matrix()
+    label = ball(scan.hu.shape, (20, 30, 22), 5)
+    scan.hu[label] = 100
+    volume.write_nifti(case.image, scan.hu, turn @ scan.affine)
+    volume.write_nifti(case.label, label.astype(np.uint8), turn @ scan.affine)
+    ready, upright = cached(case, tmp_path, spacing_mm=4.0), straighten(volume.read(case.image))
+    assert same(dataclasses.replace(ready, label=None), prepare(upright, spacing_mm=4.0))
+    assert ready.label.sum() * np.prod(ready.spacing_mm) == pytest.approx(label.sum() * 80, rel=0.03)
+    assert np.mean(ready.hu[ready.label == 1] > -375) > 0.97  # on the tumour, dense in an aerated lung
+    assert cached(Case(case.id, case.image, None), tmp_path, spacing_mm=4.0).label is None
 
 
 def test_many_changed_scans_are_said_in_one_line(case, tmp_path, capsys):

@@ -14,11 +14,13 @@ from lungseg_utils.runtime import LungsegError
 from lungseg_utils.training import processes
 
 WORKER = """
-import dataclasses, sys
+import contextlib, dataclasses, sys
 from pathlib import Path
 import torch
+from filelock import FileLock
 from helpers_cases import TINY, make_prepared
 from lungseg_utils.patches import make_source
+from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import fit, make_loss, processes
 from lungseg_utils.training.whole_scans import add_mistakes
@@ -55,6 +57,15 @@ torch.nn.init.constant_(silent.head.bias, -9.0)
 sources = [make_source(case) for case in cases[:3]]
 wrong = add_mistakes(sources, cases[:3], silent, TINY)  # each process looks at its share; all know of every lesion
 assert all(torch.equal(a, b) for one in wrong for a, b in zip(one.mistakes, one.lesions, strict=True))
+with contextlib.ExitStack() as another:
+    if rank == 0:
+        another.enter_context(FileLock(folder / "straight" / ".lock"))
+    try:
+        train("straight", 4, resume=True)
+    except LungsegError as refusal:  # all are refused, not the first alone
+        assert "another training is at work" in str(refusal)
+    else:
+        raise AssertionError("not refused")
 (folder / f"done-{rank}-of-{processes.count()}").touch()
 processes.wait()  # as `fit` ends: none leaves while the other still sends
 """

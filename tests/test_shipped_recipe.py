@@ -1,10 +1,12 @@
 """What `make weights` does after training: mixing with the weights before, and choosing the least peak."""
 
+import dataclasses
 import importlib.util
 
 import numpy as np
 import pytest
 import torch
+from helpers_cases import make_prepared
 
 from lungseg_utils.runtime import ROOT, LungsegError
 from lungseg_utils.segunet import SegUNet
@@ -39,3 +41,19 @@ def test_the_least_peak_loses_no_more_lesions_than_it_may(most_lost, peak):
     found = {value: np.array([[dice, number < hits, 1, 0] for number in range(10)], float)
              for value, dice, hits in ((0.0, 0.6, 10), (0.9, 0.7, 9), (0.99, 0.8, 7))}
     assert benchmark("least_peak").choose(found, most_lost) == peak
+
+
+@pytest.mark.parametrize(("checkpoint", "peak", "cause"), [
+    ("best.safetensors", "95", "95 is not between 0 and 1"), ("best.safetensors", "nan", "nan is not between 0 and 1"),
+    ("last.pt", "0.9", "last.pt: --write would leave nothing but its weights")])
+def test_a_checkpoint_that_writing_the_peak_would_spoil_is_not_touched(checkpoint, peak, cause, capsys):
+    with pytest.raises(SystemExit):
+        benchmark("least_peak").main([checkpoint, "dataset", "--write", "--peak", peak])
+    assert cause in capsys.readouterr().err
+
+
+def test_no_least_peak_is_chosen_where_no_tumour_is_marked():
+    case = make_prepared()
+    healthy = dataclasses.replace(case, label=np.zeros_like(case.label))
+    with pytest.raises(LungsegError, match="no tumour is marked in them. choose another --fold"):
+        benchmark("least_peak").score(None, [healthy])

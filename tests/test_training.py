@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import fit, learning_rate_at, losses, start, training_precision, whole_scans
 from lungseg_utils.training.ahead import draw_ahead
 
-FILES = ["best.safetensors", "config.json", "environment.json", "history.csv", "last.pt", "previous.pt"]
+FILES = [".lock", "best.safetensors", "config.json", "environment.json", "history.csv", "last.pt", "previous.pt"]
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +298,26 @@ def test_cases_that_cannot_be_trained_on_leave_the_earlier_run_where_it_is(run, 
     assert (tmp_path / "run" / "last.pt").is_file()
 
 
+def test_a_second_training_in_the_folder_is_refused_while_the_first_is_at_work(run, monkeypatch):
+    monkeypatch.setattr(training, "validate", lambda *_: run(resume=True))
+    with pytest.raises(LungsegError, match="run: another training is at work in it. wait for its end"):
+        run()
+    monkeypatch.undo()
+    assert len(run(resume=True)) == 4
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_disk_that_knows_no_locks_is_trained_on_without(run, tmp_path, monkeypatch, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", refuse)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text("1\nanother-machine\n")  # left by a run that was killed there
+    assert len(run(epochs=1)) == 1
+
+
 # --- fine-tuning -----------------------------------------------------------------------------------------------
 
 
@@ -382,6 +403,18 @@ def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:100])])
+@pytest.mark.parametrize("epochs", [2, 4], ids=["half-way", "finished"])
+def test_best_weights_that_are_missing_or_damaged_are_replaced_and_said(run, tmp_path, capsys, damage, epochs):
+    run(epochs=epochs)
+    best = tmp_path / "run" / "best.safetensors"
+    damage(best)
+    rows = run(resume=True)
+    assert f"warning: {best}: " in (said := capsys.readouterr().err) and f"weights of epoch {epochs}" in said
+    left = [row["validation_dice"] for row in rows[epochs - 1 :]]
+    assert best_weights(tmp_path / "run")["epoch"] == epochs + left.index(max(left))
+
+
 def test_resuming_where_there_is_no_run_starts_one_and_says_so(run, tmp_path, straight, capsys):
     run(resume=True)
     assert "no earlier run to resume" in capsys.readouterr().err
@@ -418,6 +451,28 @@ def test_fault_62_a_damaged_state_falls_back_to_the_one_before_and_says_so(run, 
     assert len(run(resume=True)) == 4
     said = capsys.readouterr().err
     assert f"warning: {last}: " in said and "Falling back to previous.pt" in said
+    assert same_run(tmp_path / "run", straight)
+
+
+def test_the_state_fallen_back_to_is_never_overwritten_by_a_damaged_one(run, tmp_path, straight, monkeypatch, capsys):
+    """The next state is stopped between the two renames that put it in place."""
+    run(epochs=3)
+    last = tmp_path / "run" / "last.pt"
+    last.write_bytes(b"damaged")
+    replace = os.replace
+
+    def stopped(source, target):
+        if target == last:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(resume=True)
+    monkeypatch.undo()
+    assert last.with_name("last.damaged.pt").read_bytes() == b"damaged"
+    assert f"{last}: kept as last.damaged.pt" in capsys.readouterr().err
+    run(resume=True)
     assert same_run(tmp_path / "run", straight)
 
 

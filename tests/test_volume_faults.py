@@ -394,6 +394,7 @@ def tumour() -> np.ndarray:
 @pytest.mark.parametrize("values, shown", [
     ([255], "255"), ([1, 2], "2"), ([-1], "-1"), ([0.5], "0.5"), ([np.nan], "nan"),
     ([3, 4, 5, 6, 7, 8], "3, 4, 5, 6, 7, …"),
+    ([0.9998], "0.9998"), ([1.00011, np.inf], "1.00011, inf"), ([2e-4], "0.0002"),
 ])  # fmt: skip
 def test_fault_52_wrong_label_values(tmp_path, scan_path, values, shown):
     label = tumour().astype(np.float32)
@@ -407,6 +408,13 @@ def test_fault_52_wrong_label_values(tmp_path, scan_path, values, shown):
 def test_fault_53_zero_and_one_in_any_guise(tmp_path, dtype, slope, inter):
     path = save(tmp_path / "label.nii", tumour(), dtype=dtype, slope=slope, inter=inter)
     assert np.array_equal(volume.read_label(path), tumour()) and volume.read_label(path).dtype == np.uint8
+
+
+def test_what_is_0_or_1_but_for_rounding_is_read_as_such(tmp_path):
+    label = tumour().astype(np.float32)
+    label[label == 1] = 1 - 6e-8
+    label[0, 0, :3] = 3e-8, -5e-5, 5e-5
+    assert np.array_equal(volume.read_label(save(tmp_path / "label.nii", label, dtype="f4")), tumour())
 
 
 def test_fault_54_label_of_another_shape(tmp_path, scan_path):

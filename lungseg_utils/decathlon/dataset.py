@@ -131,20 +131,31 @@ class _Reader:
             return None
         kinds = ["image"] + ["label"] * (part == "training" or fields.get("label") is not None)
         paths = {kind: self.path(where, kind, fields.get(kind)) for kind in kinds}
-        if None in paths.values():
+        patient = self.patient(where, fields.get("patient"))
+        if patient is None or None in paths.values():
             return None
         image, label = paths["image"], paths.get("label")
         if part == "test" and label is None and (self.root / "labelsTs" / image.name).is_file():
             label = self.root / "labelsTs" / image.name
             self.named.add(label)
-        return Case(stem(image), image, label, str(fields.get("patient") or stem(image)))
+        return Case(stem(image), image, label, patient or stem(image))
+
+    def patient(self, where: str, said: object) -> str | None:
+        """Give whose scan an entry says it is; "" where it says nothing."""
+        if said in (None, ""):
+            return ""
+        if isinstance(said, bool) or not isinstance(said, (str, int, float)) or said != said:
+            return self.fault(f"{where} has {str(said)[:60]!r} as its patient", "write a name or a number")
+        return str(said)
 
     def path(self, where: str, kind: str, text: object) -> Path | None:
         if not isinstance(text, str) or not text.strip():
             what = f"has no {kind}" if text is None else f"has {str(text)[:60]!r} as its {kind}, not a path"
             return self.fault(f"{where} {what}", ENTRY)
         clean = os.path.normpath(text.replace("\\", "/")).replace(os.sep, "/")
-        if clean.split("/")[0] in ("", "..") or re.match("[A-Za-z]:", clean):
+        if clean.startswith("/") or re.match("[A-Za-z]:", clean):
+            return self.fault(f"{where}: {text[:200]!r} is an absolute path", "write ./imagesTr/ID.nii.gz or the like")
+        if clean.split("/")[0] == "..":
             return self.fault(f"{where}: {text[:200]!r} leads outside the dataset", "name files inside it")
         if not is_nifti(clean.rsplit("/", 1)[-1]):
             return self.fault(f"{where}: {text[:200]!r} is not called .nii or .nii.gz", "convert it to NIfTI")
@@ -159,23 +170,26 @@ class _Reader:
         return path
 
     def find_repeats(self, training: list[Case], test: list[Case]) -> None:
-        """Find cases named twice and labels swapped; a training case among the test cases flatters every score."""
+        """Find cases named twice and labels swapped; a case or patient in both lists flatters every score."""
         ids = {case.id for case in training}
         seen: dict[tuple, tuple[str, Case]] = {}
         for part, case in [("training", case) for case in training] + [("test", case) for case in test]:
             if case.label and stem(case.label) in ids - {case.id}:
                 self.fault(f"{case.id} is paired with the label of {stem(case.label)}", "pair it with its own label")
             files = [("image", case.image)] + [("label", case.label)] * (case.label is not None)
-            keys = [("id", case.id.casefold()), *((kind, _identity(path)) for kind, path in files)]
+            keys = [("id", case.id.casefold()), *((kind, _identity(path)) for kind, path in files),
+                    ("patient", case.patient)]
             met = [(key[0], *seen.setdefault(key, (part, case))) for key in keys]
-            for kind, earlier_part, earlier in [m for m in met if m[2] is not case][:1]:
-                if earlier_part != part:
+            for kind, earlier_part, earlier in [m for m in met if m[2] is not case and m[:2] != ("patient", part)][:1]:
+                if kind == "patient":
+                    what = f"the test case {case.id} is of the same patient as the training case {earlier.id}: a leak"
+                elif earlier_part != part:
                     what = f"the training case {earlier.id} is in the test list too, as {case.id}: a leak"
                 elif kind == "id":
                     what = f"the {part} case {case.id} is named twice"
                 else:
                     what = f"the {part} cases {earlier.id} and {case.id} share one {kind} file"
-                self.fault(what, "keep each scan once, in one of the two lists")
+                self.fault(what, "keep each scan once, and each patient in one of the two lists")
 
     def find_extra_files(self) -> None:
         for folder in sorted({path.parent for path in self.named} | {self.root / name for name in FOLDERS}):

@@ -6,18 +6,21 @@ import errno
 import glob
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lungseg_utils import volume
 from lungseg_utils.decathlon import Case
+from lungseg_utils.prediction.oblique import straighten
 from lungseg_utils.preprocess import CLIP_HU, Prepared, prepare
 from lungseg_utils.preprocess.lungs import MARGIN_MM
 from lungseg_utils.runtime import file_error, home, progress, require_writable, warn, writing
 
-CACHE_VERSION = 4  # raise it whenever `prepare` gives other voxels for the same scan
+CACHE_VERSION = 5  # raise it whenever preparing gives other voxels for the same scan
 
 
 def prepare_cases(
@@ -31,14 +34,15 @@ def prepare_cases(
 
     A file of the cache is named by the case and a hash of its content; its folder by a hash of the parameters.
     Files that are damaged or belong to an earlier version of the scan are made anew, and that is said. Sets whose
-    cases have the same names share the folder: each file knows where its scan lies.
+    cases have the same names share the folder: each file knows where its scan and its label lie.
     """
     key = _digest(json.dumps([CACHE_VERSION, float(spacing_mm), CLIP_HU, MARGIN_MM]).encode())
     folder = require_writable(Path(folder or home() / "data" / "processed") / key)
     changed = []
 
     def one(case: Case) -> Prepared:
-        contents = [_content(path) for path in (case.image, case.label) if path]
+        sources = [path for path in (case.image, case.label) if path]
+        contents = [_content(path) for path in sources]
         path = folder / f"{case.id}-{_digest(*contents)}.safetensors"
         del contents
         if path.exists():
@@ -47,12 +51,13 @@ def prepare_cases(
                 return prepared
             warn(f"{path}: damaged; made anew")
         for stale in folder.glob(f"{glob.escape(case.id)}-*.safetensors"):
-            if stale != path and len(stale.name) == len(path.name) and _source_of(stale) == str(case.image.resolve()):
+            if stale != path and len(stale.name) == len(path.name) and _sources_of(stale) == _resolved(sources):
                 changed.append(case.id)
                 stale.unlink(missing_ok=True)
         scan = volume.read(case.image)
         label = volume.read_label(case.label, like=scan) if case.label else None
-        save(path, prepare(scan, label=label, spacing_mm=spacing_mm), source=case.image)
+        upright, label = _straighten_both(scan, label)
+        save(path, prepare(upright, label=label, spacing_mm=spacing_mm), sources)
         return load(path)
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -63,7 +68,16 @@ def prepare_cases(
     return prepared
 
 
-def save(path: Path, prepared: Prepared, source: str | Path = "") -> None:
+def _straighten_both(scan: volume.Volume, label: np.ndarray | None) -> tuple[volume.Volume, np.ndarray | None]:
+    """Give a scan that leans, and its label, upright, as prediction will see it."""
+    upright = straighten(scan)
+    if upright is scan or label is None:
+        return upright, label
+    drawn = straighten(replace(scan, hu=label * np.int16(1000)))
+    return upright, (drawn.hu >= 500).astype(np.uint8)
+
+
+def save(path: Path, prepared: Prepared, sources: Sequence[Path] = ()) -> None:
     """Write one prepared scan whole: plain tensors and a line of JSON, nothing that could be executed."""
     from safetensors.numpy import save as to_bytes
 
@@ -74,7 +88,7 @@ def save(path: Path, prepared: Prepared, source: str | Path = "") -> None:
         "name": prepared.name,
         "box": [[cut.start, cut.stop] for cut in prepared.box],
         "spacing_mm": prepared.spacing_mm,
-        "source": str(Path(source).resolve()),
+        "sources": _resolved(sources),
     }
     # not save_file, which leaves a file of another name behind when it is killed
     content = to_bytes({k: np.ascontiguousarray(v) for k, v in tensors.items()}, {"facts": json.dumps(facts)})
@@ -111,13 +125,17 @@ def load(path: Path) -> Prepared | None:
         return None
 
 
-def _source_of(path: Path) -> str | None:
-    """Give the scan that a file of the cache was made from; None when it does not say."""
+def _resolved(paths: Sequence[Path]) -> list[str]:
+    return [str(path.resolve()) for path in paths]
+
+
+def _sources_of(path: Path) -> list[str] | None:
+    """Give the scan and the label that a file of the cache was made from; None when it does not say."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return json.loads(file.metadata()["facts"])["source"]
+            return json.loads(file.metadata()["facts"])["sources"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -22,6 +22,7 @@ from lungseg_utils.training.losses import loss_of_all, make_loss, predict_all
 from lungseg_utils.training.run_folder import (
     Run,
     add_to_tensorboard,
+    alone_in,
     describe_cases,
     describe_environment,
     restore,
@@ -58,6 +59,7 @@ def fit(
     as if it had never stopped: on a CPU bit for bit. Without it an earlier run in the folder is moved aside.
     It begins with random weights, with those of `model`, or with those of the file `weights` (to fine-tune them).
     Started by `accelerate launch` or `torchrun`, the processes share each batch and the first of them writes.
+    A second training in the folder at the same time is refused.
     """
     config = config or TrainingConfig()
     run_dir = require_writable(run_dir)
@@ -65,16 +67,24 @@ def fit(
         raise LungsegError(run_dir, "there is no case to train on", "give a dataset with labelled cases")
     chosen = processes.join_processes(device)
     origin = None
-    if weights:
+    if weights is not None:
         model, origin = read_start(weights, config)
     run = start_run(config, chosen, model)
     run.settings |= describe_cases(training, validation) | {"processes": processes.count(), "started_from": origin}
     begun_with = copy.deepcopy(run.ema) if config.mistakes else None
-    if resume:
-        restore(run, run_dir)
-    if run.epoch >= config.epochs:
-        return run.history
-    sources = [make_source(case, chosen) for case in training]
+    with alone_in(run_dir):
+        if resume:
+            restore(run, run_dir)
+        if run.epoch < config.epochs:
+            _train_on(run, training, validation, run_dir, config, begun_with)
+    return run.history
+
+
+def _train_on(run: Run, training: Sequence[Prepared], validation: Sequence[Prepared], run_dir: Path,
+              config: TrainingConfig, begun_with: SegUNet | None) -> None:
+    """Train `run` to its last epoch, and write it after each."""
+    device = next(run.model.parameters()).device
+    sources = [make_source(case, device) for case in training]
     if begun_with:
         sources = add_mistakes(sources, training, begun_with, config)
     if not any(source.lesions for source in sources):
@@ -85,7 +95,7 @@ def fit(
         if not run.history:
             set_aside(run_dir)
         write_json(run_dir / "config.json", run.settings)
-        write_json(run_dir / "environment.json", describe_environment(chosen))
+        write_json(run_dir / "environment.json", describe_environment(device))
     loss_function = make_loss(config.loss)
     started, first = time.perf_counter(), run.epoch
     with stop_on_sigterm():
@@ -104,7 +114,6 @@ def fit(
         except KeyboardInterrupt:
             warn(f"{run_dir}: stopped; resume goes on after the last whole epoch")
             raise
-    return run.history
 
 
 def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: TrainingConfig) -> dict:

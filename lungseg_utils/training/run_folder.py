@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import platform
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from lungseg_utils import __version__, checkpoint
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.runtime import LungsegError, warn, writing
 from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training import processes
 from lungseg_utils.training.settings import TrainingConfig
 
 
@@ -39,6 +41,33 @@ class Run:
         return len(self.history)
 
 
+@contextlib.contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Keep other trainings out of `run_dir` while the block runs; raise, in every process, where one is at work.
+
+    The system frees the lock of a process that was killed. A disk that knows no locks is used without.
+    """
+    from filelock import FileLock, SoftFileLock, Timeout  # a dependency of torch
+
+    lock, refusal = FileLock(run_dir / ".lock"), None
+    if processes.rank() == 0:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not isinstance(lock, SoftFileLock):  # as on a disk without locks: a kill leaves it there
+                refusal = LungsegError(run_dir, "another training is at work in it",
+                                       "wait for its end, or choose another run folder")
+        except (OSError, NotImplementedError):
+            pass
+    refusal = processes.gather([refusal])[0]
+    if refusal:
+        raise refusal
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def describe_cases(training: Sequence[Prepared], validation: Sequence[Prepared]) -> dict:
     """Give what a run depends on in its cases: their names and a checksum of each one's voxels."""
     return {"training_cases": [case.name for case in training],
@@ -55,13 +84,12 @@ def _checksum(case: Prepared) -> str:
 
 def save(run: Run, run_dir: Path) -> None:
     """Write the run after an epoch: best weights if they are, then history, then the state."""
-    facts = {"spacing_mm": run.settings["spacing_mm"], "epoch": run.epoch, "trained_with": __version__}
     score = run.history[-1].get("validation_dice")
     if score is None and not any("validation_dice" in row for row in run.history):
         score = run.best_dice + 1e-9  # nothing to choose by: the latest
     if score is not None and score > run.best_dice:
         run.best_dice = score
-        checkpoint.save_weights(run_dir / "best.safetensors", run.ema, facts)
+        checkpoint.save_weights(run_dir / "best.safetensors", run.ema, _facts(run))
     with writing(run_dir / "history.csv") as partial, open(partial, "w", newline="") as file:
         table = csv.DictWriter(file, list({name: 0 for row in run.history for name in row}))
         table.writeheader()
@@ -71,7 +99,7 @@ def save(run: Run, run_dir: Path) -> None:
         "optimiser": run.optimiser.state_dict(),
         "generator": run.generator.get_state(), "torch": torch.get_rng_state(), "history": run.history,
         "best_dice": run.best_dice, "settings": json.dumps(run.settings),
-        "described": json.dumps({"network": run.model.config(), "facts": facts}),
+        "described": json.dumps({"network": run.model.config(), "facts": _facts(run)}),
     }
     last = run_dir / "last.pt"
     with writing(last) as partial:
@@ -80,9 +108,15 @@ def save(run: Run, run_dir: Path) -> None:
             os.replace(last, run_dir / "previous.pt")
 
 
+def _facts(run: Run) -> dict:
+    return {"spacing_mm": run.settings["spacing_mm"], "epoch": run.epoch, "trained_with": __version__}
+
+
 def restore(run: Run, run_dir: Path) -> None:
     """Bring `run` to where the folder's last whole epoch left it; fall back to the epoch before, and say so.
 
+    A damaged last.pt is then renamed: the next one would move it over the only good state. Best weights that are
+    missing or damaged are replaced.
     Raises LungsegError when the settings differ in anything but the number of epochs (and in that too where the
     schedule depends on it) or a case has other voxels now, or when both states are damaged.
     """
@@ -114,6 +148,22 @@ def restore(run: Run, run_dir: Path) -> None:
         run.best_dice = float(state["best_dice"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise LungsegError(path, "not the state of a training run", "choose another run folder") from error
+    if processes.rank() == 0:
+        if path != candidates[0]:
+            os.replace(candidates[0], run_dir / "last.damaged.pt")
+            warn(f"{candidates[0]}: kept as last.damaged.pt")
+        _mend_best(run, run_dir)
+
+
+def _mend_best(run: Run, run_dir: Path) -> None:
+    """Write the present running mean for best weights that cannot be read; any later epoch that is better follows."""
+    best = run_dir / "best.safetensors"
+    try:
+        checkpoint.load_weights(best)
+    except LungsegError as error:
+        warn(f"{best}: {error.cause}: replaced by the weights of epoch {run.epoch}, which may be worse")
+        run.best_dice = run.history[-1].get("validation_dice", -1.0)
+        checkpoint.save_weights(best, run.ema, _facts(run))
 
 
 def _differences(earlier: dict, wanted: dict) -> list[str]:
@@ -144,8 +194,8 @@ def add_to_tensorboard(row: dict, run_dir: Path) -> None:
 
 def set_aside(run_dir: Path) -> None:
     """Move an earlier run's files into a numbered folder: nothing good is overwritten."""
-    names = ["config.json", "environment.json", "history.csv", "last.pt", "previous.pt", "best.safetensors",
-             "tensorboard"]
+    names = ["config.json", "environment.json", "history.csv", "last.pt", "previous.pt", "last.damaged.pt",
+             "best.safetensors", "tensorboard"]
     earlier = [run_dir / name for name in names if (run_dir / name).exists()]
     if not any(path.suffix in (".pt", ".safetensors") for path in earlier):
         return  # stopped before its first epoch was whole

@@ -13,6 +13,7 @@ from .intensity import HounsfieldWriter
 from .stream import Stream
 
 BLOCK_BYTES = 4 << 20  # planes of the file are handled in blocks of about this size, to stay in the cache
+ROUNDING = 1e-4  # so far from 0 or 1 a label may lie that was scaled or resampled
 
 
 def read_hu(path: Path) -> tuple[np.ndarray, Header]:
@@ -36,11 +37,12 @@ def read_binary(path: Path, like=None) -> tuple[np.ndarray, Header]:
         def add(first: int, block: np.ndarray) -> None:
             if header.scaling is not None:
                 block = block * header.scaling[0] + header.scaling[1]
-                nearest = np.rint(block)
-                block = np.where(np.abs(block - nearest) < 1e-4, nearest, block)
-            ones = block == 1
-            if not (ones | (block == 0)).all():
-                wrong = np.unique(block[~ones & (block != 0)])
+            if block.dtype.kind == "f":
+                ones, zeros = np.abs(block - 1) < ROUNDING, np.abs(block) < ROUNDING
+            else:
+                ones, zeros = block == 1, block == 0
+            if not (ones | zeros).all():
+                wrong = np.unique(block[~(ones | zeros)])
                 shown = ", ".join(f"{value:g}" for value in wrong[:5]) + (", …" if len(wrong) > 5 else "")
                 raise LungsegError(path, f"not a label of 0 and 1: it holds {shown}",
                                    "Save the tumour as 1 and everything else as 0")  # fmt: skip
