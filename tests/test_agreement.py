@@ -18,8 +18,8 @@ from test_dicom import make_slice
 from lungseg_utils import phantom, prediction, volume
 from lungseg_utils.checkpoint import SHIPPED, load_weights
 from lungseg_utils.prediction import Predictor, drop_small, predict, predict_files
-from lungseg_utils.prediction.oblique import put_back, straighten, tilt_degrees
 from lungseg_utils.preprocess import normalise, prepare, resample
+from lungseg_utils.preprocess.oblique import put_back, straighten, tilt_degrees
 from lungseg_utils.volume.grid import grid_along
 
 # orientation, stored type, slope and intercept (None: values as they are)

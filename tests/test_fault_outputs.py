@@ -19,7 +19,7 @@ from helpers_limits import full_disk, open_files, read_only_folder
 from pydicom import dcmread
 from test_dicom import chest, write_series
 
-from lungseg_utils import checkpoint, cli, course, runtime, volume
+from lungseg_utils import checkpoint, cli, course, prediction, runtime, volume
 from lungseg_utils.decathlon import check, load
 from lungseg_utils.evaluation import evaluate
 from lungseg_utils.prediction import predict_files
@@ -147,15 +147,13 @@ def test_fault_61_a_series_that_no_dicom_seg_can_refer_to_does_not_stop_the_othe
 
 
 def test_an_error_that_nobody_foresaw_is_that_scan_s_alone(dataset, tmp_path, monkeypatch):
-    from lungseg_utils.prediction import files
-
     def prepare(scan, **options):
         if scan.name == "toy_1":
             raise MemoryError
         return real(scan, **options)
 
-    real = files.prepare
-    monkeypatch.setattr(files, "prepare", prepare)
+    real = prediction.prepare
+    monkeypatch.setattr(prediction, "prepare", prepare)
     with pytest.raises(LungsegError, match="toy_1.nii.gz: not enough memory") as caught:
         predict(dataset, tmp_path)
     assert isinstance(caught.value.__cause__, MemoryError)

@@ -16,8 +16,8 @@ from scipy.spatial.transform import Rotation
 
 from lungseg_utils import phantom, runtime, volume
 from lungseg_utils.decathlon import Case
-from lungseg_utils.prediction.oblique import straighten
 from lungseg_utils.preprocess import CLIP_HU, cache, find_lungs, normalise, prepare, resample, resampled_slabs
+from lungseg_utils.preprocess.oblique import straighten
 from lungseg_utils.runtime import LungsegError, writing
 
 SEEDS = range(5)

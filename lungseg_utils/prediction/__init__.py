@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungseg_utils.checkpoint import SHIPPED, load_networks
-from lungseg_utils.prediction.oblique import put_back, straighten
 from lungseg_utils.prediction.tumours import drop_small, drop_unsure, list_components, measure_tumours
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.preprocess import CLIP_HU, Prepared, normalise, prepare, resampled_slabs
+from lungseg_utils.preprocess.oblique import put_back, straighten
 from lungseg_utils.runtime import LungsegError, is_out_of_memory, pick_device, pick_precision, warn
 from lungseg_utils.segunet import SegUNet, fold_batch_norms
 from lungseg_utils.volume import Volume

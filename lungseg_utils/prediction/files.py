@@ -16,8 +16,8 @@ import numpy as np
 
 from lungseg_utils import __version__, volume
 from lungseg_utils.prediction import Predictor, measure_tumours
-from lungseg_utils.prediction.oblique import put_back, straighten
 from lungseg_utils.preprocess import Prepared, resampled_slabs
+from lungseg_utils.preprocess.oblique import put_back, straighten
 from lungseg_utils.runtime import LungsegError, file_error, is_out_of_memory, require_writable, warn, writing
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from lungseg_utils import volume
 from lungseg_utils.decathlon import Case
-from lungseg_utils.prediction.oblique import straighten
 from lungseg_utils.preprocess import CLIP_HU, Prepared, prepare
 from lungseg_utils.preprocess.lungs import MARGIN_MM
+from lungseg_utils.preprocess.oblique import straighten
 from lungseg_utils.runtime import file_error, home, progress, require_writable, warn, writing
 
 CACHE_VERSION = 5  # raise it whenever preparing gives other voxels for the same scan
