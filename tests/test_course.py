@@ -119,8 +119,9 @@ pathlib.Path(run_dir, "metrics.csv").write_text(f"{epochs}")
 pathlib.Path(os.environ["LUNGSEG_FIGURES"]).mkdir(exist_ok=True)"""
 
 
-COMMAND = """import pathlib, sys
+COMMAND = """import pathlib, signal, sys
 from lungseg_utils import cli, course
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 course.NOTEBOOKS = pathlib.Path(sys.argv[1])
 sys.exit(cli.main(["course", "-o", sys.argv[2]]))"""
 
