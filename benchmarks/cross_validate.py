@@ -3,21 +3,20 @@
     python benchmarks/cross_validate.py data/Task06_Lung -f params/msd.yaml [--runs runs/msd_fold]
 
 A fold that was stopped goes on where it was, and one that is finished is not trained again. Masks and metrics.csv
-(a row a case), summary.json with intervals: in RUNS_masks, with a copy of the labels. The folds together segment a new
-scan by `lungseg predict ct.nii.gz -o mask.nii.gz --checkpoint=RUNS{0,1,2,3,4}/best.safetensors`.
+(a row a case), summary.json with intervals: in RUNS_masks. The folds together segment a new scan by
+`lungseg predict ct.nii.gz -o mask.nii.gz --checkpoint=RUNS{0,1,2,3,4}/best.safetensors`.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from lungseg_utils import course, decathlon, parameters, volume
 from lungseg_utils.evaluation import evaluate
 from lungseg_utils.prediction import predict_files
-from lungseg_utils.runtime import LungsegError, require_writable
+from lungseg_utils.runtime import LungsegError
 
 
 def require_no_others(masks: Path, cases: Sequence[decathlon.Case]) -> None:
@@ -26,17 +25,6 @@ def require_no_others(masks: Path, cases: Sequence[decathlon.Case]) -> None:
     if others:
         raise LungsegError(masks, f"holds masks of other scans ({', '.join(sorted(others)[:3])})",
                            "move them away or choose other --runs")
-
-
-def score(masks: Path, cases: Sequence[decathlon.Case]) -> list[dict]:
-    """Measure the mask of each case against its label, wherever that lies: copied, under the case's id."""
-    labels = masks / "labels"
-    shutil.rmtree(labels, ignore_errors=True)
-    require_writable(labels)
-    for case in cases:
-        ending = case.label.name.removeprefix(volume.stem(case.label))
-        shutil.copyfile(case.label, labels / f"{case.id}{ending}")
-    return evaluate(masks, labels, masks / "metrics.csv")
 
 
 def main() -> None:
@@ -59,7 +47,7 @@ def main() -> None:
         for row in predict_files([case.image for case in unseen], masks, checkpoint=run_dir / "best.safetensors",
                                  device=settings["device"]):
             print(f"fold {fold}: {row['name']}, {len(row['tumours'])} tumours", flush=True)
-    rows = score(masks, dataset.training)
+    rows = evaluate(masks, {case.id: case.label for case in dataset.training}, masks / "metrics.csv")
     found, true = (sum(row[name] for row in rows) for name in ("lesions_found", "lesions_true"))
     print(f"{len(rows)} scans, each by a network that has not seen it: mean Dice "
           f"{sum(row['dice'] for row in rows) / len(rows):.3f}, {found} of {true} lesions found; {masks}")

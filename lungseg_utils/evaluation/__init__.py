@@ -28,15 +28,16 @@ __all__ = ["COLUMNS", "bootstrap_interval", "case_metrics", "dice", "evaluate", 
            "paired_difference", "summarise", "surface_dice"]
 
 
-def evaluate(predictions_dir, labels_dir, output="metrics.csv") -> list[dict]:
+def evaluate(predictions_dir, labels, output="metrics.csv") -> list[dict]:
     """Measure every prediction against the label of the same name; write `output` and `summary.json` beside it.
 
-    Files pair by stem (`lung_001.nii.gz` with `lung_001.nii`). Returns the rows, sorted by case. A prediction
-    without a label, a label without a prediction and a pair on different grids are errors.
+    `labels` is their folder, where files pair by stem (`lung_001.nii.gz` with `lung_001.nii`), or a dict that gives
+    the label of each case. Returns the rows, sorted by case. A prediction without a label, a label without a
+    prediction and a pair on different grids are errors.
     """
     output = Path(output)
     summary = output.with_name("summary.json")
-    pairs = _pairs(Path(predictions_dir), Path(labels_dir))
+    pairs = _pairs(Path(predictions_dir), labels)
     masks = {os.path.realpath(path) for _, *both in pairs for path in both}
     if output.name == summary.name or output.is_dir() or os.path.realpath(output) in masks:
         raise runtime.LungsegError(output, "is no name for the table: a folder, the summary's, or that of a mask",
@@ -57,16 +58,17 @@ def evaluate(predictions_dir, labels_dir, output="metrics.csv") -> list[dict]:
     return rows
 
 
-def _pairs(predictions_dir: Path, labels_dir: Path) -> list[tuple[str, Path, Path]]:
+def _pairs(predictions_dir: Path, labels: Path | str | dict[str, Path]) -> list[tuple[str, Path, Path]]:
     """Give (case, prediction, label) in order of case; name everything that has no partner, in one error."""
-    predictions, labels = _by_stem(predictions_dir), _by_stem(labels_dir)
+    where = "to the labels" if isinstance(labels, dict) else f"in {labels}"
+    predictions, labels = _by_stem(predictions_dir), labels if isinstance(labels, dict) else _by_stem(Path(labels))
     lonely = [f"no prediction for {', '.join(sorted(labels.keys() - predictions.keys()))}"] * bool(
         labels.keys() - predictions.keys())
     lonely += [f"no label for {', '.join(sorted(predictions.keys() - labels.keys()))}"] * bool(
         predictions.keys() - labels.keys())
     if lonely:
         raise runtime.LungsegError(predictions_dir, "; ".join(lonely),
-                                   f"give each scan one mask of the same name here and in {labels_dir}")
+                                   f"give each scan one mask of the same name here and {where}")
     return [(case, predictions[case], labels[case]) for case in sorted(labels)]
 
 
