@@ -37,8 +37,12 @@ from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import TrainingConfig, make_loss, start_run, train_one_epoch
 
 PHANTOM_SEED = 11  # its case seeds are in no other set of this project
-MEASURES = {"dice": "Dice", "nsd_2mm": "surface Dice 2 mm", "recall": "lesion recall", "false_positives":
-            "false positives a scan"}
+MEASURES = {
+    "dice": "Dice",
+    "nsd_2mm": "surface Dice 2 mm",
+    "recall": "lesion recall",
+    "false_positives": "false positives a scan",
+}
 
 
 class Peer(nn.Module):
@@ -53,7 +57,9 @@ class Peer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pad to whole poolings, which a SegUNet does not need, and cut back."""
         missing = [-size % 2 ** len(self.pools) for size in reversed(x.shape[2:])]
-        padded = nn.functional.pad(x, [side for end in missing for side in (0, end)], value=-1.0)  # as air
+        padded = nn.functional.pad(
+            x, [side for end in missing for side in (0, end)], value=-1.0
+        )  # as air
         depth, height, width = x.shape[2:]
         return self.network(padded)[..., :depth, :height, :width]
 
@@ -79,9 +85,22 @@ def plain_conv_unet(widths: Sequence[int]) -> Peer:
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
     network = PlainConvUNet(
-        1, len(widths), list(widths), nn.Conv3d, 3, [1] + [2] * (len(widths) - 1), 2, 1, 2, conv_bias=True,
-        norm_op=nn.InstanceNorm3d, norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True}, deep_supervision=False)
+        1,
+        len(widths),
+        list(widths),
+        nn.Conv3d,
+        3,
+        [1] + [2] * (len(widths) - 1),
+        2,
+        1,
+        2,
+        conv_bias=True,
+        norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=False,
+    )
     network.apply(network.initialize)
     return Peer(network, network.decoder.seg_layers[-1], [(2, 2, 2)] * (len(widths) - 1))
 
@@ -102,8 +121,12 @@ def count_parameters(model: nn.Module) -> int:
 def match_widths(name: str, channels: Sequence[int]) -> list[int]:
     """Give the widths with which network `name` has about the parameters of a SegUNet of `channels`."""
     wanted = count_parameters(segunet(channels))
-    candidates = [[round(width * share) for width in channels] for share in np.arange(0.5, 1.6, 0.01)]
-    return min(candidates, key=lambda widths: abs(count_parameters(NETWORKS[name](widths)) - wanted))
+    candidates = [
+        [round(width * share) for width in channels] for share in np.arange(0.5, 1.6, 0.01)
+    ]
+    return min(
+        candidates, key=lambda widths: abs(count_parameters(NETWORKS[name](widths)) - wanted)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +142,18 @@ def load_data(options: argparse.Namespace):
     """Make or find the phantoms that `options` ask for; give the prepared training cases and the trials."""
     folder = options.data or runtime.home() / "data" / "ablation"
     with contextlib.redirect_stdout(None):
-        phantom.write_dataset(folder, cases=options.cases, test_cases=options.test_cases, seed=PHANTOM_SEED,
-                              tier=options.tier)
+        phantom.write_dataset(
+            folder,
+            cases=options.cases,
+            test_cases=options.test_cases,
+            seed=PHANTOM_SEED,
+            tier=options.tier,
+        )
     dataset = decathlon.load(folder)
-    training, test = (prepare_cases(part, spacing_mm=options.spacing_mm, workers=1)
-                      for part in (dataset.training, dataset.test))
+    training, test = (
+        prepare_cases(part, spacing_mm=options.spacing_mm, workers=1)
+        for part in (dataset.training, dataset.test)
+    )
     trials = []
     for case, prepared in zip(dataset.test, test):
         scan = volume.read(case.image)
@@ -131,20 +161,29 @@ def load_data(options: argparse.Namespace):
     return training, trials
 
 
-def score(model: nn.Module, trials: Sequence[Trial], config: TrainingConfig, device: str = "auto") -> list[dict]:
+def score(
+    model: nn.Module, trials: Sequence[Trial], config: TrainingConfig, device: str = "auto"
+) -> list[dict]:
     """Predict every trial on the scan's own grid and measure it: a row a case."""
     predictor = Predictor(model=model, facts={"spacing_mm": config.spacing_mm}, device=device)
     rows = []
     for trial in trials:
         mask = predictor.mask(trial.scan, trial.prepared, predictor.probabilities(trial.prepared))
         row = {"case": trial.scan.name} | case_metrics(trial.truth, mask, trial.scan.spacing_mm)
-        row["recall"] = row["lesions_found"] / row["lesions_true"] if row["lesions_true"] else math.nan
+        row["recall"] = (
+            row["lesions_found"] / row["lesions_true"] if row["lesions_true"] else math.nan
+        )
         rows.append({key: None if value != value else value for key, value in row.items()})
     return rows
 
 
-def train_and_score(build: Callable[[], nn.Module], training: Sequence[Prepared], trials: Sequence[Trial],
-                    config: TrainingConfig, device: str = "auto") -> dict:
+def train_and_score(
+    build: Callable[[], nn.Module],
+    training: Sequence[Prepared],
+    trials: Sequence[Trial],
+    config: TrainingConfig,
+    device: str = "auto",
+) -> dict:
     """Train one network as `fit` does, its running mean taken at the end, and score it: nothing is chosen."""
     runtime.seed_everything(config.seed)
     run = start_run(config, runtime.pick_device(device), build())
@@ -153,13 +192,19 @@ def train_and_score(build: Callable[[], nn.Module], training: Sequence[Prepared]
     for _ in range(config.epochs):
         run.history.append(train_one_epoch(run, sources, make_loss(config.loss), config))
     seconds = time.perf_counter() - started
-    return {"parameters": count_parameters(run.model), "seconds": round(seconds, 1),
-            "loss": run.history[-1]["loss"], "rows": score(run.ema, trials, config, device)}
+    return {
+        "parameters": count_parameters(run.model),
+        "seconds": round(seconds, 1),
+        "loss": run.history[-1]["loss"],
+        "rows": score(run.ema, trials, config, device),
+    }
 
 
 def column(runs: Sequence[dict], measure: str) -> np.ndarray:
     """Give a measure per case, the mean over the seeds: (cases,)."""
-    values = np.array([[row[measure] for row in run["rows"]] for run in runs], float)  # None becomes NaN
+    values = np.array(
+        [[row[measure] for row in run["rows"]] for run in runs], float
+    )  # None becomes NaN
     return values.mean(axis=0)
 
 
@@ -173,12 +218,16 @@ def cells_of(runs: Sequence[dict]) -> list[str]:
     return cells
 
 
-def differences_of(base: Sequence[dict], other: Sequence[dict], measures: Sequence[str] = tuple(MEASURES)) -> list[str]:
+def differences_of(
+    base: Sequence[dict], other: Sequence[dict], measures: Sequence[str] = tuple(MEASURES)
+) -> list[str]:
     """Write each measure's paired difference, `other` less `base`, over the seeds that both have."""
     seeds = {run["seed"] for run in base} & {run["seed"] for run in other}
     cells = []
     for measure in measures:
-        before, after = (column([run for run in runs if run["seed"] in seeds], measure) for runs in (base, other))
+        before, after = (
+            column([run for run in runs if run["seed"] in seeds], measure) for runs in (base, other)
+        )
         found = paired_difference(after, before)
         cells.append(f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})")
     return cells
@@ -188,30 +237,46 @@ def table(runs: Sequence[dict]) -> str:
     """Write the two tables: the networks, and SegUNet's paired differences from each."""
     by_name = {name: [run for run in runs if run["network"] == name] for name in NETWORKS}
     by_name = {name: found for name, found in by_name.items() if found}
-    lines = ["| network | parameters | widths | seeds | " + " | ".join(MEASURES.values()) + " |",
-             "| --- " * (len(MEASURES) + 4) + "|"]
+    lines = [
+        "| network | parameters | widths | seeds | " + " | ".join(MEASURES.values()) + " |",
+        "| --- " * (len(MEASURES) + 4) + "|",
+    ]
     for name, found in by_name.items():
         widths = "-".join(map(str, found[0]["widths"]))
-        lines.append(f"| {name} | {found[0]['parameters']:,} | {widths} | {len(found)} | "
-                     + " | ".join(cells_of(found)) + " |")
-    lines += ["", "SegUNet minus the other, case by case (mean and 95 % interval of the paired bootstrap):", "",
-              "| against | " + " | ".join(MEASURES.values()) + " |", "| --- " * (len(MEASURES) + 1) + "|"]
+        lines.append(
+            f"| {name} | {found[0]['parameters']:,} | {widths} | {len(found)} | "
+            + " | ".join(cells_of(found))
+            + " |"
+        )
+    lines += [
+        "",
+        "SegUNet minus the other, case by case (mean and 95 % interval of the paired bootstrap):",
+        "",
+        "| against | " + " | ".join(MEASURES.values()) + " |",
+        "| --- " * (len(MEASURES) + 1) + "|",
+    ]
     for name in list(by_name)[1:] if "SegUNet" in by_name else []:
-        lines.append(f"| {name} | " + " | ".join(differences_of(by_name[name], by_name["SegUNet"])) + " |")
+        lines.append(
+            f"| {name} | " + " | ".join(differences_of(by_name[name], by_name["SegUNet"])) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def describe(setting: dict) -> str:
-    return (f"{setting['cases']} training and {setting['test_cases']} test phantoms of the {setting['tier']} tier "
-            f"(version {setting['generator']} of the generator), "
-            f"{setting['steps']} steps of {setting['batch_size']} patches of "
-            f"{'×'.join(map(str, setting['patch_size']))} voxels of {setting['spacing_mm']:g} mm; means over seeds and "
-            "cases, with the 95 % interval of the bootstrap over cases; the running mean of the weights after the "
-            "last step, threshold 0.5, scored on the scan's own grid.\n\n")
+    return (
+        f"{setting['cases']} training and {setting['test_cases']} test phantoms of the {setting['tier']} tier "
+        f"(version {setting['generator']} of the generator), "
+        f"{setting['steps']} steps of {setting['batch_size']} patches of "
+        f"{'×'.join(map(str, setting['patch_size']))} voxels of {setting['spacing_mm']:g} mm; means over seeds and "
+        "cases, with the 95 % interval of the bootstrap over cases; the running mean of the weights after the "
+        "last step, threshold 0.5, scored on the scan's own grid.\n\n"
+    )
 
 
 def save(path: Path, title: str, setting: dict, runs: list[dict], text: str) -> None:
-    write_results(path, {"setting": setting, "runs": runs}, f"# {title}\n\n{describe(setting)}{text}")
+    write_results(
+        path, {"setting": setting, "runs": runs}, f"# {title}\n\n{describe(setting)}{text}"
+    )
 
 
 def earlier_runs(path: Path, setting: dict) -> list[dict]:
@@ -220,59 +285,103 @@ def earlier_runs(path: Path, setting: dict) -> list[dict]:
         return []
     content = json.loads(path.with_suffix(".json").read_text())
     if content["setting"] != setting:
-        raise runtime.LungsegError(path, "holds results of another setting", "name another file with --output")
+        raise runtime.LungsegError(
+            path, "holds results of another setting", "name another file with --output"
+        )
     return content["runs"]
 
 
 def add_setting(parser: argparse.ArgumentParser, output: str) -> None:
     """Add the options that the ablation and the curves share; the defaults are the small setting."""
-    for name, default in (("steps", 160), ("cases", 24), ("test-cases", 16), ("batch-size", 4), ("patch", 32)):
+    for name, default in (
+        ("steps", 160),
+        ("cases", 24),
+        ("test-cases", 16),
+        ("batch-size", 4),
+        ("patch", 32),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"(default {default})")
-    parser.add_argument("--tier", default="quick", choices=("quick", "medium", "full"), help="(default quick)")
+    parser.add_argument(
+        "--tier", default="quick", choices=("quick", "medium", "full"), help="(default quick)"
+    )
     parser.add_argument("--spacing-mm", type=float, default=3.0, help="(default 3)")
-    parser.add_argument("--channels", type=int, nargs="+", default=[8, 16, 32, 64], help="(default 8 16 32 64)")
+    parser.add_argument(
+        "--channels", type=int, nargs="+", default=[8, 16, 32, 64], help="(default 8 16 32 64)"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="(default 3)")
-    parser.add_argument("--runs", type=int, default=10**6, help="stop after so many trainings (default: all)")
-    parser.add_argument("--data", type=Path, help="folder for the phantoms (default: data/ablation)")
-    parser.add_argument("--output", type=Path, default=RESULTS / output, help=f"(default: results/{output})")
+    parser.add_argument(
+        "--runs", type=int, default=10**6, help="stop after so many trainings (default: all)"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="folder for the phantoms (default: data/ablation)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS / output, help=f"(default: results/{output})"
+    )
 
 
 def setting_of(options: argparse.Namespace) -> dict:
-    setting = {name: getattr(options, name) for name in ("steps", "cases", "test_cases", "tier", "spacing_mm",
-                                                         "batch_size", "channels")}
-    return setting | {"patch_size": [options.patch] * 3, "threads": torch.get_num_threads(),
-                      "generator": RECIPE_VERSION}
+    setting = {
+        name: getattr(options, name)
+        for name in ("steps", "cases", "test_cases", "tier", "spacing_mm", "batch_size", "channels")
+    }
+    return setting | {
+        "patch_size": [options.patch] * 3,
+        "threads": torch.get_num_threads(),
+        "generator": RECIPE_VERSION,
+    }
 
 
 def config_of(setting: dict, seed: int, steps: int | None = None) -> TrainingConfig:
     """Give the quick recipe for `steps` steps, its learning rate falling to zero."""
     steps = steps or setting["steps"]
-    return TrainingConfig(epochs=1, steps_per_epoch=steps, batch_size=setting["batch_size"], schedule="cosine",
-                          patch_size=tuple(setting["patch_size"]), spacing_mm=setting["spacing_mm"], seed=seed)
+    return TrainingConfig(
+        epochs=1,
+        steps_per_epoch=steps,
+        batch_size=setting["batch_size"],
+        schedule="cosine",
+        patch_size=tuple(setting["patch_size"]),
+        spacing_mm=setting["spacing_mm"],
+        seed=seed,
+    )
 
 
 def main() -> None:
     """Read the arguments, train what is missing, and write the tables after every run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_setting(parser, "ablation")
     parser.add_argument("--only", choices=NETWORKS, help="one of the networks")
-    parser.add_argument("--peers", help="site-packages folder that holds dynamic_network_architectures")
+    parser.add_argument(
+        "--peers", help="site-packages folder that holds dynamic_network_architectures"
+    )
     options = parser.parse_args()
     if options.peers:
         sys.path.append(options.peers)  # last: everything else comes from here
     setting = setting_of(options)
     runs = earlier_runs(options.output, setting)
     done = {(run["network"], run["seed"]) for run in runs}
-    wanted = [(name, seed) for seed in range(options.seeds) for name in NETWORKS if options.only in (None, name)]
+    wanted = [
+        (name, seed)
+        for seed in range(options.seeds)
+        for name in NETWORKS
+        if options.only in (None, name)
+    ]
     missing = [pair for pair in wanted if pair not in done][: options.runs]
     if missing:
         training, trials = load_data(options)
     for name, seed in missing:
         widths = match_widths(name, options.channels)
-        found = train_and_score(lambda: NETWORKS[name](widths), training, trials, config_of(setting, seed))  # noqa: B023
+        found = train_and_score(
+            lambda: NETWORKS[name](widths), training, trials, config_of(setting, seed)
+        )  # noqa: B023
         runs.append({"network": name, "seed": seed, "widths": widths} | found)
         save(options.output, "SegUNet, its parents and its peers", setting, runs, table(runs))
-        print(f"{name}, seed {seed}: {found['seconds']:.0f} s, Dice {column(runs[-1:], 'dice').mean():.3f}", flush=True)
+        print(
+            f"{name}, seed {seed}: {found['seconds']:.0f} s, Dice {column(runs[-1:], 'dice').mean():.3f}",
+            flush=True,
+        )
     print(table(runs))
 
 

@@ -39,7 +39,9 @@ def truth_of(case: Prepared) -> np.ndarray:
 def score(predictor: Predictor, cases: Sequence[Prepared], peaks=PEAKS) -> dict[float, np.ndarray]:
     """Give for each peak, a row a case: Dice, lesions found, lesions, false positives."""
     if not any(truth_of(case).any() for case in cases):
-        raise LungsegError("the validation scans", "no tumour is marked in them", "choose another --fold")
+        raise LungsegError(
+            "the validation scans", "no tumour is marked in them", "choose another --fold"
+        )
     rows: dict[float, list] = {peak: [] for peak in peaks}
     for case in cases:
         probability, truth = predictor.probabilities(case).cpu().numpy(), truth_of(case)
@@ -48,8 +50,12 @@ def score(predictor: Predictor, cases: Sequence[Prepared], peaks=PEAKS) -> dict[
             mask = (probability >= THRESHOLD).astype(np.uint8)
             drop_small(mask, case.spacing_mm)
             found = lesion_detection(truth, mask, case.spacing_mm)
-            rows[peak].append([dice(case.label, mask), *(found[name] for name in (
-                "lesions_found", "lesions_true", "false_positives"))])
+            rows[peak].append(
+                [
+                    dice(case.label, mask),
+                    *(found[name] for name in ("lesions_found", "lesions_true", "false_positives")),
+                ]
+            )
     return {peak: np.array(values, float) for peak, values in rows.items()}
 
 
@@ -70,31 +76,52 @@ def from_0_to_1(text: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the arguments, print the table, write the best."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint")
     parser.add_argument("dataset")
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--most-lost", type=float, default=0.025, help="share of the lesions (default 0.025)")
-    parser.add_argument("--peak", type=from_0_to_1, help="to write, instead of the choice by this rule")
-    parser.add_argument("--mirror", action="store_true", help="predict each window as in a mirror too")
+    parser.add_argument(
+        "--most-lost", type=float, default=0.025, help="share of the lesions (default 0.025)"
+    )
+    parser.add_argument(
+        "--peak", type=from_0_to_1, help="to write, instead of the choice by this rule"
+    )
+    parser.add_argument(
+        "--mirror", action="store_true", help="predict each window as in a mirror too"
+    )
     parser.add_argument("--write", action="store_true", help="into the checkpoint")
     parser.add_argument("--half", action="store_true", help="write the kernels in half precision")
     options = parser.parse_args(arguments)
     if options.write and not options.checkpoint.endswith(".safetensors"):
-        parser.error(f"{options.checkpoint}: --write would leave nothing but its weights. Give a .safetensors file.")
+        parser.error(
+            f"{options.checkpoint}: --write would leave nothing but its weights. Give a .safetensors file."
+        )
     model, facts = checkpoint.load_weights(options.checkpoint)
-    _, validation = decathlon.split(decathlon.load(options.dataset), fold=options.fold, seed=options.seed)
+    _, validation = decathlon.split(
+        decathlon.load(options.dataset), fold=options.fold, seed=options.seed
+    )
     facts["mirror"] = options.mirror
-    found = score(Predictor(model=model, facts=facts), prepare_cases(validation, spacing_mm=facts["spacing_mm"]))
-    print("| least peak | mean Dice | lesions found | false positives a scan |\n| --- | --- | --- | --- |")
+    found = score(
+        Predictor(model=model, facts=facts),
+        prepare_cases(validation, spacing_mm=facts["spacing_mm"]),
+    )
+    print(
+        "| least peak | mean Dice | lesions found | false positives a scan |\n| --- | --- | --- | --- |"
+    )
     for peak, rows in found.items():
-        print(f"| {peak} | {rows[:, 0].mean():.3f} | {rows[:, 1].sum() / rows[:, 2].sum():.0%} "
-              f"| {rows[:, 3].mean():.2f} |")
+        print(
+            f"| {peak} | {rows[:, 0].mean():.3f} | {rows[:, 1].sum() / rows[:, 2].sum():.0%} "
+            f"| {rows[:, 3].mean():.2f} |"
+        )
     best = choose(found, options.most_lost) if options.peak is None else options.peak
     if options.write:
         del facts["digest"]
-        checkpoint.save_weights(options.checkpoint, model, facts | {"least_peak": best}, half=options.half)
+        checkpoint.save_weights(
+            options.checkpoint, model, facts | {"least_peak": best}, half=options.half
+        )
         print(f"{options.checkpoint}: least peak {best}, mirror {options.mirror}")
 
 

@@ -22,7 +22,11 @@ from lungseg_utils.segunet import SegUNet
 def mix(before: SegUNet, after: SegUNet, share: float) -> SegUNet:
     """Move the weights of `before` by `share` of the way to those of `after`, in place, and return it."""
     if before.config() != after.config():
-        raise LungsegError("weights", f"two networks, {before.config()} and {after.config()}", "mix one with its own")
+        raise LungsegError(
+            "weights",
+            f"two networks, {before.config()} and {after.config()}",
+            "mix one with its own",
+        )
     for value, goal in zip(before.state_dict().values(), after.state_dict().values()):
         if value.is_floating_point():
             value.lerp_(goal, share)
@@ -31,13 +35,18 @@ def mix(before: SegUNet, after: SegUNet, share: float) -> SegUNet:
 
 def main() -> None:
     """Read the arguments, mix, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("before")
     parser.add_argument("after")
     parser.add_argument("out")
     parser.add_argument("--share", type=float, default=0.7, help="of AFTER (default 0.7)")
     options = parser.parse_args()
-    before, (after, facts) = checkpoint.load_weights(options.before)[0], checkpoint.load_weights(options.after)
+    before, (after, facts) = (
+        checkpoint.load_weights(options.before)[0],
+        checkpoint.load_weights(options.after),
+    )
     del facts["digest"]
     checkpoint.save_weights(options.out, mix(before, after, options.share), facts)
 

@@ -30,7 +30,9 @@ CASES = 50  # of a fold of Task06_Lung
 def kept_for_backward(config: TrainingConfig) -> tuple[int, int]:
     """Give the bytes of numbers, as float32, and of pooling indices that one batch's forward pass leaves behind."""
     with torch.device("meta"):
-        model = SegUNet(channels=config.channels, upsample=config.upsample, skip=config.skip).train()
+        model = SegUNet(
+            channels=config.channels, upsample=config.upsample, skip=config.skip
+        ).train()
         image = torch.zeros(config.batch_size, 1, *config.patch_size)
     own = {weight.untyped_storage()._cdata for weight in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -39,7 +41,10 @@ def kept_for_backward(config: TrainingConfig) -> tuple[int, int]:
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            kept[storage._cdata], dtypes[storage._cdata] = storage, tensor.dtype  # held, so that no number comes twice
+            kept[storage._cdata], dtypes[storage._cdata] = (
+                storage,
+                tensor.dtype,
+            )  # held, so that no number comes twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
@@ -54,13 +59,20 @@ def account(config: TrainingConfig, half: bool) -> dict[str, float]:
     with torch.device("meta"):
         weights = sum(weight.numel() for weight in SegUNet(channels=config.channels).parameters())
     voxels = config.batch_size * torch.Size(config.patch_size).numel()
-    states = 4 + (8 if config.optimiser == "adamw" else 4) + 4 + 4  # weights, optimiser, gradients, running mean
+    states = (
+        4 + (8 if config.optimiser == "adamw" else 4) + 4 + 4
+    )  # weights, optimiser, gradients, running mean
     return {
         "kept activations": (numbers / 2 if half else numbers) / GIB,
         "pooling indices": indices / GIB,
-        "weights, gradients, optimiser, running mean": weights * (states + (2 if half else 0)) / GIB,
+        "weights, gradients, optimiser, running mean": weights
+        * (states + (2 if half else 0))
+        / GIB,
         # the widest layer's gradient in and out, and logits, loss and label in float32
-        "gradients on the way": (voxels * config.channels[0] * 3 * (2 if half else 4) + voxels * 4 * 8) / GIB,
+        "gradients on the way": (
+            voxels * config.channels[0] * 3 * (2 if half else 4) + voxels * 4 * 8
+        )
+        / GIB,
         "scans on the device": CASES * LUNG_BOX_MM3 / config.spacing_mm**3 * 3 / GIB,
     }
 
@@ -72,12 +84,20 @@ def measure(path: str) -> None:
 
     device = pick_device()
     steps = 10 if device.type == "cuda" else 1
-    config = training_config(parameters.defaults() | parameters.read(path) | {"steps_per_epoch": steps, "epochs": 2})
+    config = training_config(
+        parameters.defaults() | parameters.read(path) | {"steps_per_epoch": steps, "epochs": 2}
+    )
     side = torch.Size([size + 8 for size in config.patch_size])
     label = torch.zeros(side, dtype=torch.uint8)
     label[tuple(slice(size // 3, size // 2) for size in side)] = 1
     hu = torch.randint(-900, 100, side, dtype=torch.int16)
-    source = Source("noise", hu.to(device), label.to(device), [label.nonzero()], torch.ones(side).nonzero()[::97])
+    source = Source(
+        "noise",
+        hu.to(device),
+        label.to(device),
+        [label.nonzero()],
+        torch.ones(side).nonzero()[::97],
+    )
     loss_function = make_loss(config.loss)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run = start_run(config, device)
@@ -91,7 +111,9 @@ def measure(path: str) -> None:
 
 def main() -> None:
     """Print a table a recipe."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--measure", action="store_true", help="make some steps too")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
@@ -101,19 +123,29 @@ def main() -> None:
         return
     for recipe in options.recipes:
         config = training_config(parameters.defaults() | parameters.read(recipe))
-        print(f"\n{recipe}: {config.batch_size} patches of {'×'.join(map(str, config.patch_size))}, SegUNet "
-              f"{'-'.join(map(str, config.channels))}\n\n| part | bfloat16, GiB | float32, GiB |\n| --- | --- | --- |")
+        print(
+            f"\n{recipe}: {config.batch_size} patches of {'×'.join(map(str, config.patch_size))}, SegUNet "
+            f"{'-'.join(map(str, config.channels))}\n\n| part | bfloat16, GiB | float32, GiB |\n| --- | --- | --- |"
+        )
         half, full = account(config, True), account(config, False)
         for part in half:
             print(f"| {part} | {half[part]:.2f} | {full[part]:.2f} |")
         print(f"| together | {sum(half.values()):.2f} | {sum(full.values()):.2f} |")
         if options.measure:
-            ended = subprocess.run([sys.executable, __file__, recipe, "--one"], check=True, text=True,
-                                   stdout=subprocess.PIPE)
+            ended = subprocess.run(
+                [sys.executable, __file__, recipe, "--one"],
+                check=True,
+                text=True,
+                stdout=subprocess.PIPE,
+            )
             taken, seconds = map(float, ended.stdout.split())
-            parts, where = (half, "GPU, bfloat16") if pick_device().type == "cuda" else (full, "CPU, float32")
-            print(f"\nmeasured on the {where}, without the scans: {taken / GIB:.2f} GiB; counted: "
-                  f"{sum(parts.values()) - parts['scans on the device']:.2f} GiB; {seconds:.2f} s a step")
+            parts, where = (
+                (half, "GPU, bfloat16") if pick_device().type == "cuda" else (full, "CPU, float32")
+            )
+            print(
+                f"\nmeasured on the {where}, without the scans: {taken / GIB:.2f} GiB; counted: "
+                f"{sum(parts.values()) - parts['scans on the device']:.2f} GiB; {seconds:.2f} s a step"
+            )
 
 
 if __name__ == "__main__":

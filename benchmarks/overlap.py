@@ -48,43 +48,78 @@ def measure(predictor: Predictor, checkpoint: str | Path, count: int) -> list[di
     for name, scan, truth in scans(count):
         prepared = prepare(scan, spacing_mm=predictor.facts["spacing_mm"], device=predictor.device)
         whole = None
-        for side, overlap in [(None, 0.0), *((side, overlap) for side in SIDES for overlap in OVERLAPS)]:
+        for side, overlap in [
+            (None, 0.0),
+            *((side, overlap) for side in SIDES for overlap in OVERLAPS),
+        ]:
             started = time.perf_counter()
-            probability = predictor.probabilities(prepared, window=side and (side,) * 3, overlap=overlap)
+            probability = predictor.probabilities(
+                prepared, window=side and (side,) * 3, overlap=overlap
+            )
             seconds = time.perf_counter() - started
             mask = predictor.mask(scan, prepared, probability)
             whole = mask if side is None else whole
-            rows.append({"scan": name, "side": side, "overlap": overlap, "dice": dice(truth, mask),
-                         "agreement": dice(whole, mask), "seconds": seconds})
+            rows.append(
+                {
+                    "scan": name,
+                    "side": side,
+                    "overlap": overlap,
+                    "dice": dice(truth, mask),
+                    "agreement": dice(whole, mask),
+                    "seconds": seconds,
+                }
+            )
         started = time.perf_counter()
         mask = slow_mask(scan, checkpoint=checkpoint)
-        rows.append({"scan": name, "side": "reference", "overlap": 0.5, "dice": dice(truth, mask),
-                     "agreement": dice(whole, mask), "seconds": time.perf_counter() - started})
+        rows.append(
+            {
+                "scan": name,
+                "side": "reference",
+                "overlap": 0.5,
+                "dice": dice(truth, mask),
+                "agreement": dice(whole, mask),
+                "seconds": time.perf_counter() - started,
+            }
+        )
         print(name, flush=True)
     return rows
 
 
 def table(rows: list[dict]) -> str:
     """Give the means over the scans in Markdown."""
-    lines = ["Means over " + ", ".join(dict.fromkeys(row["scan"] for row in rows)) + ".", "",
-             "| window | overlap | Dice with the truth | agreement with one window | least agreement | seconds |",
-             "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "Means over " + ", ".join(dict.fromkeys(row["scan"] for row in rows)) + ".",
+        "",
+        "| window | overlap | Dice with the truth | agreement with one window | least agreement | seconds |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for side, overlap in dict.fromkeys((row["side"], row["overlap"]) for row in rows):
         chosen = [row for row in rows if (row["side"], row["overlap"]) == (side, overlap)]
-        mean = {key: np.mean([row[key] for row in chosen]) for key in ("dice", "agreement", "seconds")}
+        mean = {
+            key: np.mean([row[key] for row in chosen]) for key in ("dice", "agreement", "seconds")
+        }
         window = {None: "whole box", "reference": "plain reference"}.get(side, f"{side}³")
-        lines.append(f"| {window} | {overlap:g} | {mean['dice']:.4f} | {mean['agreement']:.4f} "
-                     f"| {min(row['agreement'] for row in chosen):.4f} | {mean['seconds']:.1f} |")
-    lines += ["", "Two windows of 96 voxels a side hold lungs of up to 144 voxels at any overlap up to 0.5: those rows "
-              "are one and the same grid."]
+        lines.append(
+            f"| {window} | {overlap:g} | {mean['dice']:.4f} | {mean['agreement']:.4f} "
+            f"| {min(row['agreement'] for row in chosen):.4f} | {mean['seconds']:.1f} |"
+        )
+    lines += [
+        "",
+        "Two windows of 96 voxels a side hold lungs of up to 144 voxels at any overlap up to 0.5: those rows "
+        "are one and the same grid.",
+    ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", help="default: the shipped weights")
-    parser.add_argument("--phantoms", type=int, default=5, help="how many synthetic scans (default 5)")
+    parser.add_argument(
+        "--phantoms", type=int, default=5, help="how many synthetic scans (default 5)"
+    )
     options = parser.parse_args()
     predictor = Predictor(options.checkpoint)
     rows = measure(predictor, options.checkpoint or SHIPPED, options.phantoms)

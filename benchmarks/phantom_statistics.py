@@ -25,7 +25,9 @@ SPACING_MM = (1.5, 1.0, 1.0)
 def collect(count: int):
     """Synthesise chests and measure them. Returns the first chest, lung rows and tumour rows."""
     first, lungs, tumours = None, [], []
-    for seed in runtime.progress(range(FIRST_SEED, FIRST_SEED + count), "measuring synthetic chests"):
+    for seed in runtime.progress(
+        range(FIRST_SEED, FIRST_SEED + count), "measuring synthetic chests"
+    ):
         chest = synthesise(seed, spacing_mm=SPACING_MM)
         first = first or chest
         lungs.append(measure_lungs(chest))
@@ -41,7 +43,10 @@ def draw(first, lungs, tumours):
     z, y, x = (int(c.mean()) for c in np.nonzero(first.label))
     d, h, w = first.spacing_mm
     body = np.nonzero(first.lungs)
-    low, high = ([max(int(c.min()) - 60, 0) for c in body[1:]], [int(c.max()) + 60 for c in body[1:]])
+    low, high = (
+        [max(int(c.min()) - 60, 0) for c in body[1:]],
+        [int(c.max()) + 60 for c in body[1:]],
+    )
     window = (slice(None), slice(low[0], high[0]), slice(low[1], high[1]))
     hu, label, y, x = first.hu[window], first.label[window], y - low[0], x - low[1]
     for axis, image, tumour, aspect, title in (
@@ -57,7 +62,14 @@ def draw(first, lungs, tumours):
         axis.set_axis_off()
     median = axes[1, 0]
     for name, style in (("lung HU, deep inspiration", "-"), ("lung HU, shallow inspiration", "--")):
-        median.plot(PERCENTILES, REAL[name], style, color=REAL_COLOUR, lw=2.5, label=f"real, {name.split(', ')[1]}")
+        median.plot(
+            PERCENTILES,
+            REAL[name],
+            style,
+            color=REAL_COLOUR,
+            lw=2.5,
+            label=f"real, {name.split(', ')[1]}",
+        )
     for row in lungs:
         median.plot(PERCENTILES, row["lung HU"], ":", color=SYNTHETIC_COLOUR, lw=0.9)
     median.set(xlabel="percentile of lung voxels", ylabel="HU", title="lung HU")
@@ -66,7 +78,9 @@ def draw(first, lungs, tumours):
     names = ("lung volume (L)", "lung above -500 HU (%)", "lung above -200 HU (%)")
     for axis, name in zip(axes[1, 1:], names, strict=True):
         axis.axhspan(*REAL[name], color=REAL_COLOUR, alpha=0.3, label="real, range of three chests")
-        axis.plot(sorted(row[name] for row in lungs), "o", color=SYNTHETIC_COLOUR, label="synthetic")
+        axis.plot(
+            sorted(row[name] for row in lungs), "o", color=SYNTHETIC_COLOUR, label="synthetic"
+        )
         axis.set(title=name, xlabel="chest, in order", ylim=(0, None))
         axis.legend(fontsize=7)
     names = ("nodule core (HU)", "inside border (HU)", "outside border (HU)", "tumour volume (mL)")
@@ -93,12 +107,19 @@ def report(name: str, values: list[float]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chests", type=int, default=24, help="how many chests to measure (default 24)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--chests", type=int, default=24, help="how many chests to measure (default 24)"
+    )
     first, lungs, tumours = collect(parser.parse_args().chests)
     for name in ("lung volume (L)", "lung above -500 HU (%)", "lung above -200 HU (%)"):
         report(name, [row[name] for row in lungs])
-    print("lung HU                    synthetic medians", np.median([row["lung HU"] for row in lungs], axis=0).round())
+    print(
+        "lung HU                    synthetic medians",
+        np.median([row["lung HU"] for row in lungs], axis=0).round(),
+    )
     for name in tumours[0]:
         report(name, [row[name] for row in tumours])
     with runtime.writing(runtime.ROOT / "figures" / "phantom_statistics.png") as partial:

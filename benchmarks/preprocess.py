@@ -30,12 +30,24 @@ def measure(scans: list[tuple[Path, Path | None]], peers: str) -> list[dict]:
         for tool in ("ours", "monai", "nnunet"):
             out = SCRATCH / f"preprocessed_{tool}"
             shutil.rmtree(out, ignore_errors=True)
-            row = run(sys.executable if tool == "ours" else peers, f"{tool}-preprocess", scan, out,
-                      *(("--label", label) if label else ()))
+            row = run(
+                sys.executable if tool == "ours" else peers,
+                f"{tool}-preprocess",
+                scan,
+                out,
+                *(("--label", label) if label else ()),
+            )
             megabytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
             name, seconds = f"{scan.parent.name}/{volume.stem(scan)}", row["seconds"]["preprocess"]
-            rows.append({"scan": name, "tool": tool, "peak_gb": row["peak_gb"], "seconds": seconds,
-                         "megabytes": megabytes})
+            rows.append(
+                {
+                    "scan": name,
+                    "tool": tool,
+                    "peak_gb": row["peak_gb"],
+                    "seconds": seconds,
+                    "megabytes": megabytes,
+                }
+            )
             print(f"{name}, {TOOLS[tool]}: {seconds:.1f} s, {row['peak_gb']:.2f} GB", flush=True)
     return rows
 
@@ -43,26 +55,41 @@ def measure(scans: list[tuple[Path, Path | None]], peers: str) -> list[dict]:
 def table(found: dict) -> str:
     """Give the table in Markdown, with ratios over the whole set."""
     count = len(found["rows"]) // 3
-    lines = [f"Measured by `benchmarks/preprocess.py` on {found['machine']}; {count} scans with labels.", "",
-             "| tool | seconds a scan | peak (GB) | on disk, MB a scan | times the time | times the memory |",
-             "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        f"Measured by `benchmarks/preprocess.py` on {found['machine']}; {count} scans with labels.",
+        "",
+        "| tool | seconds a scan | peak (GB) | on disk, MB a scan | times the time | times the memory |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     totals = {}
     for tool in ("ours", "monai", "nnunet"):
         rows = [row for row in found["rows"] if row["tool"] == tool]
-        totals[tool] = (sum(row["seconds"] for row in rows) / len(rows), max(row["peak_gb"] for row in rows),
-                        sum(row["megabytes"] for row in rows) / len(rows))
+        totals[tool] = (
+            sum(row["seconds"] for row in rows) / len(rows),
+            max(row["peak_gb"] for row in rows),
+            sum(row["megabytes"] for row in rows) / len(rows),
+        )
     for tool, (seconds, peak, megabytes) in totals.items():
-        lines.append(f"| {TOOLS[tool]} | {seconds:.2f} | {peak:.2f} | {megabytes:.0f} "
-                     f"| {seconds / totals['ours'][0]:.1f} | {peak / totals['ours'][1]:.1f} |")
+        lines.append(
+            f"| {TOOLS[tool]} | {seconds:.2f} | {peak:.2f} | {megabytes:.0f} "
+            f"| {seconds / totals['ours'][0]:.1f} | {peak / totals['ours'][1]:.1f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", default=str(runtime.ROOT / "build" / "peers" / "bin" / "python"),
-                        help="Python of the environment with nnU-Net and MONAI (default: that of `make peers`)")
-    parser.add_argument("--scan", nargs=2, action="append", metavar=("CT", "LABEL"), help="instead of the usual two")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peers",
+        default=str(runtime.ROOT / "build" / "peers" / "bin" / "python"),
+        help="Python of the environment with nnU-Net and MONAI (default: that of `make peers`)",
+    )
+    parser.add_argument(
+        "--scan", nargs=2, action="append", metavar=("CT", "LABEL"), help="instead of the usual two"
+    )
     options = parser.parse_args()
     scans = [(Path(ct), Path(label)) for ct, label in options.scan or []]
     if not scans:

@@ -38,12 +38,16 @@ def score_scans(root: Path, segment: Callable, overlays: Path | None) -> None:
         mask = segment(scan)
         seconds = time.perf_counter() - started
         row = case_metrics(truth, mask, scan.spacing_mm)
-        print(f"| {outline.parent.name} | {row['dice']:.2f} | {row['lesions_found']} of {row['lesions_true']} "
-              f"| {row['false_positives']} | {row['volume_ml_true']:.1f} | {row['volume_ml_pred']:.1f} "
-              f"| {seconds:.1f} |")
+        print(
+            f"| {outline.parent.name} | {row['dice']:.2f} | {row['lesions_found']} of {row['lesions_true']} "
+            f"| {row['false_positives']} | {row['volume_ml_true']:.1f} | {row['volume_ml_pred']:.1f} "
+            f"| {seconds:.1f} |"
+        )
         if overlays:
             overlays.mkdir(parents=True, exist_ok=True)
-            figure = plotting.show_planes(scan, truth, mask, centre=tuple(np.argwhere(truth).mean(axis=0).astype(int)))
+            figure = plotting.show_planes(
+                scan, truth, mask, centre=tuple(np.argwhere(truth).mean(axis=0).astype(int))
+            )
             figure.savefig(overlays / f"{outline.parent.name}.png", dpi=90)
 
 
@@ -57,15 +61,22 @@ def score_boxes(root: Path, segment: Callable, overlays: Path | None) -> None:
         row = case_metrics(truth, mask, scan.spacing_mm)
         share = (mask & truth).sum() / truth.sum()
         outside = row["false_positives"]
-        print(f"{box.parent.name}/{name}: {share:.0%} of the box marked, {outside} components outside it")
+        print(
+            f"{box.parent.name}/{name}: {share:.0%} of the box marked, {outside} components outside it"
+        )
         if overlays:
-            figure = plotting.show_planes(scan, truth, mask, centre=tuple(np.argwhere(truth).mean(axis=0).astype(int)))
+            figure = plotting.show_planes(
+                scan, truth, mask, centre=tuple(np.argwhere(truth).mean(axis=0).astype(int))
+            )
             figure.savefig(overlays / f"{box.parent.name}.png", dpi=90)
 
 
 def pad(scan: volume.Volume, side_mm: float = 160.0) -> tuple[volume.Volume, tuple[slice, ...]]:
     """Set a crop into lung-like air of `side_mm`, so that the network has the room it is used to."""
-    sides = [max(0, int(np.ceil((side_mm / step - n) / 2))) for n, step in zip(scan.hu.shape, scan.spacing_mm)]
+    sides = [
+        max(0, int(np.ceil((side_mm / step - n) / 2)))
+        for n, step in zip(scan.hu.shape, scan.spacing_mm)
+    ]
     hu = np.pad(scan.hu, [(side, side) for side in sides], constant_values=-860)
     inside = tuple(slice(side, side + n) for side, n in zip(sides, scan.hu.shape))
     return dataclasses.replace(scan, hu=hu), inside
@@ -83,7 +94,13 @@ def score_nodules(root: Path, segment: Callable, most: int) -> None:
         with contextlib.redirect_stderr(io.StringIO()):  # of course no lungs are found in a crop
             mask = segment(padded)[inside]
         diameter = float(row["diameter_mm"])
-        size = "20 mm and more" if diameter >= 20 else "12 to 20 mm" if diameter >= 12 else "8 to 12 mm"
+        size = (
+            "20 mm and more"
+            if diameter >= 20
+            else "12 to 20 mm"
+            if diameter >= 12
+            else "8 to 12 mm"
+        )
         hits[size].append(bool((mask & truth).sum() >= 0.1 * truth.sum()))
     for size, hit in hits.items():
         if hit:
@@ -92,14 +109,26 @@ def score_nodules(root: Path, segment: Callable, most: int) -> None:
 
 def main() -> None:
     """Read the arguments and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", help="default: the shipped weights")
-    parser.add_argument("--threshold", type=float, default=0.5, help="probability of a tumour (default 0.5)")
-    parser.add_argument("--nodules", type=int, default=40, help="how many of the nodules to try (default 40)")
-    parser.add_argument("--overlays", type=Path, help="folder for pictures of the scans, truth and prediction outlined")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="probability of a tumour (default 0.5)"
+    )
+    parser.add_argument(
+        "--nodules", type=int, default=40, help="how many of the nodules to try (default 40)"
+    )
+    parser.add_argument(
+        "--overlays",
+        type=Path,
+        help="folder for pictures of the scans, truth and prediction outlined",
+    )
     options = parser.parse_args()
     root = Path(os.environ["LUNGSEG_REAL_CT"])
-    segment = functools.partial(predict, predictor=Predictor(options.checkpoint), threshold=options.threshold)
+    segment = functools.partial(
+        predict, predictor=Predictor(options.checkpoint), threshold=options.threshold
+    )
     plotting.use_style()
     score_scans(root, segment, options.overlays)
     score_boxes(root, segment, options.overlays)

@@ -30,7 +30,11 @@ from ablation import (
 
 CHOICES: dict[str, dict] = {
     "as it is": {},
-    "SGD, Nesterov 0.99, rate 0.01, power decay": {"optimiser": "sgd", "learning_rate": 1e-2, "schedule": "poly"},
+    "SGD, Nesterov 0.99, rate 0.01, power decay": {
+        "optimiser": "sgd",
+        "learning_rate": 1e-2,
+        "schedule": "poly",
+    },
     "learning rate 0.001": {"learning_rate": 1e-3},
     "overlap balanced by volume": {"loss": "dice_ce_balanced"},
     "Tversky loss": {"loss": "tversky"},
@@ -45,22 +49,31 @@ CHOICES: dict[str, dict] = {
 
 def table(runs: Sequence[dict]) -> str:
     """Write a row a choice: its scores, and its paired difference in Dice from the recipe as it is."""
-    lines = ["| changed | seeds | seconds | " + " | ".join(MEASURES.values()) + " | Dice, difference |",
-             "| --- " * (len(MEASURES) + 4) + "|"]
+    lines = [
+        "| changed | seeds | seconds | " + " | ".join(MEASURES.values()) + " | Dice, difference |",
+        "| --- " * (len(MEASURES) + 4) + "|",
+    ]
     base = [run for run in runs if run["choice"] == "as it is"]
     for choice in CHOICES:
         found = [run for run in runs if run["choice"] == choice]
         if found:
             seconds = sum(run["seconds"] for run in found) / len(found)
-            difference = "" if choice == "as it is" or not base else differences_of(base, found, ["dice"])[0]
-            lines.append(f"| {choice} | {len(found)} | {seconds:.0f} | " + " | ".join(cells_of(found))
-                         + f" | {difference} |")
+            difference = (
+                "" if choice == "as it is" or not base else differences_of(base, found, ["dice"])[0]
+            )
+            lines.append(
+                f"| {choice} | {len(found)} | {seconds:.0f} | "
+                + " | ".join(cells_of(found))
+                + f" | {difference} |"
+            )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Read the arguments, train what is missing, write the table after every run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_setting(parser, "recipes")
     parser.set_defaults(seeds=2)
     parser.add_argument("--only", choices=CHOICES, help="one of the choices")
@@ -68,14 +81,20 @@ def main() -> None:
     setting = setting_of(options)
     runs = earlier_runs(options.output, setting)
     done = {(run["choice"], run["seed"]) for run in runs}
-    missing = [(choice, seed) for seed in range(options.seeds) for choice in CHOICES
-               if options.only in (None, choice) and (choice, seed) not in done][: options.runs]
+    missing = [
+        (choice, seed)
+        for seed in range(options.seeds)
+        for choice in CHOICES
+        if options.only in (None, choice) and (choice, seed) not in done
+    ][: options.runs]
     if missing:
         training, trials = load_data(options)
     for choice, seed in missing:
         config = dataclasses.replace(config_of(setting, seed), **CHOICES[choice])
-        runs.append({"choice": choice, "seed": seed}
-                    | train_and_score(lambda: segunet(setting["channels"]), training, trials, config))
+        runs.append(
+            {"choice": choice, "seed": seed}
+            | train_and_score(lambda: segunet(setting["channels"]), training, trials, config)
+        )
         save(options.output, "Choices of the training recipe", setting, runs, table(runs))
         print(f"{choice}, seed {seed}: Dice {column(runs[-1:], 'dice').mean():.3f}", flush=True)
     print(table(runs))

@@ -28,12 +28,16 @@ def reader(name: str):
         import nibabel
         import numpy as np
 
-        return lambda path: np.asanyarray(nibabel.load(path).dataobj), f"nibabel {nibabel.__version__}"
+        return lambda path: np.asanyarray(
+            nibabel.load(path).dataobj
+        ), f"nibabel {nibabel.__version__}"
     if name == "SimpleITK":
         import SimpleITK as sitk
 
         def read(path):
-            names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(path) if os.path.isdir(path) else path
+            names = (
+                sitk.ImageSeriesReader.GetGDCMSeriesFileNames(path) if os.path.isdir(path) else path
+            )
             return sitk.GetArrayFromImage(sitk.ReadImage(names))
 
         return read, f"SimpleITK {sitk.Version.VersionString()}"
@@ -50,8 +54,13 @@ def reader(name: str):
 
     def verify(pair):
         """Do with a case what `verify_dataset_integrity` does with each of a set, with the reader that it picks."""
-        if not (verify_labels(pair[1], SimpleITKIO, [0, 1]) and check_cases([pair[0]], pair[1], 1, SimpleITKIO)):
-            raise RuntimeError(f"Some images have errors. Please check text above: {pair}")  # which names the file
+        if not (
+            verify_labels(pair[1], SimpleITKIO, [0, 1])
+            and check_cases([pair[0]], pair[1], 1, SimpleITKIO)
+        ):
+            raise RuntimeError(
+                f"Some images have errors. Please check text above: {pair}"
+            )  # which names the file
 
     return verify, f"nnU-Net {version('nnunetv2')}, integrity check"
 
@@ -73,7 +82,15 @@ def end_of(read, item) -> str:
         os.waitpid(child, 0)
         printed.seek(0)
         said = printed.read().strip()
-    return end if end.startswith("refused") else "refused unclearly" if end != "read" else "said" if said else "silent"
+    return (
+        end
+        if end.startswith("refused")
+        else "refused unclearly"
+        if end != "read"
+        else "said"
+        if said
+        else "silent"
+    )
 
 
 def attempt(read, item, names: list[str], send: int, printed: int) -> None:
@@ -90,7 +107,9 @@ def attempt(read, item, names: list[str], send: int, printed: int) -> None:
         sys.stdout.flush()
         end = "read"
     except Exception as error:
-        end = "refused clearly" if any(name in str(error) for name in names) else "refused unclearly"
+        end = (
+            "refused clearly" if any(name in str(error) for name in names) else "refused unclearly"
+        )
     finally:
         os.write(send, end.encode())
         os._exit(0)
@@ -99,7 +118,11 @@ def attempt(read, item, names: list[str], send: int, printed: int) -> None:
 def main() -> None:
     warnings.simplefilter("default")
     read, version = reader(sys.argv[1])
-    print(json.dumps({"version": version, "ends": [end_of(read, item) for item in json.load(sys.stdin)]}))
+    print(
+        json.dumps(
+            {"version": version, "ends": [end_of(read, item) for item in json.load(sys.stdin)]}
+        )
+    )
 
 
 if __name__ == "__main__":

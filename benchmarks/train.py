@@ -58,7 +58,9 @@ def time_steps(step: Callable[[], object], steps: int, device: torch.device) -> 
     return seconds[WARM_UP:]
 
 
-def ours(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device, steps: int) -> tuple[list, list]:
+def ours(
+    cases: Sequence[Prepared], config: TrainingConfig, device: torch.device, steps: int
+) -> tuple[list, list]:
     """Time this project's loop; give the seconds of its steps, and of the same steps with their data ready."""
     from lungseg_utils import training
 
@@ -77,8 +79,13 @@ def ours(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device
         return np.diff(moments)[WARM_UP:].tolist()
 
     whole = time_epoch()
-    batch = draw_batch(sources, batch_size=config.batch_size, part=processes.part(config.batch_size),
-                       patch_size=config.patch_size, generator=run.generator)
+    batch = draw_batch(
+        sources,
+        batch_size=config.batch_size,
+        part=processes.part(config.batch_size),
+        patch_size=config.patch_size,
+        generator=run.generator,
+    )
     drawing, training.draw_batch = training.draw_batch, lambda *_args, **_options: batch
     try:
         return whole, time_epoch()
@@ -88,40 +95,78 @@ def ours(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device
 
 def ours_in_processes(options: argparse.Namespace, count: int, fixed_norms: float) -> list:
     """Time this project's loop in `count` processes, each with its share of the batch; give the first one's seconds."""
-    same = [f"--steps={options.steps}", f"--patch={options.patch}", f"--batch-size={options.batch_size}",
-            f"--device={options.device}", f"--fixed-norms={fixed_norms}", "--channels", *map(str, options.channels)]
+    same = [
+        f"--steps={options.steps}",
+        f"--patch={options.patch}",
+        f"--batch-size={options.batch_size}",
+        f"--device={options.device}",
+        f"--fixed-norms={fixed_norms}",
+        "--channels",
+        *map(str, options.channels),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "seconds.json"
         ended = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), __file__,
-             "--share-of", path, *same],
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--nproc-per-node",
+                str(count),
+                __file__,
+                "--share-of",
+                path,
+                *same,
+            ],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
         if ended.returncode:
             raise runtime.LungsegError("torchrun", f"failed: {ended.stderr.strip()[-2000:]}")
         return json.loads(path.read_text())
 
 
-def monai(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device, steps: int, workers: int) -> list:
+def monai(
+    cases: Sequence[Prepared],
+    config: TrainingConfig,
+    device: torch.device,
+    steps: int,
+    workers: int,
+) -> list:
     """Time MONAI's tutorial pipeline: cached scans, crops by label, random transforms one by one, a DataLoader."""
     from monai import transforms as t
     from monai.data import CacheDataset, DataLoader
 
     both, angle = ["image", "label"], np.radians(20)
     low, high = CLIP_HU
-    pipeline = t.Compose([
-        t.EnsureChannelFirstd(both, channel_dim=0),
-        t.ScaleIntensityRanged("image", low, high, -1, 1, clip=True),
-        t.RandCropByPosNegLabeld(both, "label", config.patch_size, pos=2, neg=1, num_samples=config.batch_size // 2),
-        t.RandFlipd(both, prob=0.5, spatial_axis=2),
-        t.RandRotate90d(both, prob=0.5, spatial_axes=(1, 2)),
-        t.RandAffined(both, prob=1.0, rotate_range=(angle,) * 3, scale_range=(0.2,) * 3,
-                      mode=("bilinear", "nearest"), padding_mode="border"),
-        t.RandScaleIntensityd("image", factors=0.1, prob=0.5),
-        t.RandShiftIntensityd("image", offsets=0.1, prob=0.5),
-        t.RandGaussianSmoothd("image", prob=0.25),
-        t.RandGaussianNoised("image", prob=0.5, std=0.03),
-    ])
-    items = [{"image": np.array(case.hu, np.float32)[None], "label": np.array(case.label)[None]} for case in cases]
+    pipeline = t.Compose(
+        [
+            t.EnsureChannelFirstd(both, channel_dim=0),
+            t.ScaleIntensityRanged("image", low, high, -1, 1, clip=True),
+            t.RandCropByPosNegLabeld(
+                both, "label", config.patch_size, pos=2, neg=1, num_samples=config.batch_size // 2
+            ),
+            t.RandFlipd(both, prob=0.5, spatial_axis=2),
+            t.RandRotate90d(both, prob=0.5, spatial_axes=(1, 2)),
+            t.RandAffined(
+                both,
+                prob=1.0,
+                rotate_range=(angle,) * 3,
+                scale_range=(0.2,) * 3,
+                mode=("bilinear", "nearest"),
+                padding_mode="border",
+            ),
+            t.RandScaleIntensityd("image", factors=0.1, prob=0.5),
+            t.RandShiftIntensityd("image", offsets=0.1, prob=0.5),
+            t.RandGaussianSmoothd("image", prob=0.25),
+            t.RandGaussianNoised("image", prob=0.5, std=0.03),
+        ]
+    )
+    items = [
+        {"image": np.array(case.hu, np.float32)[None], "label": np.array(case.label)[None]}
+        for case in cases
+    ]
     cached = CacheDataset(items, pipeline, num_workers=1, progress=False)
     loader = DataLoader(cached, batch_size=2, shuffle=True, num_workers=workers, drop_last=True)
     torch.manual_seed(config.seed)
@@ -148,20 +193,38 @@ def _endless(loader):
         yield from loader
 
 
-def nnunet(cases: Sequence[Prepared], config: TrainingConfig, device: torch.device, steps: int,
-           workers: Sequence[int], python: str) -> dict[int, list]:
+def nnunet(
+    cases: Sequence[Prepared],
+    config: TrainingConfig,
+    device: torch.device,
+    steps: int,
+    workers: Sequence[int],
+    python: str,
+) -> dict[int, list]:
     """Time nnU-Net's own trainer and dataloader, in the environment of `python`, for each number of workers."""
     with tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(cases):
             np.savez(Path(folder) / f"case_{number:03d}.npz", hu=case.hu, label=case.label)
-        request = {"patch_size": config.patch_size, "batch_size": config.batch_size, "channels": config.channels,
-                   "spacing_mm": config.spacing_mm, "device": device.type, "steps": WARM_UP + steps,
-                   "workers": list(workers)}
+        request = {
+            "patch_size": config.patch_size,
+            "batch_size": config.batch_size,
+            "channels": config.channels,
+            "spacing_mm": config.spacing_mm,
+            "device": device.type,
+            "steps": WARM_UP + steps,
+            "workers": list(workers),
+        }
         (Path(folder) / "request.json").write_text(json.dumps(request))
         environment = os.environ | {"nnUNet_compile": "f"}
-        environment |= {f"nnUNet_{name}": f"{folder}/{name}" for name in ("raw", "preprocessed", "results")}
-        ended = subprocess.run([python, str(Path(__file__).with_name("train_nnunet.py")), folder], env=environment,
-                               capture_output=True, text=True)
+        environment |= {
+            f"nnUNet_{name}": f"{folder}/{name}" for name in ("raw", "preprocessed", "results")
+        }
+        ended = subprocess.run(
+            [python, str(Path(__file__).with_name("train_nnunet.py")), folder],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         if ended.returncode:
             raise runtime.LungsegError(python, f"nnU-Net failed: {ended.stderr.strip()[-2000:]}")
         found = json.loads((Path(folder) / "seconds.json").read_text())
@@ -176,37 +239,61 @@ def fastest(found: dict[int, list]) -> tuple[list, int]:
 
 def table(rows: Sequence[dict]) -> str:
     peers = [row for row in rows if not row["loop"].startswith("this project")]
-    lines = ["| loop | million voxels a second | seconds a step (median; quartiles) | worker processes |"
-             + "".join(f" times {row['loop']} |" for row in peers), "| --- | --- | --- | --- |" + " --- |" * len(peers)]
+    lines = [
+        "| loop | million voxels a second | seconds a step (median; quartiles) | worker processes |"
+        + "".join(f" times {row['loop']} |" for row in peers),
+        "| --- | --- | --- | --- |" + " --- |" * len(peers),
+    ]
     for row in rows:
         if row["seconds"] is None:
             lines.append(f"| {row['loop']} | not run | | |" + " |" * len(peers))
             continue
         low, middle, high = np.percentile(row["seconds"], [25, 50, 75])
-        ratios = "".join(f" {np.median(peer['seconds']) / middle:.2f} |" if peer["seconds"] else " |" for peer in peers)
-        lines.append(f"| {row['loop']} | {row['voxels'] / middle / 1e6:.3f} | {middle:.3f} ({low:.3f} to {high:.3f}) "
-                     f"| {row['workers']} |{ratios}")
+        ratios = "".join(
+            f" {np.median(peer['seconds']) / middle:.2f} |" if peer["seconds"] else " |"
+            for peer in peers
+        )
+        lines.append(
+            f"| {row['loop']} | {row['voxels'] / middle / 1e6:.3f} | {middle:.3f} ({low:.3f} to {high:.3f}) "
+            f"| {row['workers']} |{ratios}"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Read the arguments, time the loops one after another, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--patch", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--channels", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="to try, for MONAI and nnU-Net")
-    parser.add_argument("--peers", default=os.environ.get("LUNGSEG_PEERS"), help="Python that has nnunetv2")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0, 2], help="to try, for MONAI and nnU-Net"
+    )
+    parser.add_argument(
+        "--peers", default=os.environ.get("LUNGSEG_PEERS"), help="Python that has nnunetv2"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS / "train")
-    parser.add_argument("--share-of", type=Path, help=argparse.SUPPRESS)  # one of several processes; seconds go here
-    parser.add_argument("--fixed-norms", type=float, default=0.0, help=argparse.SUPPRESS)  # of one of them
+    parser.add_argument(
+        "--share-of", type=Path, help=argparse.SUPPRESS
+    )  # one of several processes; seconds go here
+    parser.add_argument(
+        "--fixed-norms", type=float, default=0.0, help=argparse.SUPPRESS
+    )  # of one of them
     options = parser.parse_args()
     device = processes.join_processes(options.device)
-    config = TrainingConfig(epochs=10**6, steps_per_epoch=1, batch_size=options.batch_size, spacing_mm=3.0,
-                            patch_size=(options.patch,) * 3, channels=tuple(options.channels),
-                            fixed_norms=options.fixed_norms)
+    config = TrainingConfig(
+        epochs=10**6,
+        steps_per_epoch=1,
+        batch_size=options.batch_size,
+        spacing_mm=3.0,
+        patch_size=(options.patch,) * 3,
+        channels=tuple(options.channels),
+        fixed_norms=options.fixed_norms,
+    )
     with contextlib.redirect_stdout(sys.stderr):
         cases = prepare_cases(course.ensure_dataset().training, spacing_mm=config.spacing_mm)
     if options.share_of:
@@ -217,12 +304,26 @@ def main() -> None:
     voxels = config.batch_size * options.patch**3
 
     def row(loop: str, seconds: list | None, workers: int) -> dict:
-        print(loop, "not run" if seconds is None else f"{np.median(seconds):.3f} s a step", file=sys.stderr, flush=True)
-        return {"loop": loop, "voxels": voxels, "workers": workers,
-                "seconds": seconds and [round(second, 5) for second in seconds]}
+        print(
+            loop,
+            "not run" if seconds is None else f"{np.median(seconds):.3f} s a step",
+            file=sys.stderr,
+            flush=True,
+        )
+        return {
+            "loop": loop,
+            "voxels": voxels,
+            "workers": workers,
+            "seconds": seconds and [round(second, 5) for second in seconds],
+        }
 
     # MONAI first: what our loop asks of the allocator would help it too, in this one process.
-    monai_rows = fastest({workers: monai(cases, config, device, options.steps, workers) for workers in options.workers})
+    monai_rows = fastest(
+        {
+            workers: monai(cases, config, device, options.steps, workers)
+            for workers in options.workers
+        }
+    )
     whole, network = ours(cases, config, device, options.steps)
     fixed, _ = ours(cases, dataclasses.replace(config, fixed_norms=1.0), device, options.steps)
     rows = [row("this project", whole, 0), row("this project, batch norms fixed", fixed, 0)]
@@ -234,16 +335,22 @@ def main() -> None:
     rows.append(row("MONAI's tutorial pipeline", *monai_rows))
     nnunet_rows = (None, 0)
     if options.peers:
-        nnunet_rows = fastest(nnunet(cases, config, device, options.steps, options.workers, options.peers))
+        nnunet_rows = fastest(
+            nnunet(cases, config, device, options.steps, options.workers, options.peers)
+        )
     rows.append(row("nnU-Net v2's trainer and dataloader", *nnunet_rows))
     share = float(np.median(network) / np.median(whole))
     facts = describe_environment(device)
-    text = (f"# Training throughput, data included\n\n{config.batch_size} patches of {options.patch}³ voxels a step, "
-            f"the same SegUNet, {'-'.join(map(str, options.channels))}, in all, {facts['device']} "
-            f"({facts['processor']}, {facts['threads']} threads), torch {facts['torch']}, median of {options.steps} "
-            f"steps, one run.\n\n{table(rows)}\nOf this project's step the network itself is {share:.0%}, the rest "
-            "draws and varies the patches.\n")
-    write_results(options.output, {"environment": facts, "network_share": share, "rows": rows}, text)
+    text = (
+        f"# Training throughput, data included\n\n{config.batch_size} patches of {options.patch}³ voxels a step, "
+        f"the same SegUNet, {'-'.join(map(str, options.channels))}, in all, {facts['device']} "
+        f"({facts['processor']}, {facts['threads']} threads), torch {facts['torch']}, median of {options.steps} "
+        f"steps, one run.\n\n{table(rows)}\nOf this project's step the network itself is {share:.0%}, the rest "
+        "draws and varies the patches.\n"
+    )
+    write_results(
+        options.output, {"environment": facts, "network_share": share, "rows": rows}, text
+    )
 
 
 if __name__ == "__main__":

@@ -35,10 +35,20 @@ def write_raw(folder: Path, spacing_mm: float) -> dict:
         with np.load(path) as arrays:
             affine = np.diag([spacing_mm] * 3 + [1])
             # nnU-Net reads (W, H, D) and turns it round
-            nibabel.save(nibabel.Nifti1Image(arrays["hu"].T, affine), raw / f"imagesTr/{path.stem}_0000.nii.gz")
-            nibabel.save(nibabel.Nifti1Image(arrays["label"].T, affine), raw / f"labelsTr/{path.stem}.nii.gz")
-    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "cancer": 1}, "numTraining": len(cases),
-               "file_ending": ".nii.gz", "overwrite_image_reader_writer": "NibabelIO"}
+            nibabel.save(
+                nibabel.Nifti1Image(arrays["hu"].T, affine),
+                raw / f"imagesTr/{path.stem}_0000.nii.gz",
+            )
+            nibabel.save(
+                nibabel.Nifti1Image(arrays["label"].T, affine), raw / f"labelsTr/{path.stem}.nii.gz"
+            )
+    content = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "cancer": 1},
+        "numTraining": len(cases),
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "NibabelIO",
+    }
     (raw / "dataset.json").write_text(json.dumps(content))
     return content
 
@@ -48,10 +58,18 @@ def make_trainer(folder: Path, request: dict) -> nnUNetTrainer:
 
     class SegUNetTrainer(nnUNetTrainer):
         @staticmethod
-        def build_network_architecture(plans_manager, configuration_manager, num_input_channels, num_output_channels,
-                                       enable_deep_supervision=True):
-            return SegUNet(in_channels=num_input_channels, out_channels=num_output_channels,
-                           channels=request["channels"])
+        def build_network_architecture(
+            plans_manager,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision=True,
+        ):
+            return SegUNet(
+                in_channels=num_input_channels,
+                out_channels=num_output_channels,
+                channels=request["channels"],
+            )
 
         def set_deep_supervision_enabled(self, enabled):
             pass
@@ -59,15 +77,29 @@ def make_trainer(folder: Path, request: dict) -> nnUNetTrainer:
     dataset = write_raw(folder, request["spacing_mm"])
     api.extract_fingerprint_dataset(900, num_processes=1, show_progress_bar=False)
     spacing = [request["spacing_mm"]] * 3
-    _, name = api.plan_experiment_dataset(900, gpu_memory_target_in_gb=8, overwrite_target_spacing=spacing,
-                                          overwrite_plans_name="plans")
+    _, name = api.plan_experiment_dataset(
+        900,
+        gpu_memory_target_in_gb=8,
+        overwrite_target_spacing=spacing,
+        overwrite_plans_name="plans",
+    )
     path = folder / "preprocessed" / NAME / f"{name}.json"
     plans = json.loads(path.read_text())
-    plans["configurations"]["3d_fullres"] |= {"patch_size": request["patch_size"], "batch_size": request["batch_size"]}
+    plans["configurations"]["3d_fullres"] |= {
+        "patch_size": request["patch_size"],
+        "batch_size": request["batch_size"],
+    }
     path.write_text(json.dumps(plans))
-    api.preprocess_dataset(900, plans_identifier=name, configurations=("3d_fullres",), num_processes=(1,))
-    trainer = SegUNetTrainer(plans | {"continue_training": False}, "3d_fullres", "all", dataset,
-                             torch.device(request["device"]))
+    api.preprocess_dataset(
+        900, plans_identifier=name, configurations=("3d_fullres",), num_processes=(1,)
+    )
+    trainer = SegUNetTrainer(
+        plans | {"continue_training": False},
+        "3d_fullres",
+        "all",
+        dataset,
+        torch.device(request["device"]),
+    )
     trainer.enable_deep_supervision = False
     trainer.initialize()
     return trainer

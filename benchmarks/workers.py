@@ -68,7 +68,9 @@ def ours_preprocess(scan: Path, out: Path, label: Path | None, **_) -> dict:
     from lungseg_utils.preprocess.cache import prepare_cases
 
     with stage("preprocess"):
-        ready = prepare_cases([Case("lung_001", scan, label)], spacing_mm=2.5, folder=out, workers=1)[0]
+        ready = prepare_cases(
+            [Case("lung_001", scan, label)], spacing_mm=2.5, folder=out, workers=1
+        )[0]
     return {"shape": ready.hu.shape}
 
 
@@ -79,13 +81,17 @@ def monai_transforms(keys: list[str], spacing_mm: float):
     """Give MONAI's usual chain: load, orient, resample, clip, crop the body out."""
     from monai import transforms as t
 
-    return t.Compose([
-        t.LoadImaged(keys, ensure_channel_first=True),
-        t.Orientationd(keys, axcodes="SPL"),
-        t.Spacingd(keys, pixdim=(spacing_mm,) * 3, mode=["bilinear", "nearest"][: len(keys)]),
-        t.ScaleIntensityRanged(["image"], *CLIP_HU, -1.0, 1.0, clip=True),
-        t.CropForegroundd(keys, source_key="image", select_fn=lambda x: x > -1, allow_smaller=True),
-    ])
+    return t.Compose(
+        [
+            t.LoadImaged(keys, ensure_channel_first=True),
+            t.Orientationd(keys, axcodes="SPL"),
+            t.Spacingd(keys, pixdim=(spacing_mm,) * 3, mode=["bilinear", "nearest"][: len(keys)]),
+            t.ScaleIntensityRanged(["image"], *CLIP_HU, -1.0, 1.0, clip=True),
+            t.CropForegroundd(
+                keys, source_key="image", select_fn=lambda x: x > -1, allow_smaller=True
+            ),
+        ]
+    )
 
 
 def monai_predict(scan: Path, out: Path, device: str, **_) -> dict:
@@ -100,13 +106,21 @@ def monai_predict(scan: Path, out: Path, device: str, **_) -> dict:
     model, facts = load_weights(SHIPPED)
     model = model.eval().to(device)
     before = monai_transforms(["image"], facts["spacing_mm"])
-    after = t.Compose([
-        t.Activationsd("pred", sigmoid=True),
-        t.Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True),
-        t.AsDiscreted("pred", threshold=0.5),
-        t.SaveImaged("pred", output_dir=out.parent, output_postfix="monai", separate_folder=False,
-                     output_dtype="uint8", print_log=False),
-    ])
+    after = t.Compose(
+        [
+            t.Activationsd("pred", sigmoid=True),
+            t.Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True),
+            t.AsDiscreted("pred", threshold=0.5),
+            t.SaveImaged(
+                "pred",
+                output_dir=out.parent,
+                output_postfix="monai",
+                separate_folder=False,
+                output_dtype="uint8",
+                print_log=False,
+            ),
+        ]
+    )
     with stage("read"):
         data = before.transforms[0]({"image": str(scan)})
     with stage("preprocess"):
@@ -114,8 +128,14 @@ def monai_predict(scan: Path, out: Path, device: str, **_) -> dict:
             data = transform(data)
     batch = list_data_collate([data])
     with stage("network"), torch.inference_mode():
-        batch["pred"] = sliding_window_inference(batch["image"].to(device), WINDOW, 4 if device == "cuda" else 2,
-                                                 model, overlap=OVERLAP, mode="gaussian")
+        batch["pred"] = sliding_window_inference(
+            batch["image"].to(device),
+            WINDOW,
+            4 if device == "cuda" else 2,
+            model,
+            overlap=OVERLAP,
+            mode="gaussian",
+        )
     with stage("write"):
         for one in decollate_batch(batch):
             after(one)
@@ -146,38 +166,78 @@ def nnunet_plan():
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     channels = [32, 64, 128, 256, 320, 320]
     network = {
-        "n_stages": 6, "features_per_stage": channels, "conv_op": "torch.nn.modules.conv.Conv3d",
+        "n_stages": 6,
+        "features_per_stage": channels,
+        "conv_op": "torch.nn.modules.conv.Conv3d",
         "kernel_sizes": [[3, 3, 3]] * 6,
         "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
-        "n_conv_per_stage": [2] * 6, "n_conv_per_stage_decoder": [2] * 5, "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None, "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
+        "n_conv_per_stage": [2] * 6,
+        "n_conv_per_stage_decoder": [2] * 5,
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
     }
     configuration = {
-        "data_identifier": "nnUNetPlans_3d_fullres", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2,
-        "patch_size": [80, 192, 160], "median_image_size_in_voxels": [252, 512, 512],
-        "spacing": [1.245, 0.785, 0.785], "normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False],
-        "resampling_fn_data": "resample_data_or_seg_to_shape", "resampling_fn_data_kwargs": resampling,
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": [80, 192, 160],
+        "median_image_size_in_voxels": [252, 512, 512],
+        "spacing": [1.245, 0.785, 0.785],
+        "normalization_schemes": ["CTNormalization"],
+        "use_mask_for_norm": [False],
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": resampling,
         "resampling_fn_seg": "resample_data_or_seg_to_shape",
         "resampling_fn_seg_kwargs": resampling | {"is_seg": True, "order": 1},
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-        "resampling_fn_probabilities_kwargs": resampling | {"order": 1}, "batch_dice": False,
-        "architecture": {"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-                         "arch_kwargs": network, "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]},
+        "resampling_fn_probabilities_kwargs": resampling | {"order": 1},
+        "batch_dice": False,
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": network,
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
     }
-    plans = PlansManager({
-        "dataset_name": "Dataset006_Lung", "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2], "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager", "configurations": {"3d_fullres": configuration},
-        "foreground_intensity_properties_per_channel": {"0": {
-            "mean": -273.46, "std": 346.95, "percentile_00_5": -1024.0, "percentile_99_5": 311.0}},
-    })
-    dataset = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "cancer": 1}, "numTraining": 63,
-               "file_ending": ".nii.gz"}
+    plans = PlansManager(
+        {
+            "dataset_name": "Dataset006_Lung",
+            "plans_name": "nnUNetPlans",
+            "image_reader_writer": "SimpleITKIO",
+            "transpose_forward": [0, 1, 2],
+            "transpose_backward": [0, 1, 2],
+            "experiment_planner_used": "ExperimentPlanner",
+            "label_manager": "LabelManager",
+            "configurations": {"3d_fullres": configuration},
+            "foreground_intensity_properties_per_channel": {
+                "0": {
+                    "mean": -273.46,
+                    "std": 346.95,
+                    "percentile_00_5": -1024.0,
+                    "percentile_99_5": 311.0,
+                }
+            },
+        }
+    )
+    dataset = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "cancer": 1},
+        "numTraining": 63,
+        "file_ending": ".nii.gz",
+    }
     built = plans.get_configuration("3d_fullres")
-    model = get_network_from_plans(built.network_arch_class_name, built.network_arch_init_kwargs,
-                                   built.network_arch_init_kwargs_req_import, 1, 2, deep_supervision=False)
+    model = get_network_from_plans(
+        built.network_arch_class_name,
+        built.network_arch_init_kwargs,
+        built.network_arch_init_kwargs_req_import,
+        1,
+        2,
+        deep_supervision=False,
+    )
     return plans, built, dataset, model
 
 
@@ -188,14 +248,19 @@ def nnunet_predict(scan: Path, out: Path, device: str, windows: int, mirroring: 
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     plans, configuration, dataset, model = nnunet_plan()
-    predictor = nnUNetPredictor(device=torch.device(device), use_mirroring=mirroring, allow_tqdm=False)
-    predictor.manual_initialization(model, plans, configuration, [model.state_dict()], dataset, "nnUNetTrainer",
-                                    (0, 1, 2))
+    predictor = nnUNetPredictor(
+        device=torch.device(device), use_mirroring=mirroring, allow_tqdm=False
+    )
+    predictor.manual_initialization(
+        model, plans, configuration, [model.state_dict()], dataset, "nnUNetTrainer", (0, 1, 2)
+    )
     with stage("read"):
         data, properties = plans.image_reader_writer_class().read_images([str(scan)])
     with stage("preprocess"):
         preprocessor = configuration.preprocessor_class(verbose=False)
-        data, _, properties = preprocessor.run_case_npy(data, None, properties, plans, configuration, dataset)
+        data, _, properties = preprocessor.run_case_npy(
+            data, None, properties, plans, configuration, dataset
+        )
     needed = len(predictor._internal_get_sliding_window_slicers(data.shape[1:]))
     run = min(windows or needed, needed)
     every = predictor._internal_get_sliding_window_slicers
@@ -204,8 +269,15 @@ def nnunet_predict(scan: Path, out: Path, device: str, windows: int, mirroring: 
         logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
     logits = torch.nan_to_num(logits)  # where no window was run
     with stage("write"):
-        export_prediction_from_logits(logits, properties, configuration, plans, dataset,
-                                      str(out).removesuffix(".nii.gz"), num_threads_torch=2)
+        export_prediction_from_logits(
+            logits,
+            properties,
+            configuration,
+            plans,
+            dataset,
+            str(out).removesuffix(".nii.gz"),
+            num_threads_torch=2,
+        )
     return {"windows_needed": needed, "windows_run": run, "grid": list(data.shape[1:])}
 
 
@@ -215,22 +287,40 @@ def nnunet_preprocess(scan: Path, out: Path, label: Path | None, **_) -> dict:
     with stage("preprocess"):
         out.mkdir(parents=True, exist_ok=True)
         preprocessor = configuration.preprocessor_class(verbose=False)
-        preprocessor.run_case_save(str(out / "lung_001"), [str(scan)], str(label) if label else None, plans,
-                                   configuration, dataset)
+        preprocessor.run_case_save(
+            str(out / "lung_001"),
+            [str(scan)],
+            str(label) if label else None,
+            plans,
+            configuration,
+            dataset,
+        )
     return {}
 
 
 def main() -> None:
     """Run one tool and print its stages."""
-    tools = {name.replace("_", "-"): f for name, f in globals().items() if name.endswith(("_predict", "_preprocess"))}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tools = {
+        name.replace("_", "-"): f
+        for name, f in globals().items()
+        if name.endswith(("_predict", "_preprocess"))
+    }
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tool", choices=tools)
     parser.add_argument("scan", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--label", type=Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--windows", type=int, default=0, help="how many of nnU-Net's windows to run (default all)")
-    parser.add_argument("--mirroring", action="store_true", help="nnU-Net's test-time mirroring, eight passes a window")
+    parser.add_argument(
+        "--windows", type=int, default=0, help="how many of nnU-Net's windows to run (default all)"
+    )
+    parser.add_argument(
+        "--mirroring",
+        action="store_true",
+        help="nnU-Net's test-time mirroring, eight passes a window",
+    )
     options = vars(parser.parse_args())
     facts = tools[options.pop("tool")](**options)
     print(json.dumps({"seconds": SECONDS} | facts))

@@ -16,11 +16,18 @@ class BatchNorm3d(nn.BatchNorm3d):
     """Normalise each channel as `torch.nn.BatchNorm3d` does, with another backward pass where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, D, H, W)
-        quick = x.device.type == "cpu" and self.num_features % LANES and self.training and torch.is_grad_enabled()
+        quick = (
+            x.device.type == "cpu"
+            and self.num_features % LANES
+            and self.training
+            and torch.is_grad_enabled()
+        )
         if not quick or not x.is_contiguous(memory_format=torch.channels_last_3d):
             return super().forward(x)
         self.num_batches_tracked += 1
-        return _Normalise.apply(x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps)
+        return _Normalise.apply(
+            x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps
+        )
 
 
 class _Normalise(torch.autograd.Function):
@@ -45,6 +52,8 @@ class _Normalise(torch.autograd.Function):
         by_gradient = weight * inverse_std
         by_value = -by_gradient * inverse_std * of_weight / count
         constant = -by_gradient * of_bias / count - by_value * mean
-        by_gradient, by_value, constant = (v[:, None, None, None] for v in (by_gradient, by_value, constant))
+        by_gradient, by_value, constant = (
+            v[:, None, None, None] for v in (by_gradient, by_value, constant)
+        )
         of_x = torch.addcmul(constant, values, by_value).addcmul_(gradient, by_gradient)
         return of_x.to(x.dtype), of_weight, of_bias, None, None, None, None

@@ -32,16 +32,24 @@ def save_weights(path: str | Path, model: SegUNet, facts: dict, *, half: bool = 
     """
     from safetensors.torch import save
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
     if half:
-        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+        tensors = {
+            name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()
+        }
     unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if unsound:
-        raise LungsegError(path, f"the weights are not finite ({unsound[0]})", "an earlier checkpoint is kept")
+        raise LungsegError(
+            path, f"the weights are not finite ({unsound[0]})", "an earlier checkpoint is kept"
+        )
     described = json.dumps({"network": model.config(), "facts": facts}, sort_keys=True)
     content = save(tensors, {"lungseg": described, "digest": _digest(tensors, described)})
     length = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:length]), sort_keys=True)  # whose order is another each time
+    header = json.dumps(
+        json.loads(content[8:length]), sort_keys=True
+    )  # whose order is another each time
     header += " " * (-len(header) % 8)
     with writing(path) as partial:
         partial.write_bytes(len(header).to_bytes(8, "little") + header.encode() + content[length:])
@@ -67,12 +75,24 @@ def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
         assert 0.1 <= facts["spacing_mm"] <= 20
         assert 0 <= float(facts.get("least_peak", 0)) <= 1
         assert isinstance(facts.get("mirror", False), bool)
-    except (AssertionError, KeyError, OverflowError, RuntimeError, TypeError, ValueError, RecursionError) as error:
+    except (
+        AssertionError,
+        KeyError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise LungsegError(path, "it holds no SegUNet of this project", OWN) from error
     _check_fit(model, tensors, path)
     own = model.state_dict()
-    model.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}, assign=True)
-    facts["digest"] = _digest(tensors, described)[:16]  # of the content: the same weights may be stored in two ways
+    model.load_state_dict(
+        {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}, assign=True
+    )
+    facts["digest"] = _digest(tensors, described)[
+        :16
+    ]  # of the content: the same weights may be stored in two ways
     return model.eval(), facts
 
 
@@ -84,17 +104,28 @@ def load_networks(paths: str | Path | Sequence[str | Path]) -> tuple[list[SegUNe
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
-        raise LungsegError("checkpoint", "an empty list", "give at least one checkpoint, or None for those shipped")
+        raise LungsegError(
+            "checkpoint", "an empty list", "give at least one checkpoint, or None for those shipped"
+        )
     models, facts = zip(*map(load_weights, paths))
-    made_for = [f"voxels of {own['spacing_mm']:g} mm, channels {model.in_channels} in, {model.out_channels} out"
-                for model, own in zip(models, facts)]
+    made_for = [
+        f"voxels of {own['spacing_mm']:g} mm, channels {model.in_channels} in, {model.out_channels} out"
+        for model, own in zip(models, facts)
+    ]
     if (models[0].in_channels, models[0].out_channels) != (1, 1):
         raise LungsegError(paths[0], f"made for {made_for[0]}: not for one CT and one mask", OWN)
     for path, voxels in zip(paths, made_for):
         if voxels != made_for[0]:
-            raise LungsegError(path, f"made for {voxels}, but {paths[0]} for {made_for[0]}",
-                               "average checkpoints of one recipe only, or predict with each by itself")
-    shared = {name: value for name, value in facts[0].items() if all(own.get(name) == value for own in facts)}
+            raise LungsegError(
+                path,
+                f"made for {voxels}, but {paths[0]} for {made_for[0]}",
+                "average checkpoints of one recipe only, or predict with each by itself",
+            )
+    shared = {
+        name: value
+        for name, value in facts[0].items()
+        if all(own.get(name) == value for own in facts)
+    }
     return list(models), shared | {"digest": "+".join(own["digest"] for own in facts)}
 
 
@@ -106,23 +137,44 @@ def fill(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
 
 def _check_fit(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
     own = model.state_dict()
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in tensors.values()
+    ):
         raise LungsegError(path, "it holds no table of weights", AGAIN)
-    odd = [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.device.type != "cpu"
-           or tensor.is_complex() or tensor.is_quantized or tensor.element_size() < 2]
+    odd = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.layout != torch.strided
+        or tensor.device.type != "cpu"
+        or tensor.is_complex()
+        or tensor.is_quantized
+        or tensor.element_size() < 2
+    ]
     if odd:
         raise LungsegError(path, f"its weights are no plain numbers ({odd[0]})", OWN)
     misfits = [f"{name} is missing" for name in own if name not in tensors]
     misfits += [f"{name} is unknown" for name in tensors if name not in own]
-    misfits += [f"{name} is {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
-                for name, tensor in tensors.items() if name in own and tensor.shape != own[name].shape]
+    misfits += [
+        f"{name} is {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
     if misfits:
         more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
-        raise LungsegError(path, f"its weights do not fit the network: {'; '.join(misfits[:3])}{more}", AGAIN)
-    unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.to(own[name].dtype)).all()
-               or name.endswith("running_var") and (tensor < 0).any()]
+        raise LungsegError(
+            path, f"its weights do not fit the network: {'; '.join(misfits[:3])}{more}", AGAIN
+        )
+    unsound = [
+        name
+        for name, tensor in tensors.items()
+        if not torch.isfinite(tensor.to(own[name].dtype)).all()
+        or name.endswith("running_var")
+        and (tensor < 0).any()
+    ]
     if unsound:
-        raise LungsegError(path, f"its weights are not finite, or a variance is negative ({unsound[0]})", AGAIN)
+        raise LungsegError(
+            path, f"its weights are not finite, or a variance is negative ({unsound[0]})", AGAIN
+        )
 
 
 def load_state(path: str | Path) -> dict:
@@ -134,7 +186,9 @@ def _read(path: str | Path) -> bytes:
     path = Path(path)
     try:
         if path.stat().st_size > LARGEST_BYTES:
-            raise LungsegError(path, f"larger than {LARGEST_BYTES / 2**30:.0f} GiB, so no checkpoint", AGAIN)
+            raise LungsegError(
+                path, f"larger than {LARGEST_BYTES / 2**30:.0f} GiB, so no checkpoint", AGAIN
+            )
         content = path.read_bytes()
     except OSError as error:
         raise file_error(path, error, "give the path of a checkpoint") from error
@@ -162,9 +216,15 @@ def _parse_weights(path: str | Path, content: bytes) -> tuple[str, dict]:
 
 def _unzip_state(path: str | Path, content: bytes) -> dict:
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch itself never verifies the checksums
+        with zipfile.ZipFile(
+            io.BytesIO(content)
+        ) as archive:  # torch itself never verifies the checksums
             if sum(part.file_size for part in archive.infolist()) > LARGEST_BYTES:
-                raise LungsegError(path, f"unpacks to more than {LARGEST_BYTES / 2**30:.0f} GiB: no checkpoint", AGAIN)
+                raise LungsegError(
+                    path,
+                    f"unpacks to more than {LARGEST_BYTES / 2**30:.0f} GiB: no checkpoint",
+                    AGAIN,
+                )
             broken = archive.testzip()
         if broken:
             raise LungsegError(path, f"damaged: the checksum of {broken} does not match", AGAIN)
@@ -172,7 +232,9 @@ def _unzip_state(path: str | Path, content: bytes) -> dict:
     except LungsegError:
         raise
     except Exception as error:  # torch's own text tells how to load it unsafely: never repeat it
-        raise LungsegError(path, "damaged, or it holds more than numbers and so may run code", AGAIN) from error
+        raise LungsegError(
+            path, "damaged, or it holds more than numbers and so may run code", AGAIN
+        ) from error
     if not isinstance(state, dict):
         raise LungsegError(path, "not the state of a training run", AGAIN)
     return state

@@ -56,7 +56,9 @@ def _quick_set() -> dict:
     return {name: parameters.defaults()[name] for name in ("cases", "test_cases", "tier")}
 
 
-def ensure_model(run_dir: str = "", dataset: decathlon.Dataset | None = None, settings: Mapping | None = None) -> Path:
+def ensure_model(
+    run_dir: str = "", dataset: decathlon.Dataset | None = None, settings: Mapping | None = None
+) -> Path:
     """Give the run's best weights; without sound ones train a short run first, and say so in one line.
 
     `settings` are parameters (as of `parameters.validate`, see `vars`) that differ from the quick defaults.
@@ -78,28 +80,43 @@ def ensure_model(run_dir: str = "", dataset: decathlon.Dataset | None = None, se
     return best
 
 
-def unseen_cases(dataset: decathlon.Dataset, *, fold: int = 0, seed: int = 0, run_dir: str | Path = ""
-                 ) -> list[decathlon.Case]:
+def unseen_cases(
+    dataset: decathlon.Dataset, *, fold: int = 0, seed: int = 0, run_dir: str | Path = ""
+) -> list[decathlon.Case]:
     """Give the scans to score on: the set's test scans whose labels are known, else the validation scans of `fold`.
 
     Raises LungsegError where the run in `run_dir` was trained on scans of these names.
     """
-    cases = [case for case in dataset.test if case.label] or decathlon.split(dataset, fold=fold, seed=seed)[1]
+    cases = [case for case in dataset.test if case.label] or decathlon.split(
+        dataset, fold=fold, seed=seed
+    )[1]
     record = Path(run_dir) / "config.json"
     if run_dir and record.is_file():
         try:
             trained = set(json.loads(record.read_text(encoding="utf-8")).get("training_cases", []))
         except (ValueError, AttributeError, TypeError) as error:
-            raise LungsegError(record, "damaged: not the settings of a training",
-                               "train anew, or give a checkpoint instead of the run_dir") from error
+            raise LungsegError(
+                record,
+                "damaged: not the settings of a training",
+                "train anew, or give a checkpoint instead of the run_dir",
+            ) from error
         if seen := sorted(trained & {case.id for case in cases}):
-            raise LungsegError(run_dir, f"its network was trained on {', '.join(seen)}, which are to be scored",
-                               "give the run_dir of this set and fold, or a checkpoint")
+            raise LungsegError(
+                run_dir,
+                f"its network was trained on {', '.join(seen)}, which are to be scored",
+                "give the run_dir of this set and fold, or a checkpoint",
+            )
     return cases
 
 
-def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *, resume: bool = False,
-          weights: str | Path | None = None) -> list[dict]:
+def train(
+    dataset: decathlon.Dataset,
+    run_dir: str | Path,
+    settings: Mapping,
+    *,
+    resume: bool = False,
+    weights: str | Path | None = None,
+) -> list[dict]:
     """Split and prepare `dataset`, train on it as the parameters in `settings` say, and give the history.
 
     Of several processes the first prepares the scans; the others find them in the cache, or fail as it did.
@@ -108,8 +125,10 @@ def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *,
     from lungseg_utils.training import fit, processes, read_start
 
     def prepare() -> list:
-        return [prepare_cases(cases, spacing_mm=settings["spacing_mm"], workers=settings["workers"])
-                for cases in decathlon.split(dataset, fold=settings["fold"], seed=settings["seed"])]
+        return [
+            prepare_cases(cases, spacing_mm=settings["spacing_mm"], workers=settings["workers"])
+            for cases in decathlon.split(dataset, fold=settings["fold"], seed=settings["seed"])
+        ]
 
     run_dir, config = require_writable(run_dir), training_config(settings)
     if weights is not None:
@@ -125,8 +144,15 @@ def train(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping, *,
     if failure:
         raise failure
     training, validation = prepared or prepare()
-    return fit(training, validation, run_dir=run_dir, config=config, device=settings["device"], resume=resume,
-               weights=weights)
+    return fit(
+        training,
+        validation,
+        run_dir=run_dir,
+        config=config,
+        device=settings["device"],
+        resume=resume,
+        weights=weights,
+    )
 
 
 def training_config(settings: Mapping) -> TrainingConfig:
@@ -136,7 +162,9 @@ def training_config(settings: Mapping) -> TrainingConfig:
     from lungseg_utils.training import TrainingConfig
 
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
-    chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    chosen = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
     return TrainingConfig(**{name: value for name, value in chosen.items() if name in names})
 
 
@@ -149,7 +177,11 @@ def parameters_of(notebook: Path) -> set[str]:
     from lungseg_utils.training import TrainingConfig
 
     own = set(papermill.inspect_notebook(str(notebook)))
-    return own | {field.name for field in dataclasses.fields(TrainingConfig)} if "epochs" in own else own
+    return (
+        own | {field.name for field in dataclasses.fields(TrainingConfig)}
+        if "epochs" in own
+        else own
+    )
 
 
 def run_course(settings: Mapping | None = None, out: str | Path = "build/course") -> Path:
@@ -160,13 +192,22 @@ def run_course(settings: Mapping | None = None, out: str | Path = "build/course"
     """
     notebooks = sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))
     if not notebooks:
-        raise LungsegError(NOTEBOOKS, "the notebooks are not there", "run the course from a clone of the repository")
+        raise LungsegError(
+            NOTEBOOKS,
+            "the notebooks are not there",
+            "run the course from a clone of the repository",
+        )
     chosen, quick = parameters.check(settings or {}), parameters.defaults()
     taken = {notebook: parameters_of(notebook) & quick.keys() for notebook in notebooks}
-    idle = [name for name in chosen.keys() - set().union(*taken.values()) if chosen[name] != quick[name]]
+    idle = [
+        name for name in chosen.keys() - set().union(*taken.values()) if chosen[name] != quick[name]
+    ]
     if idle:
-        raise LungsegError(", ".join(sorted(idle)), "no notebook takes it",
-                           "make a set with `lungseg phantom`, and give its folder as dataset_dir")
+        raise LungsegError(
+            ", ".join(sorted(idle)),
+            "no notebook takes it",
+            "make a set with `lungseg phantom`, and give its folder as dataset_dir",
+        )
     for name in ("dataset_dir", "checkpoint", "ct_path"):
         if chosen.get(name) and not resolve(chosen[name], "").exists():
             raise LungsegError(resolve(chosen[name], ""), "no such file or folder", f"mend {name}")
@@ -178,13 +219,23 @@ def run_course(settings: Mapping | None = None, out: str | Path = "build/course"
     started = time.perf_counter()
     with _environment(LUNGSEG_FIGURES=str(out / "figures")):
         for notebook in notebooks:
-            _run_notebook(notebook, out / notebook.name, {n: v for n, v in chosen.items() if n in taken[notebook]})
+            _run_notebook(
+                notebook,
+                out / notebook.name,
+                {n: v for n, v in chosen.items() if n in taken[notebook]},
+            )
     for name in ("metrics.csv", "summary.json"):
         if (run_dir / name).is_file():
             with writing(out / name) as partial:
                 shutil.copyfile(run_dir / name, partial)
     print(f"the course took {(time.perf_counter() - started) / 60:.1f} minutes; its results:")
-    for result in [out / "*.ipynb", out / "figures", out / "metrics.csv", out / "summary.json", run_dir]:
+    for result in [
+        out / "*.ipynb",
+        out / "figures",
+        out / "metrics.csv",
+        out / "summary.json",
+        run_dir,
+    ]:
         if result.name == "*.ipynb" or result.exists():
             print(f"  {result}")
     return out
@@ -195,17 +246,29 @@ def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
     import papermill
 
     started = time.perf_counter()
-    for library in ("papermill", "asyncio"):  # whose errors are raised too; logged, they bury what Ctrl-C says
+    for library in (
+        "papermill",
+        "asyncio",
+    ):  # whose errors are raised too; logged, they bury what Ctrl-C says
         logging.getLogger(library).setLevel(logging.CRITICAL)
     print(f"{notebook.stem} …", end=" ", flush=True)
     try:
-        papermill.execute_notebook(str(notebook), str(executed), dict(chosen), kernel_name="python3",
-                                   progress_bar=sys.stderr.isatty(), cwd=str(executed.parent),
-                                   extra_arguments=["--IPKernelApp.log_level=50"])  # an error is in the notebook
+        papermill.execute_notebook(
+            str(notebook),
+            str(executed),
+            dict(chosen),
+            kernel_name="python3",
+            progress_bar=sys.stderr.isatty(),
+            cwd=str(executed.parent),
+            extra_arguments=["--IPKernelApp.log_level=50"],
+        )  # an error is in the notebook
     except papermill.PapermillExecutionError as error:
         print("failed", flush=True)
-        raise LungsegError(notebook, f"cell {error.exec_count} failed with {error.ename}: {error.evalue}",
-                           f"see {executed}") from error
+        raise LungsegError(
+            notebook,
+            f"cell {error.exec_count} failed with {error.ename}: {error.evalue}",
+            f"see {executed}",
+        ) from error
     print(f"{time.perf_counter() - started:.0f} s", flush=True)
 
 

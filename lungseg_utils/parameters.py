@@ -46,54 +46,140 @@ class Parameter:
 
 
 PARAMETERS = {
-    "dataset_dir": Parameter(str, "", "folder of a Decathlon-layout set; empty: the synthetic quick set", "path"),
+    "dataset_dir": Parameter(
+        str, "", "folder of a Decathlon-layout set; empty: the synthetic quick set", "path"
+    ),
     "run_dir": Parameter(str, "", "folder of the training run; empty: runs/quick", "path"),
-    "checkpoint": Parameter(str, "", "weights to predict with; empty: the best ones of the run", "path"),
-    "ct_path": Parameter(str, "", "NIfTI file or DICOM folder of a chest CT; empty: a phantom test case", "path"),
+    "checkpoint": Parameter(
+        str, "", "weights to predict with; empty: the best ones of the run", "path"
+    ),
+    "ct_path": Parameter(
+        str, "", "NIfTI file or DICOM folder of a chest CT; empty: a phantom test case", "path"
+    ),
     "seed": Parameter(int, 0, "of every random choice", "number", "[0, 4294967295]"),
-    "device": Parameter(str, "auto", "where the network runs; auto takes a GPU if there is one", "name",
-                        ("auto", "cpu", "cuda", "mps")),
+    "device": Parameter(
+        str,
+        "auto",
+        "where the network runs; auto takes a GPU if there is one",
+        "name",
+        ("auto", "cpu", "cuda", "mps"),
+    ),
     "workers": Parameter(int, 2, "scans prepared at a time", "threads", "[0, 256]"),
-    "fold": Parameter(int, 0, "of the cross-validation: which part of the patients validates", "number", "[0, 99]"),
-    "spacing_mm": Parameter(float, 3.0, "side of the cubic voxels that the network works on", "mm", "[0.3, 8]"),
-    "patch_size": Parameter(int, [40, 40, 40], "sides of the training patches (D, H, W)", "voxels", "[8, 512]",
-                            (3, 3), 8),
-    "channels": Parameter(int, [8, 16, 32, 64], "of the network's stages, from the first", "channels", "[1, 2048]",
-                          (2, 8)),
-    "upsample": Parameter(str, "unpool", "how the decoder enlarges: SegNet's way or U-Net's", "name",
-                          ("unpool", "transpose")),
-    "skip": Parameter(str, "concat", "whether the encoder's features are joined in", "name", ("concat", "none")),
+    "fold": Parameter(
+        int, 0, "of the cross-validation: which part of the patients validates", "number", "[0, 99]"
+    ),
+    "spacing_mm": Parameter(
+        float, 3.0, "side of the cubic voxels that the network works on", "mm", "[0.3, 8]"
+    ),
+    "patch_size": Parameter(
+        int,
+        [40, 40, 40],
+        "sides of the training patches (D, H, W)",
+        "voxels",
+        "[8, 512]",
+        (3, 3),
+        8,
+    ),
+    "channels": Parameter(
+        int,
+        [8, 16, 32, 64],
+        "of the network's stages, from the first",
+        "channels",
+        "[1, 2048]",
+        (2, 8),
+    ),
+    "upsample": Parameter(
+        str,
+        "unpool",
+        "how the decoder enlarges: SegNet's way or U-Net's",
+        "name",
+        ("unpool", "transpose"),
+    ),
+    "skip": Parameter(
+        str, "concat", "whether the encoder's features are joined in", "name", ("concat", "none")
+    ),
     "epochs": Parameter(int, 30, "of training", "epochs", "[1, 100000]"),
     "steps_per_epoch": Parameter(int, 12, "optimiser steps an epoch", "steps", "[1, 100000]"),
     "batch_size": Parameter(int, 4, "patches a step", "patches", "[1, 1024]"),
-    "loss": Parameter(str, "dice_ce", "that training makes small", "name",
-                      ("dice_ce", "dice_ce_balanced", "tversky", "focal")),
-    "deep_supervision": Parameter(bool, False, "whether the coarser stages learn to predict too", "true or false"),
-    "optimiser": Parameter(str, "adamw", "that makes the steps; sgd is nnU-Net's", "name", ("adamw", "sgd")),
-    "learning_rate": Parameter(float, 3e-3, "largest step size of the optimiser", "no unit", "(0, 1]"),
-    "schedule": Parameter(str, "constant", "of the learning rate after its warm-up", "name",
-                          ("constant", "cosine", "poly")),
-    "warmup_steps": Parameter(int, 20, "over which the learning rate rises from zero", "steps", "[0, 100000]"),
+    "loss": Parameter(
+        str,
+        "dice_ce",
+        "that training makes small",
+        "name",
+        ("dice_ce", "dice_ce_balanced", "tversky", "focal"),
+    ),
+    "deep_supervision": Parameter(
+        bool, False, "whether the coarser stages learn to predict too", "true or false"
+    ),
+    "optimiser": Parameter(
+        str, "adamw", "that makes the steps; sgd is nnU-Net's", "name", ("adamw", "sgd")
+    ),
+    "learning_rate": Parameter(
+        float, 3e-3, "largest step size of the optimiser", "no unit", "(0, 1]"
+    ),
+    "schedule": Parameter(
+        str,
+        "constant",
+        "of the learning rate after its warm-up",
+        "name",
+        ("constant", "cosine", "poly"),
+    ),
+    "warmup_steps": Parameter(
+        int, 20, "over which the learning rate rises from zero", "steps", "[0, 100000]"
+    ),
     "weight_decay": Parameter(float, 1e-2, "pull of the weights towards zero", "no unit", "[0, 1]"),
     "gradient_clip": Parameter(float, 5.0, "longest gradient", "norm", "(0, 1000]"),
-    "foreground": Parameter(float, 0.67, "share of the patches that are centred in a lesion", "share", "[0, 1]"),
-    "mistakes": Parameter(float, 0.0, "share of the patches that are centred in a mistake of the first weights",
-                          "share", "[0, 1]"),
-    "ema_decay": Parameter(float, 0.95, "memory of the running mean of the weights", "no unit", "[0, 1)"),
-    "fixed_norms": Parameter(float, 0.0, "share of the run, its last part, with the batch norms of prediction", "share",
-                             "[0, 1]"),
+    "foreground": Parameter(
+        float, 0.67, "share of the patches that are centred in a lesion", "share", "[0, 1]"
+    ),
+    "mistakes": Parameter(
+        float,
+        0.0,
+        "share of the patches that are centred in a mistake of the first weights",
+        "share",
+        "[0, 1]",
+    ),
+    "ema_decay": Parameter(
+        float, 0.95, "memory of the running mean of the weights", "no unit", "[0, 1)"
+    ),
+    "fixed_norms": Parameter(
+        float,
+        0.0,
+        "share of the run, its last part, with the batch norms of prediction",
+        "share",
+        "[0, 1]",
+    ),
     "validate_every": Parameter(int, 1, "between two validations", "epochs", "[1, 100000]"),
-    "augment": Parameter(bool, True, "whether patches are turned, scaled and varied", "true or false"),
-    "elastic_voxels": Parameter(float, 0.0, "largest shift of an elastic deformation", "voxels", "[0, 20]"),
-    "low_resolution": Parameter(float, 0.0, "share of the patches seen as through thicker voxels", "share", "[0, 1]"),
-    "cut_off": Parameter(float, 0.0, "share of the patches that end in air, as a scan cut to a part does", "share",
-                         "[0, 1]"),
-    "compile": Parameter(bool, False, "whether the network is compiled first, on a GPU", "true or false"),
-    "overlap": Parameter(float, 0.25, "of neighbouring prediction windows", "share of a side", "[0, 0.9)"),
-    "threshold": Parameter(float, 0.5, "from which a voxel counts as tumour", "probability", "(0, 1)"),
+    "augment": Parameter(
+        bool, True, "whether patches are turned, scaled and varied", "true or false"
+    ),
+    "elastic_voxels": Parameter(
+        float, 0.0, "largest shift of an elastic deformation", "voxels", "[0, 20]"
+    ),
+    "low_resolution": Parameter(
+        float, 0.0, "share of the patches seen as through thicker voxels", "share", "[0, 1]"
+    ),
+    "cut_off": Parameter(
+        float,
+        0.0,
+        "share of the patches that end in air, as a scan cut to a part does",
+        "share",
+        "[0, 1]",
+    ),
+    "compile": Parameter(
+        bool, False, "whether the network is compiled first, on a GPU", "true or false"
+    ),
+    "overlap": Parameter(
+        float, 0.25, "of neighbouring prediction windows", "share of a side", "[0, 0.9)"
+    ),
+    "threshold": Parameter(
+        float, 0.5, "from which a voxel counts as tumour", "probability", "(0, 1)"
+    ),
     "cases": Parameter(int, 12, "training cases of a synthetic set", "scans", "[2, 5000]"),
     "test_cases": Parameter(int, 4, "test cases of a synthetic set", "scans", "[0, 5000]"),
-    "tier": Parameter(str, "quick", "detail of a synthetic set", "name", ("quick", "medium", "full")),
+    "tier": Parameter(
+        str, "quick", "detail of a synthetic set", "name", ("quick", "medium", "full")
+    ),
 }
 
 
@@ -108,14 +194,20 @@ def validate(namespace: MutableMapping) -> SimpleNamespace:
     Raises LungsegError naming every unknown parameter and every value out of range, all at once. Run again later
     in the notebook it looks at the parameters only, not at what other cells have defined since.
     """
-    sources = list(namespace.get("In", [""]))  # IPython's: every cell run so far; the last is this one
+    sources = list(
+        namespace.get("In", [""])
+    )  # IPython's: every cell run so far; the last is this one
     cells = [_assigned(source) for source in sources]
-    first = next((i for i, source in enumerate(sources) if "validate(globals())" in source), len(cells) - 1)
+    first = next(
+        (i for i, source in enumerate(sources) if "validate(globals())" in source), len(cells) - 1
+    )
     here = _just_before(len(cells) - 1, cells)
     has_history = len(sources) > 1  # nbval runs cells without keeping them
     names = here | _just_before(first, cells) if has_history else namespace.keys()
     values = {name: namespace[name] for name in PARAMETERS if name in names and name in namespace}
-    if here & PARAMETERS.keys() or sources[-2:][0].startswith("# Parameters\n"):  # papermill's cell, not a scratch one
+    if here & PARAMETERS.keys() or sources[-2:][0].startswith(
+        "# Parameters\n"
+    ):  # papermill's cell, not a scratch one
         values |= dict.fromkeys(here - PARAMETERS.keys())
     checked = check(values)
     namespace.update(checked)
@@ -138,7 +230,9 @@ def check(values: Mapping, subject: object = "parameters") -> dict:
 def coerce(name: str, value: object) -> object:
     """Give `value` in the kind of parameter `name`; raise ValueError with name, value and what is allowed."""
     if name not in PARAMETERS:
-        initials = [known for known in PARAMETERS if name == "".join(word[0] for word in known.split("_"))]  # lr
+        initials = [
+            known for known in PARAMETERS if name == "".join(word[0] for word in known.split("_"))
+        ]  # lr
         close = difflib.get_close_matches(str(name), PARAMETERS, n=1, cutoff=0.5) or initials
         hint = f"did you mean {close[0]}" if close else f"known are {', '.join(PARAMETERS)}"
         raise ValueError(f"unknown parameter {name}; {hint}")
@@ -149,11 +243,16 @@ def coerce(name: str, value: object) -> object:
         items = ast.literal_eval(value) if isinstance(value, str) else value
         if name == "patch_size" and not isinstance(items, Iterable):
             items = [items] * 3  # one number stands for a cube
-        if not isinstance(items, (list, tuple)) or not parameter.length[0] <= len(items) <= parameter.length[1]:
+        if (
+            not isinstance(items, (list, tuple))
+            or not parameter.length[0] <= len(items) <= parameter.length[1]
+        ):
             raise ValueError
         return [_one(parameter, item) for item in items]
     except (ValueError, TypeError, OverflowError, SyntaxError, RecursionError, MemoryError):
-        raise ValueError(f"{name} = {repr(value)[:60]} is not allowed: it must be {parameter}") from None
+        raise ValueError(
+            f"{name} = {repr(value)[:60]} is not allowed: it must be {parameter}"
+        ) from None
 
 
 def read(path: str | Path) -> dict:
@@ -163,11 +262,15 @@ def read(path: str | Path) -> dict:
     try:
         content = _plain_yaml(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise LungsegError(path, (error.strerror or str(error)).lower(), "give the path of a YAML file") from error
+        raise LungsegError(
+            path, (error.strerror or str(error)).lower(), "give the path of a YAML file"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise LungsegError(path, f"{where}not a YAML file", "write one `name: value` a line") from error
+        raise LungsegError(
+            path, f"{where}not a YAML file", "write one `name: value` a line"
+        ) from error
     except ValueError as error:
         raise LungsegError(path, str(error), "write one `name: value` a line") from error
     if not isinstance(content, dict):
@@ -188,14 +291,23 @@ def _plain_yaml(text: str) -> object:
         def construct_object(self, node, deep=False):
             try:
                 return super().construct_object(node, deep)
-            except (ArithmeticError, AttributeError, LookupError, ValueError) as error:  # of a 13th month, for one
-                raise ValueError(f"line {node.start_mark.line + 1}: cannot be read: {error}") from error
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                ValueError,
+            ) as error:  # of a 13th month, for one
+                raise ValueError(
+                    f"line {node.start_mark.line + 1}: cannot be read: {error}"
+                ) from error
 
         def flatten_mapping(self, node):  # called before a dict is made of the node
             names = set()
             for name, line in ((str(key.value), key.start_mark.line + 1) for key, _ in node.value):
                 if name == "<<" or name in names:
-                    raise ValueError(f"line {line}: {'a merge key' if name == '<<' else f'{name[:60]} occurs twice'}")
+                    raise ValueError(
+                        f"line {line}: {'a merge key' if name == '<<' else f'{name[:60]} occurs twice'}"
+                    )
                 names.add(name)
 
     return Loader(text).get_single_data()
@@ -210,7 +322,9 @@ def _one(parameter: Parameter, value: object) -> object:
         return _only(text, fits and not isinstance(value, (bool, list, dict)) and "\0" not in text)
     if parameter.kind is bool:
         return _only(text.lower() == "true", text.lower() in ("true", "false"))
-    number = float(_only(value, isinstance(value, (int, float, str)) and not isinstance(value, bool)))
+    number = float(
+        _only(value, isinstance(value, (int, float, str)) and not isinstance(value, bool))
+    )
     low, high = (float(end) for end in parameter.allowed[1:-1].split(","))
     ends = [low] * parameter.allowed.startswith("[") + [high] * parameter.allowed.endswith("]")
     _only(number, low < number < high or number in ends)  # NaN is neither
@@ -238,8 +352,14 @@ def _assigned(source: str) -> set[str]:
         return set()
     names = set()
     for statement in statements:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        calls = [ast.unparse(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)]
+        targets = (
+            statement.targets
+            if isinstance(statement, ast.Assign)
+            else [getattr(statement, "target", None)]
+        )
+        calls = [
+            ast.unparse(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)
+        ]
         if not all(isinstance(target, ast.Name) for target in targets) or set(calls) - {"float"}:
             return set()  # float("nan") is how papermill writes it
         names |= {target.id for target in targets}

@@ -26,7 +26,9 @@ class LungsegError(Exception):
 
     def __init__(self, subject: object, cause: str, remedy: str = ""):
         self.subject, self.remedy = printable(subject), remedy.rstrip(".")
-        self.cause = printable(" ".join(cause.rstrip(".").splitlines()))  # it may quote a library, or hostile input
+        self.cause = printable(
+            " ".join(cause.rstrip(".").splitlines())
+        )  # it may quote a library, or hostile input
         super().__init__(f"{self.subject}: {self.cause}." + (f" {self.remedy}." if remedy else ""))
 
     def __reduce__(self):  # so that it crosses process borders whole
@@ -35,7 +37,10 @@ class LungsegError(Exception):
 
 def printable(text: object) -> str:
     """Show `text` on one line: control characters of a hostile file name are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in str(text)
+    )
 
 
 def warn(message: str) -> None:
@@ -69,7 +74,9 @@ def require_writable(folder: str | Path) -> Path:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # without a name where the system can: a kill leaves nothing
+        with tempfile.TemporaryFile(
+            dir=folder
+        ):  # without a name where the system can: a kill leaves nothing
             pass
     except OSError as error:
         raise file_error(folder, error, "choose another folder or mend its permissions") from error
@@ -100,7 +107,9 @@ def writing(path: str | Path) -> Iterator[Path]:
             os.replace(partial, path)
         except (OSError, LungsegError):
             raise
-        except Exception:  # torch and safetensors tell of a full disk in words of their own: ask the disk itself
+        except (
+            Exception
+        ):  # torch and safetensors tell of a full disk in words of their own: ask the disk itself
             with open(partial, "ab") as file:
                 file.write(bytes(1 << 16))
             raise
@@ -113,7 +122,11 @@ def writing(path: str | Path) -> Iterator[Path]:
 def _shortened(name: str) -> str:
     """Give `name`, or a hash and its end where what a partial file has before it would not fit into 255 bytes."""
     encoded = os.fsencode(name)
-    return name if len(encoded) <= 220 else f"{zlib.crc32(encoded):08x}{encoded[-200:].decode(errors='ignore')}"
+    return (
+        name
+        if len(encoded) <= 220
+        else f"{zlib.crc32(encoded):08x}{encoded[-200:].decode(errors='ignore')}"
+    )
 
 
 def _glob_escape(name: str) -> str:
@@ -150,9 +163,14 @@ def file_error(path: str | Path, error: OSError, remedy: str = "") -> LungsegErr
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         existing = next((p for p in Path(path).absolute().parents if p.exists()), Path("/"))
         free_mb = shutil.disk_usage(existing).free / 1e6
-        return LungsegError(path, f"no room to write it ({free_mb:,.0f} MB free on this disk, or a quota is reached)",
-                            "free some space or choose another folder")
-    return LungsegError(path, (error.strerror or str(error)).lower(), remedy or "check the path and its permissions")
+        return LungsegError(
+            path,
+            f"no room to write it ({free_mb:,.0f} MB free on this disk, or a quota is reached)",
+            "free some space or choose another folder",
+        )
+    return LungsegError(
+        path, (error.strerror or str(error)).lower(), remedy or "check the path and its permissions"
+    )
 
 
 def progress(items: Iterable, description: str, total: int | None = None) -> Iterable:
@@ -181,7 +199,11 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         libc = ctypes.CDLL(None)
-        for parameter, value in ((-1, 2**31 - 1), (-2, 2**28), (-4, 0)):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
+        for parameter, value in (
+            (-1, 2**31 - 1),
+            (-2, 2**28),
+            (-4, 0),
+        ):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
             libc.mallopt(parameter, value)
 
 
@@ -189,25 +211,38 @@ def pick_device(name: str = "auto"):
     """Give the torch device called `name`; "auto" takes a CUDA GPU, then Apple's, then the CPU."""
     import torch
 
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     kind = name.split(":")[0]
     if kind not in available:
         raise LungsegError("device", f"unknown device {name!r}", "use one of auto, cpu, cuda, mps")
     if not available[kind]:
-        raise LungsegError("device", f"{name!r} is not available on this machine", "use device='cpu' or 'auto'")
+        raise LungsegError(
+            "device", f"{name!r} is not available on this machine", "use device='cpu' or 'auto'"
+        )
     device = torch.device(name)
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise LungsegError("device", f"{name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from 0",
-                           "use device='cuda' or 'auto'")
+        raise LungsegError(
+            "device",
+            f"{name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from 0",
+            "use device='cuda' or 'auto'",
+        )
     return device
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether a machine or a device had no memory left: torch has an error of its own for CUDA's only."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(w in str(error) for w in words)
+    return (
+        isinstance(error, MemoryError)
+        or isinstance(error, RuntimeError)
+        and any(w in str(error) for w in words)
+    )
 
 
 def pick_precision(device):

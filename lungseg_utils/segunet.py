@@ -26,7 +26,9 @@ class Block(nn.Sequential):
             if self.training and not norm.training:
                 scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
                 weight = convolve.weight * scale[:, None, None, None, None]
-                x = F.conv3d(x, weight, norm.bias - norm.running_mean * scale, padding=convolve.padding)
+                x = F.conv3d(
+                    x, weight, norm.bias - norm.running_mean * scale, padding=convolve.padding
+                )
             else:
                 x = norm(convolve(x))
             x = rectify(x)
@@ -37,7 +39,11 @@ def double_conv(channels_in: int, channels_middle: int, channels_out: int) -> Bl
     """Build the block of every stage: (convolution, batch norm, ReLU) twice."""
     layers: list[nn.Module] = []
     for before, after in ((channels_in, channels_middle), (channels_middle, channels_out)):
-        layers += [nn.Conv3d(before, after, 3, padding=1, bias=False), BatchNorm3d(after), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv3d(before, after, 3, padding=1, bias=False),
+            BatchNorm3d(after),
+            nn.ReLU(inplace=True),
+        ]
     return Block(*layers)
 
 
@@ -64,10 +70,15 @@ class SegUNet(nn.Module):
         super().__init__()
         pools = pools or [(2, 2, 2)] * (len(channels) - 1)
         assert len(channels) >= 2, f"a SegUNet needs at least two stages, got channels={channels}"
-        assert len(pools) == len(channels) - 1, f"{len(channels)} stages need {len(channels) - 1} pools, got {pools}"
-        assert all(len(pool) == 3 and all(isinstance(n, int) and n > 0 for n in pool) for pool in pools), (
-            f"a pool is three whole numbers from 1 on, got {pools}")
-        assert upsample in ("unpool", "transpose"), f"upsample is 'unpool' or 'transpose', got {upsample!r}"
+        assert len(pools) == len(channels) - 1, (
+            f"{len(channels)} stages need {len(channels) - 1} pools, got {pools}"
+        )
+        assert all(
+            len(pool) == 3 and all(isinstance(n, int) and n > 0 for n in pool) for pool in pools
+        ), f"a pool is three whole numbers from 1 on, got {pools}"
+        assert upsample in ("unpool", "transpose"), (
+            f"upsample is 'unpool' or 'transpose', got {upsample!r}"
+        )
         assert skip in ("concat", "none"), f"skip is 'concat' or 'none', got {skip!r}"
         self.in_channels, self.out_channels = in_channels, out_channels
         self.channels, self.pools = tuple(channels), tuple(tuple(pool) for pool in pools)
@@ -75,16 +86,20 @@ class SegUNet(nn.Module):
 
         *widths, deepest = self.channels
         self.encoder = nn.ModuleList(
-            double_conv(before, width, width) for before, width in zip([in_channels, *widths], widths)
+            double_conv(before, width, width)
+            for before, width in zip([in_channels, *widths], widths)
         )
         # Every block below a pooling ends at the width that was pooled: only then do the indices fit.
         self.bottleneck = double_conv(widths[-1], deepest, widths[-1])
         joined = 2 if skip == "concat" else 1
         self.decoder = nn.ModuleList(
-            double_conv(joined * width, width, above) for width, above in zip(widths, [widths[0], *widths[:-1]])
+            double_conv(joined * width, width, above)
+            for width, above in zip(widths, [widths[0], *widths[:-1]])
         )
         self.upsamplers = nn.ModuleList(
-            nn.ConvTranspose3d(width, width, pool, stride=pool) if upsample == "transpose" else nn.Identity()
+            nn.ConvTranspose3d(width, width, pool, stride=pool)
+            if upsample == "transpose"
+            else nn.Identity()
             for width, pool in zip(widths, self.pools)
         )
         self.head = nn.Conv3d(widths[0], out_channels, 1)
@@ -95,7 +110,9 @@ class SegUNet(nn.Module):
             x = block(x)
             features.append(x)
             # ceil_mode: an odd last plane is pooled on its own instead of being dropped
-            x, where = F.max_pool3d(x, pool, pool, ceil_mode=True, return_indices=True)  # int64 indices
+            x, where = F.max_pool3d(
+                x, pool, pool, ceil_mode=True, return_indices=True
+            )  # int64 indices
             indices.append(where)
         x = self.bottleneck(x)
         for stage in reversed(range(len(self.pools))):
@@ -163,14 +180,16 @@ def trace_stages(model: SegUNet, size: Sequence[int]) -> list[dict]:
 
     def close_row(name: str, block: nn.Module, field: int):
         def hook(_module, _inputs, output: Tensor) -> None:
-            rows.append({
-                "block": name,
-                "shape": tuple(output.shape[1:]),
-                "parameters": sum(p.numel() for p in block.parameters()),
-                "gflop": tally["flop"] / 1e9,
-                "activation_mb": tally["values"] * 4 / 1e6,
-                "receptive_field": field,
-            })
+            rows.append(
+                {
+                    "block": name,
+                    "shape": tuple(output.shape[1:]),
+                    "parameters": sum(p.numel() for p in block.parameters()),
+                    "gflop": tally["flop"] / 1e9,
+                    "activation_mb": tally["values"] * 4 / 1e6,
+                    "receptive_field": field,
+                }
+            )
             tally.update(flop=0.0, values=0)
 
         return hook
@@ -191,7 +210,9 @@ def trace_stages(model: SegUNet, size: Sequence[int]) -> list[dict]:
     named.append(("head", model.head, field))
 
     handles = [m.register_forward_hook(count) for m in model.modules() if not list(m.children())]
-    handles += [block.register_forward_hook(close_row(name, block, reach)) for name, block, reach in named]
+    handles += [
+        block.register_forward_hook(close_row(name, block, reach)) for name, block, reach in named
+    ]
     was_training = model.training
     try:
         device = next(model.parameters()).device

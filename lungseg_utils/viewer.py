@@ -35,7 +35,9 @@ def is_live() -> bool:
     except ImportError:
         return False
     shell = get_ipython()
-    request = shell.get_parent() if hasattr(shell, "get_parent") else {}  # the message that asked for this cell
+    request = (
+        shell.get_parent() if hasattr(shell, "get_parent") else {}
+    )  # the message that asked for this cell
     return "cellId" in request.get("metadata", {})
 
 
@@ -51,15 +53,27 @@ def browse(volume: Volume, mask=None, prediction=None, *, interactive: bool | No
 
     centre = centre_of(mask, prediction, shape=volume.hu.shape)
     plane = widgets.ToggleButtons(options=list(PLANES), description="plane")
-    index = widgets.IntSlider(min=1, max=volume.hu.shape[0], value=centre[0] + 1, description="slice",
-                              layout=widgets.Layout(width="95%"))
+    index = widgets.IntSlider(
+        min=1,
+        max=volume.hu.shape[0],
+        value=centre[0] + 1,
+        description="slice",
+        layout=widgets.Layout(width="95%"),
+    )
     window = widgets.Dropdown(options=list(WINDOWS_HU.items()), description="window")
     opacity = widgets.FloatSlider(min=0, max=1, step=0.1, value=0, description="opacity")
     picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
 
     def draw(_=None) -> None:
-        figure = show_slice(volume, plane.value, index.value - 1, mask=mask, prediction=prediction,
-                            window_hu=window.value, opacity=opacity.value)
+        figure = show_slice(
+            volume,
+            plane.value,
+            index.value - 1,
+            mask=mask,
+            prediction=prediction,
+            window_hu=window.value,
+            opacity=opacity.value,
+        )
         picture.value = png(figure, dpi=100)
 
     def turn(_) -> None:
@@ -87,13 +101,28 @@ def niivue(volume: Volume, mask=None, prediction=None, *, interactive: bool | No
     from ipyniivue.widget import Volume as Layer
 
     lower, upper = GLASS_HU
-    layers = [Layer(data=_nifti_bytes(volume.hu, volume.affine), name="ct.nii.gz", colormap="gray", cal_min=lower,
-                    cal_max=upper)]
+    layers = [
+        Layer(
+            data=_nifti_bytes(volume.hu, volume.affine),
+            name="ct.nii.gz",
+            colormap="gray",
+            cal_min=lower,
+            cal_max=upper,
+        )
+    ]
     for name, part, colour in (("truth", mask, "blue"), ("prediction", prediction, "red")):
         if part is not None:
             part = (np.asarray(part) != 0).astype(np.uint8)
-            layers.append(Layer(data=_nifti_bytes(part, volume.affine), name=f"{name}.nii.gz", colormap=colour,
-                                opacity=0.5, cal_min=0, cal_max=1))
+            layers.append(
+                Layer(
+                    data=_nifti_bytes(part, volume.affine),
+                    name=f"{name}.nii.gz",
+                    colormap=colour,
+                    opacity=0.5,
+                    cal_min=0,
+                    cal_max=1,
+                )
+            )
     viewer = NiiVue(height=500)
     viewer.opts.slice_type, viewer.opts.is_radiological_convention = SliceType.RENDER, True
     viewer.load_volumes(layers)

@@ -17,9 +17,15 @@ def lungseg(tmp_path):
     """Run `lungseg ARGUMENTS…` as a user would: a process of its own, in an empty folder."""
 
     def run(*arguments, cwd=tmp_path, **environment):
-        return subprocess.run([sys.executable, "-m", "lungseg_utils", *map(str, arguments)], cwd=cwd, text=True,
-                              capture_output=True, timeout=300, encoding="utf-8",
-                              env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **environment})
+        return subprocess.run(
+            [sys.executable, "-m", "lungseg_utils", *map(str, arguments)],
+            cwd=cwd,
+            text=True,
+            capture_output=True,
+            timeout=300,
+            encoding="utf-8",
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **environment},
+        )
 
     return run
 
@@ -29,9 +35,14 @@ def write_notebook(tmp_path):
     """Write a notebook of the given cells in the course's form: parameters, validation, the rest."""
 
     def write(parameters: str, *cells: str, path: Path = tmp_path / "01_tiny.ipynb") -> Path:
-        notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {
-            "name": "python3", "display_name": "Python 3", "language": "python"}})
-        notebook.cells = [nbformat.v4.new_code_cell(source) for source in (parameters, VALIDATION, *cells)]
+        notebook = nbformat.v4.new_notebook(
+            metadata={
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+            }
+        )
+        notebook.cells = [
+            nbformat.v4.new_code_cell(source) for source in (parameters, VALIDATION, *cells)
+        ]
         notebook.cells[0].metadata["tags"] = ["parameters"]
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, path)

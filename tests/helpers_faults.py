@@ -16,7 +16,19 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
-from test_checkpoint import DAMAGES, FACTS, Builds, Opens, Runs, bare, by_torch, injected, old_style, state_of, tiny
+from test_checkpoint import (
+    DAMAGES,
+    FACTS,
+    Builds,
+    Opens,
+    Runs,
+    bare,
+    by_torch,
+    injected,
+    old_style,
+    state_of,
+    tiny,
+)
 from test_dicom import CORONAL, change, write_series
 from test_dicom import chest as series_of
 from test_download import HOSTILE, make_tar, toy_members
@@ -43,7 +55,9 @@ SHAPE = (8, 9, 10)
 def ct(dtype="i2", hu=None, **options) -> bytes:
     """Give the bytes of a sound little CT as plain NIfTI."""
     with tempfile.TemporaryDirectory() as folder:
-        return save(Path(folder, "a.nii"), chest(SHAPE) if hu is None else hu, dtype=dtype, **options).read_bytes()
+        return save(
+            Path(folder, "a.nii"), chest(SHAPE) if hu is None else hu, dtype=dtype, **options
+        ).read_bytes()
 
 
 def patched(offset: int, fmt: str, *values, **options) -> bytes:
@@ -136,13 +150,19 @@ def bad_images() -> Iterator[tuple[int, str, bytes]]:
 def good_images() -> Iterator[tuple[int, str, bytes]]:
     """Give sound scans in odd guises; all hold the same HU in the same place."""
     for name, options in {
-        "RAS": {"orientation": "RAS"}, "PSR": {"orientation": "PSR"}, "float64": {"dtype": "f8"},
+        "RAS": {"orientation": "RAS"},
+        "PSR": {"orientation": "PSR"},
+        "float64": {"dtype": "f8"},
         "int32": {"dtype": "i4"},
-        "uint16 with an offset": {"dtype": "u2", "slope": 1.0, "inter": -1024.0}, "big-endian": {"order": ">"},
-        "NIfTI-2": {"nifti": 2}, "qform alone": {"sform": 0}, "sform alone": {"qform": 0},
-        "oblique": {"matrix": affine(tilt_deg=12)}, "thick slices": {"matrix": affine((10, 0.6, 0.6))},
+        "uint16 with an offset": {"dtype": "u2", "slope": 1.0, "inter": -1024.0},
+        "big-endian": {"order": ">"},
+        "NIfTI-2": {"nifti": 2},
+        "qform alone": {"sform": 0},
+        "sform alone": {"qform": 0},
+        "oblique": {"matrix": affine(tilt_deg=12)},
+        "thick slices": {"matrix": affine((10, 0.6, 0.6))},
         "far origin": {"matrix": affine(origin=(9000, 9000, 9000))},
-    }.items():  # fmt: skip
+    }.items():
         yield 0, f"{name}.nii", ct(**options)
     yield 0, "o'neill 50 % über 肺.v1.2.nii.gz", gzip.compress(ct())
     yield 0, "4-D, one volume.nii", patched(40, "5h", 4, 10, 9, 8, 1)
@@ -192,7 +212,11 @@ def good_labels() -> Iterator[tuple[int, str, bytes]]:
     yield 0, "int64.nii", ct(hu=tumour(), dtype="i8")
     yield 0, "by a slope.nii", ct(hu=tumour(), dtype="u1", slope=1 / 255)
     yield 0, "stored along other axes.nii", ct(hu=tumour(), dtype="u1", orientation="RAS")
-    yield 0, "origin rounded.nii", ct(hu=tumour(), dtype="u1", matrix=affine(origin=(20.0001, -30, 40)))
+    yield (
+        0,
+        "origin rounded.nii",
+        ct(hu=tumour(), dtype="u1", matrix=affine(origin=(20.0001, -30, 40))),
+    )
 
 
 def bad_series(folder: Path) -> Iterator[Input]:
@@ -219,8 +243,14 @@ def bad_series(folder: Path) -> Iterator[Input]:
     yield series(60, "MR", kind="MR")
     yield series(60, "gantry tilt", step=(0, 0.6, 3.0))
     yield series(60, "no rescale", lambda paths: change(paths[0], RescaleSlope=None))
-    yield series(60, "pixels of another size", lambda paths: change(paths[4], PixelSpacing=[0.9, 0.9]))
-    yield series(60, "slice of another plane", lambda paths: change(paths[4], ImageOrientationPatient=list(CORONAL)))
+    yield series(
+        60, "pixels of another size", lambda paths: change(paths[4], PixelSpacing=[0.9, 0.9])
+    )
+    yield series(
+        60,
+        "slice of another plane",
+        lambda paths: change(paths[4], ImageOrientationPatient=list(CORONAL)),
+    )
     yield series(60, "no position", lambda paths: change(paths[4], ImagePositionPatient=None))
     yield series(60, "values from 0", hu=series_of() + 1024)
     write_series(folder / "two series", series="1")
@@ -241,43 +271,88 @@ def bad_sets(folder: Path) -> Iterator[Input]:
         shutil.copytree(folder / "good", root)
         spoilt = change(root)
         if spoilt is not None:
-            (root / "dataset.json").write_bytes(spoilt if isinstance(spoilt, bytes) else json.dumps(spoilt).encode())
+            (root / "dataset.json").write_bytes(
+                spoilt if isinstance(spoilt, bytes) else json.dumps(spoilt).encode()
+            )
         return Input(row, name, root)
 
     yield changed(43, "no dataset.json", lambda root: (root / "dataset.json").unlink())
-    for name, data in {"empty": b"", "malformed": b'{"training": [}', "cut": b'{"training": [{"image": "a',
-                       "a list": b"[]", "nested deep": b"[" * 100_000}.items():  # fmt: skip
+    for name, data in {
+        "empty": b"",
+        "malformed": b'{"training": [}',
+        "cut": b'{"training": [{"image": "a',
+        "a list": b"[]",
+        "nested deep": b"[" * 100_000,
+    }.items():
         yield changed(43, f"dataset.json {name}", lambda _, data=data: data)
     for row, name, keys in (
-        (44, "training missing", {"training": None}), (44, "entry of another form", {"training": ["a.nii.gz"]}),
-        (44, "count wrong", {"numTraining": 9}), (44, "count NaN", {"numTraining": float("nan")}),
+        (44, "training missing", {"training": None}),
+        (44, "entry of another form", {"training": ["a.nii.gz"]}),
+        (44, "count wrong", {"numTraining": 9}),
+        (44, "count NaN", {"numTraining": float("nan")}),
         (47, "path outside", {"training": [first, second, {**third, "image": "../x.nii.gz"}]}),
-        (47, "path absolute", {"training": [first, second, {**third, "label": "/etc/hostname.nii"}]}),
+        (
+            47,
+            "path absolute",
+            {"training": [first, second, {**third, "label": "/etc/hostname.nii"}]},
+        ),
         (48, "case twice", {"training": [first, second, third, third], "numTraining": 4}),
         (48, "training scan in test", {"test": [first["image"]]}),
-        (48, "labels swapped", {"training": [{**first, "label": second["label"]}, {**second, "label": first["label"]},
-                                             third]}),
-        (49, "image missing", {"training": [first, second, {**third, "image": "./imagesTr/none.nii.gz"}]}),
+        (
+            48,
+            "labels swapped",
+            {
+                "training": [
+                    {**first, "label": second["label"]},
+                    {**second, "label": first["label"]},
+                    third,
+                ]
+            },
+        ),
+        (
+            49,
+            "image missing",
+            {"training": [first, second, {**third, "image": "./imagesTr/none.nii.gz"}]},
+        ),
         (51, "no training case", {"training": [], "numTraining": 0}),
-    ):  # fmt: skip
+    ):
         yield changed(row, name, lambda _, keys=keys: content | keys)
     label = "labelsTr/toy_0.nii.gz"
     yield changed(49, "label missing", lambda root: (root / label).unlink())
-    yield changed(49, "extra file", lambda root: shutil.copy(root / label, root / "imagesTr" / "toy_9.nii.gz") and None)
-    yield changed(48, "one scan under two names", lambda root: shutil.copy(
-        root / "imagesTr/toy_0.nii.gz", root / "imagesTr/toy_1.nii.gz") and None)
+    yield changed(
+        49,
+        "extra file",
+        lambda root: shutil.copy(root / label, root / "imagesTr" / "toy_9.nii.gz") and None,
+    )
+    yield changed(
+        48,
+        "one scan under two names",
+        lambda root: (
+            shutil.copy(root / "imagesTr/toy_0.nii.gz", root / "imagesTr/toy_1.nii.gz") and None
+        ),
+    )
 
 
 def make_set(root: Path) -> dict:
     """Write a sound set of three cases and give the content of its dataset.json."""
     names = [f"toy_{number}" for number in range(3)]
     for number, name in enumerate(names):
-        for part, array, dtype in (("imagesTr", chest(SHAPE) + 3 * number, "i2"), ("labelsTr", tumour(), "u1")):
+        for part, array, dtype in (
+            ("imagesTr", chest(SHAPE) + 3 * number, "i2"),
+            ("labelsTr", tumour(), "u1"),
+        ):
             (root / part).mkdir(parents=True, exist_ok=True)
             (root / part / f"{name}.nii.gz").write_bytes(gzip.compress(ct(hu=array, dtype=dtype)))
-    content = {"name": "Toy", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "cancer"}, "numTraining": 3,
-               "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
-               "test": []}
+    content = {
+        "name": "Toy",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "cancer"},
+        "numTraining": 3,
+        "training": [
+            {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names
+        ],
+        "test": [],
+    }
     (root / "dataset.json").write_text(json.dumps(content))
     return content
 
@@ -302,8 +377,12 @@ def bad_checkpoints(folder: Path) -> Iterator[Input]:
             path = folder / f"malicious, {write.__name__}, {payload.__name__}.pt"
             write(path, payload(folder / "canary"))
             yield Input(63, path.name, path)
-    for name, content in {"another program": {"conv": torch.zeros(3)}, "a list": [1], "numpy": {"a": np.float64(1)},
-                          "NaN": state_of(tiny()) | {"ema": {"head.bias": torch.tensor([float("nan")])}}}.items():
+    for name, content in {
+        "another program": {"conv": torch.zeros(3)},
+        "a list": [1],
+        "numpy": {"a": np.float64(1)},
+        "NaN": state_of(tiny()) | {"ema": {"head.bias": torch.tensor([float("nan")])}},
+    }.items():
         torch.save(content, folder / f"{name}.pt")
         yield Input(64, f"{name}.pt", folder / f"{name}.pt")
 
@@ -311,8 +390,13 @@ def bad_checkpoints(folder: Path) -> Iterator[Input]:
 def bad_archives(folder: Path) -> Iterator[Input]:
     whole = make_tar(*toy_members(500))
     contents = {name: make_tar(*toy_members(500), member) for name, member in HOSTILE.items()}
-    cuts = {"cut": whole[: len(whole) // 2], "empty": b"", "web page": b"<html>Please sign in</html>",
-            "zeros": bytes(10240), "no dataset": make_tar(*toy_members(500)[2:])}  # fmt: skip
+    cuts = {
+        "cut": whole[: len(whole) // 2],
+        "empty": b"",
+        "web page": b"<html>Please sign in</html>",
+        "zeros": bytes(10240),
+        "no dataset": make_tar(*toy_members(500)[2:]),
+    }
     for row, files in ((66, contents), (67, cuts)):
         for name, content in files.items():
             path = folder / f"{name}.tar"
@@ -361,7 +445,9 @@ def judge(one: Input, scratch: Path) -> str:
     finally:
         shutil.rmtree(scratch / "out", ignore_errors=True)
     names = {str(path), printable(path), *map(str, one.path if isinstance(one.path, tuple) else [])}
-    clear = all(any(name in text for name in names) for text in told) and all(f.cause and f.remedy for f in faults)
+    clear = all(any(name in text for name in names) for text in told) and all(
+        f.cause and f.remedy for f in faults
+    )
     if told and not clear:
         return f"refused unclearly: {told}"
     return "refused" if faults else "said" if told else "silent"

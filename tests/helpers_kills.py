@@ -42,13 +42,22 @@ def make_inputs(folder: Path) -> list[Case]:
     """Write some scans with a ball in them, their labels, and the weights of a network."""
     cases = []
     for number in range(INPUTS):
-        scan = make_scan(np.random.default_rng(number).integers(-900, 200, (30, 34, 38)).astype(np.int16))
-        image, label = folder / "images" / f"scan_{number}.nii.gz", folder / "labels" / f"scan_{number}.nii.gz"
+        scan = make_scan(
+            np.random.default_rng(number).integers(-900, 200, (30, 34, 38)).astype(np.int16)
+        )
+        image, label = (
+            folder / "images" / f"scan_{number}.nii.gz",
+            folder / "labels" / f"scan_{number}.nii.gz",
+        )
         volume.write_nifti(image, scan.hu, scan.affine)
-        volume.write_nifti(label, ball(scan.hu.shape, (15, 17, 19), 5).astype(np.uint8), scan.affine)
+        volume.write_nifti(
+            label, ball(scan.hu.shape, (15, 17, 19), 5).astype(np.uint8), scan.affine
+        )
         cases.append(Case(f"scan_{number}", image, label))
     torch.manual_seed(0)
-    checkpoint.save_weights(folder / "weights.safetensors", SegUNet(channels=(2, 4)), {"spacing_mm": 6.0})
+    checkpoint.save_weights(
+        folder / "weights.safetensors", SegUNet(channels=(2, 4)), {"spacing_mm": 6.0}
+    )
     return cases
 
 
@@ -63,8 +72,14 @@ def do(job: str, inputs: Path, cases: list[Case], out: Path) -> None:
         prepared = [make_prepared(seed) for seed in range(3)]
         fit(prepared[:2], prepared[2:], run_dir=out, config=SHORT, device="cpu", resume=True)
     else:
-        for _row in predict_files([inputs / "images"], out, checkpoint=inputs / "weights.safetensors", device="cpu",
-                                  probabilities=True, report=out / "report.jsonl"):
+        for _row in predict_files(
+            [inputs / "images"],
+            out,
+            checkpoint=inputs / "weights.safetensors",
+            device="cpu",
+            probabilities=True,
+            report=out / "report.jsonl",
+        ):
             pass
 
 
@@ -81,8 +96,11 @@ def require_whole(path: Path) -> None:
     elif path.suffix == ".pt":
         checkpoint.load_state(path)
     elif path.suffix in (".json", ".jsonl"):
-        assert [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else json.loads(
-            path.read_text())
+        assert (
+            [json.loads(line) for line in path.read_text().splitlines()]
+            if path.suffix == ".jsonl"
+            else json.loads(path.read_text())
+        )
 
 
 def start(*arguments) -> int:
@@ -99,10 +117,15 @@ def start(*arguments) -> int:
 
 def kill_and_end(job: str, inputs: Path, cases: list[Case], folder: Path, kills: int) -> dict:
     """Do a job undisturbed, then `kills` times with a kill -9 in it and a second run after; give the times."""
-    for name in ("warm-up", "undisturbed"):  # the first run fills the disk's cache, the second is timed
+    for name in (
+        "warm-up",
+        "undisturbed",
+    ):  # the first run fills the disk's cache, the second is timed
         (folder / name).mkdir(parents=True)
         started = time.monotonic()
-        assert wait(start(job, inputs, cases, folder / name)) == 0, f"{job}: the undisturbed run failed"
+        assert wait(start(job, inputs, cases, folder / name)) == 0, (
+            f"{job}: the undisturbed run failed"
+        )
         took_s = time.monotonic() - started
     undisturbed_s, killed_at_s, moments = took_s, [], random.Random(job)
     for _try in range(20 + 5 * kills):
@@ -119,7 +142,9 @@ def kill_and_end(job: str, inputs: Path, cases: list[Case], folder: Path, kills:
             took_s = min(took_s, time.monotonic() - started)
             continue
         killed_at_s.append(round(moment, 3))
-        assert wait(start(job, inputs, cases, out)) == 0, f"{job}: the run after a kill at {moment:.3f} s failed"
+        assert wait(start(job, inputs, cases, out)) == 0, (
+            f"{job}: the run after a kill at {moment:.3f} s failed"
+        )
     return {"undisturbed_s": round(undisturbed_s, 3), "killed_at_s": killed_at_s}
 
 

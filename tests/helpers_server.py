@@ -28,10 +28,14 @@ MODES = {
     "html": "a sign-in page, with status 200",
     "html_as_tar": "a sign-in page that calls itself application/x-tar",
     "once_500": "500 to the first request",
-    "403": "that status, always", "404": "that status, always", "416": "that status, always",
+    "403": "that status, always",
+    "404": "that status, always",
+    "416": "that status, always",
     "500": "that status, always",
     "stall": "sends `cut_at` bytes of the first answer, then nothing",
-    "loop": "redirects to itself", "to_file": "redirects to file:///etc/hostname", "to_ftp": "redirects to ftp:",
+    "loop": "redirects to itself",
+    "to_file": "redirects to file:///etc/hostname",
+    "to_ftp": "redirects to ftp:",
     "redirect": "redirects once to the right place",
     "slow": "sends in small pieces, 4 ms apart",
 }
@@ -40,7 +44,14 @@ MODES = {
 class FlakyServer:
     """Serve `body` under /`name` on 127.0.0.1, in one of MODES."""
 
-    def __init__(self, body: bytes, mode: str = "ok", *, name: str = "Task99_Toy.tar", cut_at: int | None = None):
+    def __init__(
+        self,
+        body: bytes,
+        mode: str = "ok",
+        *,
+        name: str = "Task99_Toy.tar",
+        cut_at: int | None = None,
+    ):
         assert mode in MODES, mode
         self.body, self.mode, self.name = body, mode, name
         self.cut_at = cut_at or len(body) // 3
@@ -66,7 +77,9 @@ class FlakyServer:
 
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}/{self.name}"
         return self
 
@@ -81,9 +94,15 @@ class FlakyServer:
             return self.send(handler, int(mode) if mode.isdecimal() else 500, b"no\n", {})
         if mode.startswith("html"):
             kind = "text/html" if mode == "html" else "application/x-tar"
-            return self.send(handler, 200, b"\n<html><body>Please sign in</body></html>", {"Content-Type": kind})
-        target = {"loop": self.url, "to_file": "file:///etc/hostname", "to_ftp": "ftp://127.0.0.1/x",
-                  "redirect": self.url + "?again"}.get(mode)
+            return self.send(
+                handler, 200, b"\n<html><body>Please sign in</body></html>", {"Content-Type": kind}
+            )
+        target = {
+            "loop": self.url,
+            "to_file": "file:///etc/hostname",
+            "to_ftp": "ftp://127.0.0.1/x",
+            "redirect": self.url + "?again",
+        }.get(mode)
         if target and not handler.path.endswith("?again"):
             return self.send(handler, 302, b"", {"Location": target})
         return self.send_file(handler, is_first)
@@ -98,7 +117,11 @@ class FlakyServer:
         tag = "W/" + tag if mode == "weak_tag" else tag
         asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
         condition = handler.headers.get("If-Range", tag)
-        start = int(asked[1]) if asked and "no_range" not in mode and (condition == tag or "ignores" in mode) else 0
+        start = (
+            int(asked[1])
+            if asked and "no_range" not in mode and (condition == tag or "ignores" in mode)
+            else 0
+        )
         if start >= len(body):
             return self.send(handler, 416, b"", {"Content-Range": f"bytes */{len(body)}"})
         rest = body[start:]
@@ -107,13 +130,22 @@ class FlakyServer:
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         if mode == "no_length":
             del headers["Content-Length"]
-        is_cut = "cut" in mode or mode in ("no_length", "weak_tag") or (
-            is_first and mode in ("wrong_then_ok", "changed", "ignores_if_range", "stall"))
-        self.send(handler, 206 if start else 200, rest[:self.cut_at] if is_cut else rest, headers)
+        is_cut = (
+            "cut" in mode
+            or mode in ("no_length", "weak_tag")
+            or (is_first and mode in ("wrong_then_ok", "changed", "ignores_if_range", "stall"))
+        )
+        self.send(handler, 206 if start else 200, rest[: self.cut_at] if is_cut else rest, headers)
         if mode == "stall" and is_first:
             self.closing.wait(60)
 
-    def send(self, handler: http.server.BaseHTTPRequestHandler, status: int, content: bytes, headers: dict) -> None:
+    def send(
+        self,
+        handler: http.server.BaseHTTPRequestHandler,
+        status: int,
+        content: bytes,
+        headers: dict,
+    ) -> None:
         handler.send_response(status)
         if "ETag" not in headers:
             headers = {"Content-Length": str(len(content)), **headers}
@@ -122,7 +154,7 @@ class FlakyServer:
         handler.end_headers()
         step = 2048 if self.mode == "slow" else len(content) or 1
         for start in range(0, len(content), step):
-            handler.wfile.write(content[start:start + step])
+            handler.wfile.write(content[start : start + step])
             handler.wfile.flush()
             if self.mode == "slow":
                 time.sleep(0.004)

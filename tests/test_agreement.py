@@ -24,11 +24,19 @@ from lungseg_utils.volume.grid import grid_along
 
 # orientation, stored type, slope and intercept (None: values as they are)
 STORES = [
-    ("RAS", "int16", None), ("LPS", "float32", None), ("LAS", "uint16", (1, -1024)), ("RPI", "int32", None),
-    ("SAL", "float64", None), ("PSR", "int16", (0.5, -1024)), ("IRP", "uint16", (0.25, -1100)),
-    ("ASL", "uint32", (1, -1024)), ("LIP", "int64", None), ("AIR", "int32", (0.1, 0)),
-    ("SRA", "float32", (2.0, -1024)), ("PLI", "int16", (1, 0)),
-]  # fmt: skip
+    ("RAS", "int16", None),
+    ("LPS", "float32", None),
+    ("LAS", "uint16", (1, -1024)),
+    ("RPI", "int32", None),
+    ("SAL", "float64", None),
+    ("PSR", "int16", (0.5, -1024)),
+    ("IRP", "uint16", (0.25, -1100)),
+    ("ASL", "uint32", (1, -1024)),
+    ("LIP", "int64", None),
+    ("AIR", "int32", (0.1, 0)),
+    ("SRA", "float32", (2.0, -1024)),
+    ("PLI", "int16", (1, 0)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +79,14 @@ def slow_mask(scan, side=160, checkpoint=SHIPPED) -> np.ndarray:
         with torch.no_grad():
             seen = torch.sigmoid(model(image[cube][None, None]))[0, 0]
             if facts.get("mirror"):
-                seen = (seen + torch.sigmoid(model(image[cube].flip(2)[None, None]))[0, 0].flip(2)) / 2
+                seen = (
+                    seen + torch.sigmoid(model(image[cube].flip(2)[None, None]))[0, 0].flip(2)
+                ) / 2
         total[cube] += seen * bell
         weights[cube] += bell
-    probability = (total / weights)[tuple(slice(0, n) for n in ready.hu.shape)] * torch.from_numpy(ready.region)
+    probability = (total / weights)[tuple(slice(0, n) for n in ready.hu.shape)] * torch.from_numpy(
+        ready.region
+    )
     parts, count = ndimage.label(probability >= 0.5, np.ones((3, 3, 3)))
     for number in range(1, count + 1):
         part = torch.from_numpy(parts == number)
@@ -100,7 +112,9 @@ def test_the_fast_path_agrees_with_the_slow_one_on_a_real_scan(real_ct, predicto
 
 def test_windows_for_want_of_memory_change_little(scan, predictor, monkeypatch):
     whole = predict(scan, predictor=predictor)
-    monkeypatch.setitem(prediction.LARGEST_FEATURES, "cpu", 96**3 * predictor.width * predictor.precision.itemsize)
+    monkeypatch.setitem(
+        prediction.LARGEST_FEATURES, "cpu", 96**3 * predictor.width * predictor.precision.itemsize
+    )
     assert agreement(predict(scan, predictor=predictor), whole) >= 0.9
 
 
@@ -113,9 +127,13 @@ def store(path, scan, orientation, dtype, scaling):
     stored = (scan.hu.transpose(2, 1, 0).astype(np.float64) - intercept) / (slope or 1)
     stored = np.rint(stored) if np.dtype(dtype).kind in "iu" else stored
     image = nib.Nifti1Image(stored, scan.affine[:, [2, 1, 0, 3]])
-    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(orientation))
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(orientation)
+    )
     image = image.as_reoriented(turn)
-    kind, place, real = (nib.Nifti2Image, 176, "<2d") if orientation == "LIP" else (nib.Nifti1Image, 112, "<2f")
+    kind, place, real = (
+        (nib.Nifti2Image, 176, "<2d") if orientation == "LIP" else (nib.Nifti1Image, 112, "<2f")
+    )
     content = bytearray(kind(image.get_fdata().astype(dtype), image.affine, dtype=dtype).to_bytes())
     struct.pack_into(real, content, place, slope, intercept)
     path.write_bytes(content)
@@ -134,7 +152,9 @@ def test_one_scan_stored_in_twelve_ways_gives_one_mask_in_the_world(scan, predic
         store(tmp_path / "ct.nii", scan, orientation, dtype, scaling)
         again = volume.read(tmp_path / "ct.nii")
         assert np.array_equal(again.hu, scan.hu) and again.hu.dtype == np.int16, orientation
-        assert np.allclose(again.affine, scan.affine, atol=1e-3) and np.allclose(again.spacing_mm, scan.spacing_mm)
+        assert np.allclose(again.affine, scan.affine, atol=1e-3) and np.allclose(
+            again.spacing_mm, scan.spacing_mm
+        )
         volume.write_mask(tmp_path / "out.nii.gz", mask, again)
         assert nib.aff2axcodes(nib.load(tmp_path / "out.nii.gz").affine) == tuple(orientation)
         assert agreement(in_world(tmp_path / "out.nii.gz"), expected) >= 0.999, orientation
@@ -142,11 +162,15 @@ def test_one_scan_stored_in_twelve_ways_gives_one_mask_in_the_world(scan, predic
 
 def resampled(array, source, target, shape, outside) -> np.ndarray:
     matrix = np.linalg.inv(source) @ target
-    return affine_transform(array.astype(np.float32), matrix[:3, :3], matrix[:3, 3], shape, order=1, cval=outside)
+    return affine_transform(
+        array.astype(np.float32), matrix[:3, :3], matrix[:3, 3], shape, order=1, cval=outside
+    )
 
 
 def scan_on(hu, spacing_mm, affine):
-    return replace(make_scan(hu, spacing_mm), affine=affine, grid=grid_along("LPS", hu.shape, affine))
+    return replace(
+        make_scan(hu, spacing_mm), affine=affine, grid=grid_along("LPS", hu.shape, affine)
+    )
 
 
 def leaning(scan, degrees):
@@ -201,9 +225,13 @@ def same_from_both(series, nifti, out):
     list(predict_files([nifti], out / "nifti.nii.gz", device="cpu"))
     one, other = (in_world(out / f"{name}.nii.gz") for name in ("dicom", "nifti"))
     segmentation = highdicom.seg.segread(out / "dicom.dcm")
-    files = sorted((dcmread(p, stop_before_pixels=True) for p in series.iterdir()),
-                   key=lambda d: float(d.ImagePositionPatient[2]))
-    frames = segmentation.get_pixels_by_source_instance([d.SOPInstanceUID for d in files], combine_segments=True)
+    files = sorted(
+        (dcmread(p, stop_before_pixels=True) for p in series.iterdir()),
+        key=lambda d: float(d.ImagePositionPatient[2]),
+    )
+    frames = segmentation.get_pixels_by_source_instance(
+        [d.SOPInstanceUID for d in files], combine_segments=True
+    )
     raw = dcmread(out / "dicom.dcm").pixel_array
     return one, other, frames, raw
 
@@ -213,7 +241,9 @@ def test_a_dicom_series_and_its_nifti_give_identical_masks_and_the_seg_reads_bac
     series.mkdir()
     depth, rows = scan.spacing_mm[0], scan.spacing_mm[1:]
     for k, plane in enumerate(scan.hu):
-        one = make_slice(np.clip(plane, -1024, None), np.array([-5.0, -6.0, 7.0 + k * depth]), number=k)
+        one = make_slice(
+            np.clip(plane, -1024, None), np.array([-5.0, -6.0, 7.0 + k * depth]), number=k
+        )
         one.PixelSpacing, one.SliceThickness = [round(mm, 6) for mm in rows], depth
         one.save_as(series / f"{(k * 37) % 997:03d}.dcm")
     read = volume.read(series)
@@ -232,5 +262,7 @@ def test_the_real_series_and_its_nifti_by_another_reader_give_identical_masks(re
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(series)))
     sitk.WriteImage(reader.Execute(), str(tmp_path / "ct.nii.gz"))
     one, other, frames, raw = same_from_both(series, tmp_path / "ct.nii.gz", tmp_path)
-    assert np.array_equal(one, other) and np.array_equal(frames[:, ::-1, ::-1].transpose(2, 1, 0), one)
+    assert np.array_equal(one, other) and np.array_equal(
+        frames[:, ::-1, ::-1].transpose(2, 1, 0), one
+    )
     assert raw.sum() == one.sum()

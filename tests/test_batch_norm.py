@@ -22,7 +22,11 @@ def norms(channels: int, dtype=torch.float32) -> list[nn.BatchNorm3d]:
 @pytest.mark.parametrize("channels", [1, 8, 12, 16, 24])
 def test_outputs_gradients_and_running_values_are_those_of_torch(channels, dtype, most):
     torch.manual_seed(channels)
-    image = (3 * torch.randn(2, channels, 5, 6, 7) + 2).to(dtype).contiguous(memory_format=torch.channels_last_3d)
+    image = (
+        (3 * torch.randn(2, channels, 5, 6, 7) + 2)
+        .to(dtype)
+        .contiguous(memory_format=torch.channels_last_3d)
+    )
     pull = torch.randn(image.shape).to(dtype)
     found = []
     for norm in norms(channels):
@@ -37,8 +41,12 @@ def test_outputs_gradients_and_running_values_are_those_of_torch(channels, dtype
 
 def test_the_gradient_is_that_of_differences():
     norm, _ = norms(3, torch.float64)
-    x = torch.randn(2, 3, 2, 3, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last_3d)
-    assert norm(x.requires_grad_()).grad_fn.name() == "_NormaliseBackward"  # what is checked is ours
+    x = torch.randn(2, 3, 2, 3, 4, dtype=torch.float64).contiguous(
+        memory_format=torch.channels_last_3d
+    )
+    assert (
+        norm(x.requires_grad_()).grad_fn.name() == "_NormaliseBackward"
+    )  # what is checked is ours
     assert torch.autograd.gradcheck(norm, (x,))
 
 
@@ -46,5 +54,9 @@ def test_it_is_torchs_own_where_that_is_as_fast():
     x = torch.randn(2, 8, 4, 4, 4)
     by_channel = x.contiguous(memory_format=torch.channels_last_3d)
     wide = torch.randn(2, 16, 4, 4, 4).contiguous(memory_format=torch.channels_last_3d)
-    for norm, image in ((BatchNorm3d(8), x), (BatchNorm3d(16), wide), (BatchNorm3d(8).eval(), by_channel)):
+    for norm, image in (
+        (BatchNorm3d(8), x),
+        (BatchNorm3d(16), wide),
+        (BatchNorm3d(8).eval(), by_channel),
+    ):
         assert norm(image).grad_fn.name() != "_NormaliseBackward"

@@ -57,9 +57,14 @@ def refuse(path, match="", load=checkpoint.load_weights):
 def test_weights_come_back_exactly(weights):
     model, facts = checkpoint.load_weights(weights)
     original = tiny()
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), original.state_dict().values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), original.state_dict().values())
+    )
     assert model.config() == original.config() and not model.training
-    assert {name: facts[name] for name in FACTS} == FACTS and re.fullmatch("[0-9a-f]{16}", facts["digest"])
+    assert {name: facts[name] for name in FACTS} == FACTS and re.fullmatch(
+        "[0-9a-f]{16}", facts["digest"]
+    )
 
 
 def test_kernels_of_half_precision_take_half_the_room_and_come_back_rounded(tmp_path, weights):
@@ -71,7 +76,11 @@ def test_kernels_of_half_precision_take_half_the_room_and_come_back_rounded(tmp_
     for name, value in network.state_dict().items():
         again = model.state_dict()[name]
         assert again.dtype == value.dtype
-        assert torch.allclose(again, value, rtol=2**-11, atol=1e-7) if value.ndim > 1 else torch.equal(again, value)
+        assert (
+            torch.allclose(again, value, rtol=2**-11, atol=1e-7)
+            if value.ndim > 1
+            else torch.equal(again, value)
+        )
     with torch.no_grad():
         network.head.weight.fill_(1e5)  # more than half precision can hold
     with pytest.raises(LungsegError, match="not finite"):
@@ -80,7 +89,10 @@ def test_kernels_of_half_precision_take_half_the_room_and_come_back_rounded(tmp_
 
 def test_a_training_state_serves_as_weights(weights, state):
     one, other = checkpoint.load_weights(weights), checkpoint.load_weights(state)
-    assert all(torch.equal(a, b) for a, b in zip(one[0].state_dict().values(), other[0].state_dict().values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(one[0].state_dict().values(), other[0].state_dict().values())
+    )
 
 
 def test_the_digest_names_the_weights_not_the_file(tmp_path, weights):
@@ -88,10 +100,15 @@ def test_the_digest_names_the_weights_not_the_file(tmp_path, weights):
     for number in range(4):
         path = tmp_path / f"{number}.safetensors"
         checkpoint.save_weights(path, tiny(), FACTS)
-        assert checkpoint.load_weights(path)[1]["digest"] == checkpoint.load_weights(weights)[1]["digest"]
+        assert (
+            checkpoint.load_weights(path)[1]["digest"]
+            == checkpoint.load_weights(weights)[1]["digest"]
+        )
         assert path.read_bytes() == weights.read_bytes()
     checkpoint.save_weights(path, tiny(), FACTS | {"epoch": 4})
-    assert checkpoint.load_weights(path)[1]["digest"] != checkpoint.load_weights(weights)[1]["digest"]
+    assert (
+        checkpoint.load_weights(path)[1]["digest"] != checkpoint.load_weights(weights)[1]["digest"]
+    )
 
 
 def test_a_torch_program_that_knows_nothing_of_this_one_can_read_the_weights(weights):
@@ -101,10 +118,13 @@ def test_a_torch_program_that_knows_nothing_of_this_one_can_read_the_weights(wei
 # --- what is damaged -------------------------------------------------------------------------------------------
 
 DAMAGES = {
-    "empty": (lambda b: b"", "empty"), "cut": (lambda b: b[:-50], "damaged"),
+    "empty": (lambda b: b"", "empty"),
+    "cut": (lambda b: b[:-50], "damaged"),
     "cut early": (lambda b: b[:30], "damaged"),
-    "zeros": (lambda b: bytes(len(b)), "nothing but zeros"), "html": (lambda b: b"<!DOCTYPE html>" * 200, "damaged"),
-    "text": (lambda b: b"PK\x03\x04 not really", "damaged"), "noise": (lambda b: np.random.bytes(5000), "damaged"),
+    "zeros": (lambda b: bytes(len(b)), "nothing but zeros"),
+    "html": (lambda b: b"<!DOCTYPE html>" * 200, "damaged"),
+    "text": (lambda b: b"PK\x03\x04 not really", "damaged"),
+    "noise": (lambda b: np.random.bytes(5000), "damaged"),
     "surplus": (lambda b: b + b"x" * 100, "damaged"),
 }
 
@@ -132,7 +152,9 @@ def test_fault_62_no_flipped_bit_changes_a_weight_in_silence(kind, request):
     refused = 0
     for _ in range(150):
         place, bit = int(random.integers(len(content))), int(random.integers(8))
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+        )
         try:
             assert checkpoint.load_weights(path)[1]["digest"] == whole  # in padding or a time stamp
         except LungsegError as error:
@@ -243,18 +265,40 @@ def test_fault_64_a_bare_state_dict_is_no_checkpoint_of_ours(tmp_path):
     refuse(path, "not the state")
 
 
-@pytest.mark.parametrize(("described", "said"), [
-    ("{}", "no SegUNet"), ("[1]", "no SegUNet"), ("[" * 100_000, "no SegUNet"), (None, "no SegUNet"), (7, "no SegUNet"),
-    ('{"network": {"channels": [2, 3], "evil": 1}, "facts": {"spacing_mm": 3}}', "no SegUNet"),
-    ('{"network": {"channels": [2, -3]}, "facts": {"spacing_mm": 3}}', "no SegUNet"),
-    ('{"network": {"channels": [2, 3]}, "facts": {}}', "no SegUNet"),
-    ('{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": 0}}', "no SegUNet"),
-    ('{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": NaN}}', "no SegUNet"),
-    ('{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": 3, "mirror": 1}}', "no SegUNet"),
-    ('{"network": {"channels": [2, 4]}, "facts": {"spacing_mm": 3}}', "do not fit the network: .* is .* instead of"),
-    ('{"network": {"channels": [2, 3], "upsample": "transpose"}, "facts": {"spacing_mm": 3}}', "is missing"),
-    ('{"network": {"channels": [99999999, 99999999]}, "facts": {"spacing_mm": 3}}', "do not fit")])
-def test_fault_64_a_network_that_cannot_be_built_or_does_not_fit_is_explained(tmp_path, described, said):
+@pytest.mark.parametrize(
+    ("described", "said"),
+    [
+        ("{}", "no SegUNet"),
+        ("[1]", "no SegUNet"),
+        ("[" * 100_000, "no SegUNet"),
+        (None, "no SegUNet"),
+        (7, "no SegUNet"),
+        ('{"network": {"channels": [2, 3], "evil": 1}, "facts": {"spacing_mm": 3}}', "no SegUNet"),
+        ('{"network": {"channels": [2, -3]}, "facts": {"spacing_mm": 3}}', "no SegUNet"),
+        ('{"network": {"channels": [2, 3]}, "facts": {}}', "no SegUNet"),
+        ('{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": 0}}', "no SegUNet"),
+        ('{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": NaN}}', "no SegUNet"),
+        (
+            '{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": 3, "mirror": 1}}',
+            "no SegUNet",
+        ),
+        (
+            '{"network": {"channels": [2, 4]}, "facts": {"spacing_mm": 3}}',
+            "do not fit the network: .* is .* instead of",
+        ),
+        (
+            '{"network": {"channels": [2, 3], "upsample": "transpose"}, "facts": {"spacing_mm": 3}}',
+            "is missing",
+        ),
+        (
+            '{"network": {"channels": [99999999, 99999999]}, "facts": {"spacing_mm": 3}}',
+            "do not fit",
+        ),
+    ],
+)
+def test_fault_64_a_network_that_cannot_be_built_or_does_not_fit_is_explained(
+    tmp_path, described, said
+):
     path = tmp_path / "last.pt"
     torch.save(state_of(tiny()) | {"described": described}, path)
     refuse(path, said)
@@ -271,16 +315,28 @@ def test_fault_64_a_network_of_two_masks_or_scans_predicts_nothing_here(tmp_path
     for number, channels in enumerate(({"out_channels": 2}, {"in_channels": 2})):
         path = tmp_path / f"{number}.safetensors"
         checkpoint.save_weights(path, tiny(**channels), FACTS)
-        with pytest.raises(LungsegError, match=f"{number}.safetensors: made for .*: not for one CT and one mask"):
+        with pytest.raises(
+            LungsegError, match=f"{number}.safetensors: made for .*: not for one CT and one mask"
+        ):
             checkpoint.load_networks(path)
 
 
-@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda tensor: tensor.to(torch.complex64),
-                                    lambda tensor: tensor.to("meta"), torch.Tensor.bool,
-                                    lambda tensor: tensor.to(torch.float8_e4m3fn)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        torch.Tensor.to_sparse,
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.to("meta"),
+        torch.Tensor.bool,
+        lambda tensor: tensor.to(torch.float8_e4m3fn),
+    ],
+)
 def test_fault_64_weights_that_are_no_plain_numbers_are_refused(tmp_path, change):
     model = tiny()
-    tables = {name: change(tensor) if name == "head.weight" else tensor for name, tensor in model.state_dict().items()}
+    tables = {
+        name: change(tensor) if name == "head.weight" else tensor
+        for name, tensor in model.state_dict().items()
+    }
     torch.save(state_of(model) | {"ema": tables}, tmp_path / "last.pt")
     with pytest.raises(LungsegError, match=r"no plain numbers \(head.weight\)|damaged"):
         checkpoint.load_weights(tmp_path / "last.pt")
@@ -288,8 +344,10 @@ def test_fault_64_weights_that_are_no_plain_numbers_are_refused(tmp_path, change
 
 def test_a_state_that_unpacks_to_more_than_any_checkpoint_is_not_unpacked(tmp_path, monkeypatch):
     torch.save(state_of(tiny(), zeros=torch.zeros(1_000_000)), tmp_path / "plain.pt")
-    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(
-            tmp_path / "last.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "last.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
         for part in plain.infolist():
             packed.writestr(part.filename, plain.read(part))
     monkeypatch.setattr(checkpoint, "LARGEST_BYTES", 1_000_000)
@@ -316,10 +374,14 @@ def test_fault_64_a_storage_smaller_than_its_tensor_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_fault_80_weights_that_are_no_numbers_are_neither_written_nor_read(tmp_path, weights, value):
+def test_fault_80_weights_that_are_no_numbers_are_neither_written_nor_read(
+    tmp_path, weights, value
+):
     model, before = tiny(), weights.read_bytes()
     torch.nn.init.constant_(model.head.bias, value)
-    with pytest.raises(LungsegError, match=r"not finite \(head.bias\). an earlier checkpoint is kept"):
+    with pytest.raises(
+        LungsegError, match=r"not finite \(head.bias\). an earlier checkpoint is kept"
+    ):
         checkpoint.save_weights(weights, model, FACTS)
     assert weights.read_bytes() == before
     torch.save(state_of(model), tmp_path / "last.pt")
@@ -338,6 +400,8 @@ def test_a_negative_variance_and_a_number_too_large_for_single_precision_are_ref
 def test_weights_of_another_type_are_refused_or_converted(tmp_path, dtype):
     model = tiny()
     path = tmp_path / "last.pt"
-    torch.save(state_of(model) | {"ema": {k: v.to(dtype) for k, v in model.state_dict().items()}}, path)
+    torch.save(
+        state_of(model) | {"ema": {k: v.to(dtype) for k, v in model.state_dict().items()}}, path
+    )
     loaded, _ = checkpoint.load_weights(path)
     assert {v.dtype for v in loaded.state_dict().values()} == {torch.float32, torch.int64}

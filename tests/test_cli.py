@@ -60,39 +60,79 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("arguments", [
-    [], ["nothing"], ["predict", "x.nii"], ["predict", "x.nii", "-o", "y.nii", "--device", "tpu"],
-    ["train", "set", "--run-dir", "run", "--epochs", "-1"], ["phantom", "out", "--cases", "fifty"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nothing"],
+        ["predict", "x.nii"],
+        ["predict", "x.nii", "-o", "y.nii", "--device", "tpu"],
+        ["train", "set", "--run-dir", "run", "--epochs", "-1"],
+        ["phantom", "out", "--cases", "fifty"],
+    ],
+)
 def test_wrong_usage_ends_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     assert ended.value.code == 2 and "usage: lungseg" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [
-    ["check", "{}/none"], ["preprocess", "{}/none"], ["train", "{}/none", "--run-dir", "{}/run"],
-    ["evaluate", "{}/none", "{}/none"], ["course", "-f", "{}/none"], ["predict", "{}/none", "-o", "{}/out.nii.gz"],
-    ["download", "{}", "--url", "{}/none.tar", "--md5", "0" * 32]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "{}/none"],
+        ["preprocess", "{}/none"],
+        ["train", "{}/none", "--run-dir", "{}/run"],
+        ["evaluate", "{}/none", "{}/none"],
+        ["course", "-f", "{}/none"],
+        ["predict", "{}/none", "-o", "{}/out.nii.gz"],
+        ["download", "{}", "--url", "{}/none.tar", "--md5", "0" * 32],
+    ],
+)
 def test_a_missing_input_is_named_without_a_traceback(arguments, tmp_path, capsys):
     assert cli.main([text.format(tmp_path) for text in arguments]) == 1
     said = capsys.readouterr()
     assert "none" in said.err + said.out and "Traceback" not in said.err
-    assert said.err.startswith(("error: ", "note: ")) or arguments[0] == "check"  # whose report is its output
+    assert (
+        said.err.startswith(("error: ", "note: ")) or arguments[0] == "check"
+    )  # whose report is its output
 
 
 def test_debug_shows_where_an_error_arose(tmp_path, capsys):
-    for arguments in (["--debug", "preprocess", str(tmp_path)], ["preprocess", str(tmp_path), "--debug"]):
+    for arguments in (
+        ["--debug", "preprocess", str(tmp_path)],
+        ["preprocess", str(tmp_path), "--debug"],
+    ):
         assert cli.main(arguments) == 1
         assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "code", "said"), [
-    (LungsegError("x.nii", "truncated", "copy it again"), 1, "error: x.nii: truncated. copy it again.\n"),
-    (ValueError("what"), 1, "error: lungseg check: ValueError: what. Run it again with --debug to see where.\n"),
-    (FileNotFoundError(2, "No such file or directory", "a.nii"), 1,
-     "error: a.nii: no such file or directory. check the path and its permissions.\n"),
-    (MemoryError(), 1, "error: lungseg check: not enough memory. Run it again with --debug to see where.\n"),
-    (KeyboardInterrupt(), 130, "interrupted\n")])
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            LungsegError("x.nii", "truncated", "copy it again"),
+            1,
+            "error: x.nii: truncated. copy it again.\n",
+        ),
+        (
+            ValueError("what"),
+            1,
+            "error: lungseg check: ValueError: what. Run it again with --debug to see where.\n",
+        ),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.nii"),
+            1,
+            "error: a.nii: no such file or directory. check the path and its permissions.\n",
+        ),
+        (
+            MemoryError(),
+            1,
+            "error: lungseg check: not enough memory. Run it again with --debug to see where.\n",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
 def test_every_end_has_its_code_and_one_line(error, code, said, monkeypatch, capsys):
     def _check(_options):
         raise error
@@ -103,9 +143,18 @@ def test_every_end_has_its_code_and_one_line(error, code, said, monkeypatch, cap
 
 
 def test_a_pipe_that_closes_early_is_no_traceback(lungseg, tmp_path):
-    run = subprocess.Popen([sys.executable, "-c", "import sys; from lungseg_utils import cli; sys.stdin.read(); "
-                            "sys.exit(cli.main(['check', '.']))"], cwd=tmp_path, stdin=subprocess.PIPE,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from lungseg_utils import cli; sys.stdin.read(); "
+            "sys.exit(cli.main(['check', '.']))",
+        ],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     run.stdout.close()
     run.stdin.close()
     assert b"Traceback" not in run.stderr.read() and run.wait() == 1
@@ -121,7 +170,9 @@ def test_a_closed_stream_costs_no_work(stream, tmp_path, monkeypatch):
 
 def test_phantom_makes_a_set_that_check_finds_sound(lungseg, tmp_path):
     made = lungseg("phantom", "my set", "--cases", 2, "--test-cases", 1)
-    assert made.returncode == 0 and made.stdout == "my set: 2 training and 1 test scans\n", made.stderr
+    assert made.returncode == 0 and made.stdout == "my set: 2 training and 1 test scans\n", (
+        made.stderr
+    )
     report = lungseg("check", "my set", "--json")
     assert report.returncode == 0 and json.loads(report.stdout)["faults"] == []
 
@@ -136,12 +187,44 @@ def test_check_ends_with_1_and_names_the_fault(synthetic, tmp_path, capsys):
 
 def test_train_preprocess_and_evaluate_work_together(synthetic, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LUNGSEG_HOME", str(tmp_path))
-    settings = ["-p", "spacing_mm", "8", "-p", "patch_size", "16", "-p", "channels", "[2, 4]", "-p", "steps_per_epoch",
-                "1", "-p", "warmup_steps", "0"]
+    settings = [
+        "-p",
+        "spacing_mm",
+        "8",
+        "-p",
+        "patch_size",
+        "16",
+        "-p",
+        "channels",
+        "[2, 4]",
+        "-p",
+        "steps_per_epoch",
+        "1",
+        "-p",
+        "warmup_steps",
+        "0",
+    ]
     run_dir = tmp_path / "runs" / "a b"
     assert cli.main(["preprocess", str(synthetic), "-p", "spacing_mm", "8"]) == 0
-    assert cli.main(["train", str(synthetic), "--run-dir", str(run_dir), "--epochs", "1", *settings]) == 0
-    assert cli.main(["train", str(synthetic), "--run-dir", str(run_dir), "--epochs", "2", "--resume", *settings]) == 0
+    assert (
+        cli.main(["train", str(synthetic), "--run-dir", str(run_dir), "--epochs", "1", *settings])
+        == 0
+    )
+    assert (
+        cli.main(
+            [
+                "train",
+                str(synthetic),
+                "--run-dir",
+                str(run_dir),
+                "--epochs",
+                "2",
+                "--resume",
+                *settings,
+            ]
+        )
+        == 0
+    )
     assert len((run_dir / "history.csv").read_text().splitlines()) == 3
     labels = str(synthetic / "labelsTs")
     assert cli.main(["evaluate", labels, labels, "-o", str(tmp_path / "metrics.csv")]) == 0
@@ -154,19 +237,39 @@ def test_an_empty_name_is_not_taken_for_no_file(synthetic, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", str(synthetic), "--run-dir", "run", option, ""]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: .: is a directory. give the path of a ") and not list(tmp_path.glob("run/*"))
+    assert said.startswith("error: .: is a directory. give the path of a ") and not list(
+        tmp_path.glob("run/*")
+    )
 
 
 def test_predict_writes_a_line_a_scan_and_a_mask_on_its_grid(synthetic, weights, tmp_path, capsys):
     out, report = tmp_path / "masks", tmp_path / "report.jsonl"
-    assert cli.main(["predict", str(synthetic / "imagesTr"), "-o", str(out), "--checkpoint", str(weights), "--device",
-                     "cpu", "--json", str(report)]) == 0
+    assert (
+        cli.main(
+            [
+                "predict",
+                str(synthetic / "imagesTr"),
+                "-o",
+                str(out),
+                "--checkpoint",
+                str(weights),
+                "--device",
+                "cpu",
+                "--json",
+                str(report),
+            ]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["lung_001", "lung_002"]
     assert all("tumour" in line and " mL, " in line and line.endswith(" s") for line in lines)
     assert len(report.read_text().splitlines()) == 2
     for path in sorted(out.glob("*.nii.gz")):
-        mask, scan = volume.read_header(path), volume.read_header(synthetic / "imagesTr" / path.name)
+        mask, scan = (
+            volume.read_header(path),
+            volume.read_header(synthetic / "imagesTr" / path.name),
+        )
         assert mask.grid.canonical_affine == pytest.approx(scan.grid.canonical_affine, abs=1e-6)
 
 
@@ -175,10 +278,26 @@ def test_predict_averages_several_checkpoints(synthetic, weights, tmp_path, caps
     for number, files in enumerate(([weights], [weights, weights])):
         reports.append(tmp_path / f"{number}.jsonl")
         chosen = [f"--checkpoint={file}" for file in files]
-        assert cli.main(["predict", *chosen, str(synthetic / "imagesTs"), "-o", str(tmp_path / str(number)),
-                         "--device", "cpu", "--json", str(reports[-1])]) == 0
+        assert (
+            cli.main(
+                [
+                    "predict",
+                    *chosen,
+                    str(synthetic / "imagesTs"),
+                    "-o",
+                    str(tmp_path / str(number)),
+                    "--device",
+                    "cpu",
+                    "--json",
+                    str(reports[-1]),
+                ]
+            )
+            == 0
+        )
     one, two = (json.loads(path.read_text()) for path in reports)
-    assert two["tumours"] == one["tumours"] and two["weights"] == f"{one['weights']}+{one['weights']}"
+    assert (
+        two["tumours"] == one["tumours"] and two["weights"] == f"{one['weights']}+{one['weights']}"
+    )
     assert "shipped" not in capsys.readouterr().err
 
 
@@ -189,5 +308,11 @@ def test_the_shipped_weights_say_what_they_are(synthetic, tmp_path, capsys):
 
 
 def test_makefile_and_readme_name_only_commands_that_exist():
-    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "Makefile", ROOT / "README.md") if path.is_file()]
-    assert {name for text in texts for name in re.findall(r"(?:^|`)\s*lungseg ([a-z]+)", text, re.M)} <= set(COMMANDS)
+    texts = [
+        path.read_text(encoding="utf-8")
+        for path in (ROOT / "Makefile", ROOT / "README.md")
+        if path.is_file()
+    ]
+    assert {
+        name for text in texts for name in re.findall(r"(?:^|`)\s*lungseg ([a-z]+)", text, re.M)
+    } <= set(COMMANDS)

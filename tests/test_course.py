@@ -12,7 +12,13 @@ from lungseg_utils import checkpoint, course, decathlon, parameters, phantom, ru
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.training import TrainingConfig, read_start
 
-TINY = {"spacing_mm": 8.0, "patch_size": [16, 16, 16], "channels": [2, 4], "epochs": 1, "steps_per_epoch": 1}
+TINY = {
+    "spacing_mm": 8.0,
+    "patch_size": [16, 16, 16],
+    "channels": [2, 4],
+    "epochs": 1,
+    "steps_per_epoch": 1,
+}
 
 
 @pytest.fixture
@@ -32,7 +38,9 @@ def test_the_synthetic_set_is_made_once_and_said_without_naming_the_machine(home
     again = course.ensure_dataset("")
     assert again == dataset and again.training[0].image.stat().st_mtime_ns == stamp
     assert capsys.readouterr().out.splitlines() == [
-        f"synthetic set {state} in data/synthetic_quick: 2 training and 1 test scans" for state in ("made", "found")]
+        f"synthetic set {state} in data/synthetic_quick: 2 training and 1 test scans"
+        for state in ("made", "found")
+    ]
 
 
 def test_an_interrupted_set_is_finished_and_an_older_one_replaced(home, capsys):
@@ -76,7 +84,11 @@ def test_a_model_is_trained_once_and_again_when_it_is_damaged(home, capsys):
     best.write_bytes(best.read_bytes()[:100])
     course.ensure_model("runs/a b", dataset, TINY)
     said = capsys.readouterr()
-    assert "damaged" in said.err and "Training a new one" in said.err and "no model in runs/a b yet" not in said.out
+    assert (
+        "damaged" in said.err
+        and "Training a new one" in said.err
+        and "no model in runs/a b yet" not in said.out
+    )
 
 
 def test_what_a_run_was_trained_on_is_not_scored(home):
@@ -98,7 +110,9 @@ def test_what_a_run_was_trained_on_is_not_scored(home):
 
 def test_settings_become_a_configuration():
     assert course.training_config({}) == TrainingConfig()
-    config = course.training_config(parameters.defaults() | {"epochs": 3, "patch_size": [16, 16, 32]})
+    config = course.training_config(
+        parameters.defaults() | {"epochs": 3, "patch_size": [16, 16, 32]}
+    )
     assert config == TrainingConfig(epochs=3, patch_size=(16, 16, 32))
 
 
@@ -131,7 +145,9 @@ def folder(tmp_path, monkeypatch, write_notebook):
     """A clone, in a folder with a space, whose course is two tiny notebooks."""
     folder = tmp_path / "a clone" / "notebooks"
     write_notebook(PARAMETERS_CELL, WORK, path=folder / "01_first.ipynb")
-    write_notebook(PARAMETERS_CELL, "assert epochs < 9, 'too many'", path=folder / "02_second.ipynb")
+    write_notebook(
+        PARAMETERS_CELL, "assert epochs < 9, 'too many'", path=folder / "02_second.ipynb"
+    )
     monkeypatch.setattr(course, "NOTEBOOKS", folder)
     return folder
 
@@ -149,10 +165,14 @@ def test_the_course_leaves_notebooks_figures_and_metrics_and_says_where(folder, 
 
 def test_a_failing_cell_is_named_and_nothing_of_an_earlier_course_remains(folder, tmp_path):
     out = course.run_course({}, tmp_path / "out")
-    with pytest.raises(LungsegError, match=r"02_second.ipynb: cell \d+ failed with AssertionError: too many"):
+    with pytest.raises(
+        LungsegError, match=r"02_second.ipynb: cell \d+ failed with AssertionError: too many"
+    ):
         course.run_course({"epochs": 9}, out)
     assert (out / "02_second.ipynb").is_file()  # the failed one, to look at
-    (folder / "01_first.ipynb").write_text((folder / "01_first.ipynb").read_text().replace("import os", "1 / 0"))
+    (folder / "01_first.ipynb").write_text(
+        (folder / "01_first.ipynb").read_text().replace("import os", "1 / 0")
+    )
     with pytest.raises(LungsegError, match="01_first.ipynb"):
         course.run_course({}, out)
     assert not (out / "02_second.ipynb").exists() and not (out / "metrics.csv").exists()
@@ -183,25 +203,37 @@ def test_what_training_takes_reaches_every_notebook_that_may_train(folder, tmp_p
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the signals of POSIX")
-@pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), 9)"], ids=["Ctrl-C alone", "Ctrl-C ends the kernel too"])
+@pytest.mark.parametrize(
+    "end", ["", "os.kill(os.getpid(), 9)"], ids=["Ctrl-C alone", "Ctrl-C ends the kernel too"]
+)
 def test_a_course_that_is_broken_off_says_so_in_one_word(folder, write_notebook, tmp_path, end):
-    break_off = f"import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\n{end}\ntime.sleep(60)"
+    break_off = (
+        f"import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\n{end}\ntime.sleep(60)"
+    )
     write_notebook(PARAMETERS_CELL, break_off, path=folder / "02_second.ipynb")
-    run = subprocess.run([sys.executable, "-c", COMMAND, str(folder), str(tmp_path / "out")], capture_output=True,
-                         text=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-c", COMMAND, str(folder), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert (run.returncode, run.stderr) == (130, "interrupted\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
 def test_a_course_runs_without_streams(folder, tmp_path):
     closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
-    run = subprocess.run([*closed, sys.executable, "-c", COMMAND, str(folder), str(tmp_path / "out")], timeout=120)
+    run = subprocess.run(
+        [*closed, sys.executable, "-c", COMMAND, str(folder), str(tmp_path / "out")], timeout=120
+    )
     assert run.returncode == 0 and (tmp_path / "out" / "metrics.csv").is_file()
 
 
 def test_a_parameter_that_no_notebook_takes_stops_the_course(folder, tmp_path):
     with pytest.raises(LungsegError, match="cases, tier: no notebook takes it"):
-        course.run_course({"cases": 50, "tier": "full", "test_cases": 4}, tmp_path / "out")  # 4 is what it does anyway
+        course.run_course(
+            {"cases": 50, "tier": "full", "test_cases": 4}, tmp_path / "out"
+        )  # 4 is what it does anyway
 
 
 def test_without_the_notebooks_the_course_says_so(tmp_path, monkeypatch):

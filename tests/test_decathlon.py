@@ -22,16 +22,28 @@ def toy(tmp_path):
     """
     root = tmp_path / "Task99_Toy"
     training = [f"toy_{i:03}" for i in (3, 0, 5, 1, 4, 2)]
-    for folder, names in {"imagesTr": training, "labelsTr": training, "imagesTs": ["toy_006", "toy_007"]}.items():
+    for folder, names in {
+        "imagesTr": training,
+        "labelsTr": training,
+        "imagesTs": ["toy_006", "toy_007"],
+    }.items():
         (root / folder).mkdir(parents=True)
         for name in names:
             (root / folder / f"{name}.nii.gz").write_bytes(name.encode())
             (root / folder / f"._{name}.nii.gz").write_bytes(b"mac")
         (root / folder / ".DS_Store").touch()
     content = {
-        "name": "Toy", "relase": "1.0", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "cancer"},
-        "numTraining": 6, "numTest": 2, "test": ["./imagesTs/toy_007.nii.gz", "./imagesTs/toy_006.nii.gz"],
-        "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in training]}
+        "name": "Toy",
+        "relase": "1.0",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "cancer"},
+        "numTraining": 6,
+        "numTest": 2,
+        "test": ["./imagesTs/toy_007.nii.gz", "./imagesTs/toy_006.nii.gz"],
+        "training": [
+            {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in training
+        ],
+    }
 
     def save(changed=content):
         data = changed if isinstance(changed, bytes) else json.dumps(changed, indent=1).encode()
@@ -50,24 +62,42 @@ def faults_of(root):
 
 def test_cases_are_sorted_and_named_after_their_files(toy, capsys):
     dataset = load(toy[0])
-    assert dataset.name == "Toy" and [case.id for case in dataset.training] == [f"toy_{i:03}" for i in range(6)]
+    assert dataset.name == "Toy" and [case.id for case in dataset.training] == [
+        f"toy_{i:03}" for i in range(6)
+    ]
     assert dataset.training[3].image == toy[0] / "imagesTr" / "toy_003.nii.gz"
     assert dataset.training[3].label == toy[0] / "labelsTr" / "toy_003.nii.gz"
-    assert [(case.id, case.label) for case in dataset.test] == [("toy_006", None), ("toy_007", None)]
-    assert capsys.readouterr().err == ""  # a sound set, `._` files and all, is loaded without a word
+    assert [(case.id, case.label) for case in dataset.test] == [
+        ("toy_006", None),
+        ("toy_007", None),
+    ]
+    assert (
+        capsys.readouterr().err == ""
+    )  # a sound set, `._` files and all, is loaded without a word
 
 
 def test_hidden_test_labels_are_found(toy):
     (toy[0] / "labelsTs").mkdir()
     (toy[0] / "labelsTs" / "toy_007.nii.gz").touch()
-    assert [case.label and case.label.parent.name for case in load(toy[0]).test] == [None, "labelsTs"]
+    assert [case.label and case.label.parent.name for case in load(toy[0]).test] == [
+        None,
+        "labelsTs",
+    ]
 
 
-@pytest.mark.parametrize("write", [
-    lambda path: path.removeprefix("./"), lambda path: path.replace("/", "\\"), lambda path: "imagesTr/../" + path])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.removeprefix("./"),
+        lambda path: path.replace("/", "\\"),
+        lambda path: "imagesTr/../" + path,
+    ],
+)
 def test_fault_45_paths_are_read_however_they_are_written(toy, write):
     root, content, save = toy
-    content["training"] = [{kind: write(path) for kind, path in entry.items()} for entry in content["training"]]
+    content["training"] = [
+        {kind: write(path) for kind, path in entry.items()} for entry in content["training"]
+    ]
     assert len(load(save()).training) == 6
 
 
@@ -80,21 +110,32 @@ def test_fault_51_a_set_without_test_cases_is_fine(toy):
 # --- dataset.json ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encode", [
-    lambda text: codecs.BOM_UTF8 + text.encode(), lambda text: text.encode("utf-16")])
+@pytest.mark.parametrize(
+    "encode", [lambda text: codecs.BOM_UTF8 + text.encode(), lambda text: text.encode("utf-16")]
+)
 def test_fault_43_a_byte_order_mark_is_read(toy, encode):
     root, content, save = toy
     assert len(load(save(encode(json.dumps(content)))).training) == 6
 
 
-@pytest.mark.parametrize(("data", "cause"), [
-    (b"", "line 1: is empty"), (b" \n", "line 1: is empty"), (b"[]", "holds a list"), (b"null", "holds a NoneType"),
-    (b'{"training": [\n{"image": }\n]}', "line 2: malformed"), (b'{\n"training": [\n{"image": "a', "line 3: malformed"),
-    (b'{"name":\n"\xff"}', "line 2: is not UTF-8"), (b"[" * 100_000, "nested too deep"),
-    (b'{"training": ' + b'{"a":' * 100_000, "nested too deep"),
-    (b'{"numTraining": ' + b"9" * 5000 + b"}", "cannot be read"),
-    (b'{"training": [], "training": []}', "'training' occurs twice"), (b"\0\0\0\0", "line 1: is empty"),
-    (b"<html>", "line 1: malformed")])
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"", "line 1: is empty"),
+        (b" \n", "line 1: is empty"),
+        (b"[]", "holds a list"),
+        (b"null", "holds a NoneType"),
+        (b'{"training": [\n{"image": }\n]}', "line 2: malformed"),
+        (b'{\n"training": [\n{"image": "a', "line 3: malformed"),
+        (b'{"name":\n"\xff"}', "line 2: is not UTF-8"),
+        (b"[" * 100_000, "nested too deep"),
+        (b'{"training": ' + b'{"a":' * 100_000, "nested too deep"),
+        (b'{"numTraining": ' + b"9" * 5000 + b"}", "cannot be read"),
+        (b'{"training": [], "training": []}', "'training' occurs twice"),
+        (b"\0\0\0\0", "line 1: is empty"),
+        (b"<html>", "line 1: malformed"),
+    ],
+)
 def test_fault_43_a_broken_json_is_an_error_with_its_line(toy, data, cause):
     root, _, save = toy
     error = faults_of(save(data))
@@ -107,15 +148,29 @@ def test_fault_43_an_absurdly_long_json_is_not_read(toy):
     assert "too many" in str(faults_of(toy[0]))
 
 
-@pytest.mark.parametrize(("key", "value", "cause"), [
-    ("training", None, "is a NoneType, not a list"), ("training", {}, "is a dict"), ("training", [], "names no case"),
-    ("training", ["./imagesTr/toy_000.nii.gz"], "training entry 1 is a str"),
-    ("training", [{"image": "./imagesTr/toy_000.nii.gz"}], "training entry 1 has no label"),
-    ("training", [{"image": ["a.nii"], "label": 3}], "training entry 1 has \"['a.nii']\" as its image, not a path"),
-    ("test", "abc", '"test" is a str'), ("test", [3], "test entry 1 is a int"),
-    ("numTraining", 130, '"numTraining" is 130, but 6 cases are listed'), ("numTraining", "six", "is six"),
-    ("numTraining", float("nan"), "is nan"), ("numTraining", True, "is True"), ("numTest", 0, '"numTest" is 0'),
-    ("labels", ["background"], '"labels" is a list')])
+@pytest.mark.parametrize(
+    ("key", "value", "cause"),
+    [
+        ("training", None, "is a NoneType, not a list"),
+        ("training", {}, "is a dict"),
+        ("training", [], "names no case"),
+        ("training", ["./imagesTr/toy_000.nii.gz"], "training entry 1 is a str"),
+        ("training", [{"image": "./imagesTr/toy_000.nii.gz"}], "training entry 1 has no label"),
+        (
+            "training",
+            [{"image": ["a.nii"], "label": 3}],
+            "training entry 1 has \"['a.nii']\" as its image, not a path",
+        ),
+        ("test", "abc", '"test" is a str'),
+        ("test", [3], "test entry 1 is a int"),
+        ("numTraining", 130, '"numTraining" is 130, but 6 cases are listed'),
+        ("numTraining", "six", "is six"),
+        ("numTraining", float("nan"), "is nan"),
+        ("numTraining", True, "is True"),
+        ("numTest", 0, '"numTest" is 0'),
+        ("labels", ["background"], '"labels" is a list'),
+    ],
+)
 def test_fault_44_an_entry_of_the_wrong_form_is_named(toy, key, value, cause):
     root, content, save = toy
     assert cause in str(faults_of(save(content | {key: value})))
@@ -127,9 +182,16 @@ def test_fault_44_a_missing_key_is_named(toy):
     assert 'the key "training" is missing' in str(faults_of(save()))
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"numTraining": None}, "numTraining"), ({"modality": None}, "modality"), ({"labels": None}, "labels"),
-    ({"modality": {"0": "MRI"}}, "not CT"), ({"labels": {"0": "a", "1": "b", "2": "c"}}, "3 classes")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"numTraining": None}, "numTraining"),
+        ({"modality": None}, "modality"),
+        ({"labels": None}, "labels"),
+        ({"modality": {"0": "MRI"}}, "not CT"),
+        ({"labels": {"0": "a", "1": "b", "2": "c"}}, "3 classes"),
+    ],
+)
 def test_what_is_odd_but_legal_is_said(toy, change, said, capsys):
     root, content, save = toy
     save({key: value for key, value in (content | change).items() if value is not None})
@@ -140,10 +202,17 @@ def test_what_is_odd_but_legal_is_said(toy, change, said, capsys):
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("path", "cause"), [
-    ("../secret.nii.gz", "leads outside the dataset"), ("..\\secret.nii.gz", "leads outside the dataset"),
-    ("./imagesTr/../../secret.nii.gz", "leads outside the dataset"), ("/etc/secret.nii.gz", "is an absolute path"),
-    ("C:\\secret.nii.gz", "is an absolute path"), ("\\\\server\\secret.nii.gz", "is an absolute path")])
+@pytest.mark.parametrize(
+    ("path", "cause"),
+    [
+        ("../secret.nii.gz", "leads outside the dataset"),
+        ("..\\secret.nii.gz", "leads outside the dataset"),
+        ("./imagesTr/../../secret.nii.gz", "leads outside the dataset"),
+        ("/etc/secret.nii.gz", "is an absolute path"),
+        ("C:\\secret.nii.gz", "is an absolute path"),
+        ("\\\\server\\secret.nii.gz", "is an absolute path"),
+    ],
+)
 def test_fault_47_a_path_out_of_the_dataset_is_refused(toy, path, cause):
     root, content, save = toy
     (root.parent / "secret.nii.gz").touch()
@@ -157,13 +226,25 @@ def test_an_absolute_path_into_the_dataset_is_called_what_it_is(toy):
     assert "is an absolute path. write ./imagesTr/" in str(faults_of(save()))
 
 
-@pytest.mark.parametrize(("path", "cause"), [
-    ("./imagesTr/toy_999.nii.gz", "is missing"),
-    pytest.param("./imagesTr/Toy_003.nii.gz", "toy_003.nii.gz, in other letter case",
-                 marks=pytest.mark.skipif(sys.platform != "linux", reason="the file system may not tell case")),
-    ("./nowhere/toy_003.nii.gz", "folder is missing"), ("./imagesTr/toy_003.png", "not called .nii"),
-    ("./imagesTr/toy_003.nii.gz/x.nii", "folder is missing"), ("./imagesTr/a\0.nii", ""), ("./imagesTr/\ud800.nii", ""),
-    ("./imagesTr/" + "a" * 5000 + ".nii", "")])
+@pytest.mark.parametrize(
+    ("path", "cause"),
+    [
+        ("./imagesTr/toy_999.nii.gz", "is missing"),
+        pytest.param(
+            "./imagesTr/Toy_003.nii.gz",
+            "toy_003.nii.gz, in other letter case",
+            marks=pytest.mark.skipif(
+                sys.platform != "linux", reason="the file system may not tell case"
+            ),
+        ),
+        ("./nowhere/toy_003.nii.gz", "folder is missing"),
+        ("./imagesTr/toy_003.png", "not called .nii"),
+        ("./imagesTr/toy_003.nii.gz/x.nii", "folder is missing"),
+        ("./imagesTr/a\0.nii", ""),
+        ("./imagesTr/\ud800.nii", ""),
+        ("./imagesTr/" + "a" * 5000 + ".nii", ""),
+    ],
+)
 @pytest.mark.parametrize("kind", ["image", "label"])
 def test_fault_49_a_missing_file_is_named(toy, path, cause, kind):
     root, content, save = toy
@@ -189,10 +270,16 @@ def test_links_are_followed_and_dead_ones_named(toy):
 
 def test_fault_46_listed_apple_double_files_are_not_counted(toy, capsys):
     root, content, save = toy
-    content["training"].append({"image": "./imagesTr/._toy_000.nii.gz", "label": "./labelsTr/._toy_000.nii.gz"})
+    content["training"].append(
+        {"image": "./imagesTr/._toy_000.nii.gz", "label": "./labelsTr/._toy_000.nii.gz"}
+    )
     content["test"].append("./imagesTs/._toy_006.nii.gz")
     dataset = load(save())
-    assert len(dataset.training) == 6 and len(dataset.test) == 2 and "._ files: ignored" in capsys.readouterr().err
+    assert (
+        len(dataset.training) == 6
+        and len(dataset.test) == 2
+        and "._ files: ignored" in capsys.readouterr().err
+    )
 
 
 def test_fault_49_extra_files_are_said(toy, capsys):
@@ -206,10 +293,13 @@ def test_fault_49_extra_files_are_said(toy, capsys):
 
 def test_fault_48_a_training_image_among_the_test_cases_is_a_leak(toy):
     root, content, save = toy
-    assert "toy_000 is in the test list too" in str(faults_of(save(
-        content | {"test": ["./imagesTr/toy_000.nii.gz"], "numTest": 1})))
+    assert "toy_000 is in the test list too" in str(
+        faults_of(save(content | {"test": ["./imagesTr/toy_000.nii.gz"], "numTest": 1}))
+    )
     os.link(root / "imagesTr" / "toy_001.nii.gz", root / "imagesTs" / "other_name.nii.gz")
-    assert "a leak" in str(faults_of(save(content | {"test": ["./imagesTs/other_name.nii.gz"], "numTest": 1})))
+    assert "a leak" in str(
+        faults_of(save(content | {"test": ["./imagesTs/other_name.nii.gz"], "numTest": 1}))
+    )
 
 
 def test_a_patient_in_both_lists_is_a_leak(toy):
@@ -221,15 +311,20 @@ def test_a_patient_in_both_lists_is_a_leak(toy):
     error = faults_of(save(content | {"test": tests}))
     assert [fault.cause for fault in error.faults] == [
         f"the test case {case} is of the same patient as the training case toy_003: a leak"
-        for case in ("toy_007", "toy_006")]
+        for case in ("toy_007", "toy_006")
+    ]
 
 
 def test_fault_48_repeated_and_swapped_cases_are_faults(toy):
     root, content, save = toy
     first, second, *rest = content["training"]
-    assert "toy_003 is named twice" in str(faults_of(save(content | {"training": [first, first, *rest]})))
+    assert "toy_003 is named twice" in str(
+        faults_of(save(content | {"training": [first, first, *rest]}))
+    )
     swapped = [{**first, "label": second["label"]}, {**second, "label": first["label"]}, *rest]
-    assert "toy_003 is paired with the label of toy_000" in str(faults_of(save(content | {"training": swapped})))
+    assert "toy_003 is paired with the label of toy_000" in str(
+        faults_of(save(content | {"training": swapped}))
+    )
 
 
 def test_fault_50_all_faults_come_in_one_error(toy):
@@ -282,8 +377,12 @@ def test_names_with_blanks_accents_and_control_characters_work(toy):
 
 def dataset_of(ids, tmp_path, patients=None):
     patients = patients or ids
-    return Dataset(tmp_path, "x", tuple(Case(i, tmp_path / i, tmp_path / i, p)
-                                        for i, p in zip(ids, patients, strict=True)), ())
+    return Dataset(
+        tmp_path,
+        "x",
+        tuple(Case(i, tmp_path / i, tmp_path / i, p) for i, p in zip(ids, patients, strict=True)),
+        (),
+    )
 
 
 def test_task06_is_split_as_nnunet_does(tmp_path):
@@ -297,10 +396,14 @@ def test_task06_is_split_as_nnunet_does(tmp_path):
 
 def test_other_sets_are_shuffled_by_the_seed_and_dealt_out(tmp_path):
     ids = [f"case_{i}" for i in range(13)]
-    folds = [[case.id for case in split(dataset_of(ids, tmp_path), fold, seed=1)[1]] for fold in range(5)]
+    folds = [
+        [case.id for case in split(dataset_of(ids, tmp_path), fold, seed=1)[1]] for fold in range(5)
+    ]
     assert sorted(sum(folds, [])) == sorted(ids) and {len(fold) for fold in folds} == {2, 3}
     shuffled = dataset_of(random.Random(0).sample(ids, 13), tmp_path)
-    assert set(folds[0]) == {case.id for case in split(shuffled, 0, seed=1)[1]}  # the order of the list is no matter
+    assert set(folds[0]) == {
+        case.id for case in split(shuffled, 0, seed=1)[1]
+    }  # the order of the list is no matter
     assert folds[0] != [case.id for case in split(dataset_of(ids, tmp_path), 0, seed=2)[1]]
 
 
@@ -311,14 +414,23 @@ def test_scans_of_one_patient_stay_together(toy):
     dataset = load(save())
     for fold in range(3):
         training, validation = split(dataset, fold, folds=3)
-        assert len(validation) == 2 and not {c.patient for c in training} & {c.patient for c in validation}
+        assert len(validation) == 2 and not {c.patient for c in training} & {
+            c.patient for c in validation
+        }
 
 
 def test_a_patient_may_be_a_number_and_0_is_one(toy):
     root, content, save = toy
     for entry, patient in zip(content["training"], (0, 0, "0", 1, None, "")):
         entry["patient"] = patient
-    assert [case.patient for case in load(save()).training] == ["0", "1", "toy_002", "0", "toy_004", "0"]
+    assert [case.patient for case in load(save()).training] == [
+        "0",
+        "1",
+        "toy_002",
+        "0",
+        "toy_004",
+        "0",
+    ]
 
 
 @pytest.mark.parametrize("patient", [True, [], ["p1"], {}, float("nan")])
@@ -337,8 +449,18 @@ def test_fault_51_fewer_cases_than_folds_are_left_out_one_by_one(tmp_path):
         split(dataset_of(["a"], tmp_path))
 
 
-@pytest.mark.parametrize("arguments", [
-    {"fold": -1}, {"fold": 5}, {"fold": 0.5}, {"fold": True}, {"fold": "0"}, {"folds": 1}, {"folds": 0}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"fold": -1},
+        {"fold": 5},
+        {"fold": 0.5},
+        {"fold": True},
+        {"fold": "0"},
+        {"folds": 1},
+        {"folds": 0},
+    ],
+)
 def test_a_fold_out_of_range_is_refused(tmp_path, arguments):
     with pytest.raises(LungsegError, match="fold"):
         split(dataset_of([f"c{i}" for i in range(10)], tmp_path), **arguments)

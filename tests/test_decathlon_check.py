@@ -13,7 +13,9 @@ from lungseg_utils.decathlon.fingerprint import Examined, Task, examine_all
 from lungseg_utils.runtime import LungsegError
 
 SHAPE, SPACING = (40, 24, 20), (4.0, 3.0, 2.0)  # mm; D, H, W
-AFFINE = np.array([[0, 0, -2.0, 0], [0, -3.0, 0, 0], [4.0, 0, 0, 0], [0, 0, 0, 1]])  # (d, h, w) -> RAS+
+AFFINE = np.array(
+    [[0, 0, -2.0, 0], [0, -3.0, 0, 0], [4.0, 0, 0, 0], [0, 0, 0, 1]]
+)  # (d, h, w) -> RAS+
 
 
 def scan(seed):
@@ -38,10 +40,22 @@ def toy(tmp_path):
         put(root, f"imagesTr/{name}", hu)
         put(root, f"labelsTr/{name}", label)
     put(root, "imagesTs/toy_3", scan(3)[0])
-    entries = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names]
-    (root / "dataset.json").write_text(json.dumps({
-        "name": "Toy", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "cancer"}, "numTraining": 3,
-        "training": entries, "test": ["./imagesTs/toy_3.nii.gz"]}))
+    entries = [
+        {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+        for name in names
+    ]
+    (root / "dataset.json").write_text(
+        json.dumps(
+            {
+                "name": "Toy",
+                "modality": {"0": "CT"},
+                "labels": {"0": "background", "1": "cancer"},
+                "numTraining": 3,
+                "training": entries,
+                "test": ["./imagesTs/toy_3.nii.gz"],
+            }
+        )
+    )
     return root
 
 
@@ -60,7 +74,11 @@ def test_a_sound_set_has_no_fault_and_no_warning(toy, capsys):
 def test_the_fingerprint_tells_what_the_scans_are_like(toy):
     rows = fingerprint(load(toy))
     assert [(row["case"], row["part"]) for row in rows] == [
-        ("toy_0", "training"), ("toy_1", "training"), ("toy_2", "training"), ("toy_3", "test")]
+        ("toy_0", "training"),
+        ("toy_1", "training"),
+        ("toy_2", "training"),
+        ("toy_3", "test"),
+    ]
     first = rows[0]
     assert first["shape"] == list(SHAPE) and first["spacing_mm"] == list(SPACING)
     assert first["extent_mm"] == [160, 72, 40]
@@ -78,19 +96,27 @@ def test_the_report_is_json_and_the_same_from_processes(toy):
     alone, together = check(toy, workers=1), check(toy, workers=2)
     assert json.loads(json.dumps(alone.as_dict())) == together.as_dict()
     told = together.as_dict()
-    assert told["faults"][0]["file"].endswith("toy_1.nii.gz") and "extra.nii.gz" in told["warnings"][0]
+    assert (
+        told["faults"][0]["file"].endswith("toy_1.nii.gz") and "extra.nii.gz" in told["warnings"][0]
+    )
     assert told["summary"]["spacing_d_mm"] == {"least": 4, "median": 4, "most": 4}
 
 
 def test_fault_50_all_faults_come_in_one_report(toy):
     label = scan(9)[1]
     content = json.loads((toy / "dataset.json").read_text())
-    content["training"].append({"image": "./imagesTr/none.nii.gz", "label": "./labelsTr/none.nii.gz"})
-    (toy / "dataset.json").write_text(json.dumps(content))  # 1: the count, 2 and 3: two files are missing
+    content["training"].append(
+        {"image": "./imagesTr/none.nii.gz", "label": "./labelsTr/none.nii.gz"}
+    )
+    (toy / "dataset.json").write_text(
+        json.dumps(content)
+    )  # 1: the count, 2 and 3: two files are missing
     data = (toy / "imagesTr" / "toy_0.nii.gz").read_bytes()
-    (toy / "imagesTr" / "toy_0.nii.gz").write_bytes(data[:len(data) // 2])  # 4: cut
+    (toy / "imagesTr" / "toy_0.nii.gz").write_bytes(data[: len(data) // 2])  # 4: cut
     put(toy, "labelsTr/toy_0", label * 255)  # 5: wrong values, found although its image is cut
-    put(toy, "labelsTr/toy_1", label, AFFINE + np.outer([1, 0, 0, 0], [0, 0, 0, 50]))  # 6: 50 mm to the side
+    put(
+        toy, "labelsTr/toy_1", label, AFFINE + np.outer([1, 0, 0, 0], [0, 0, 0, 50])
+    )  # 6: 50 mm to the side
     (toy / "imagesTs" / "toy_3.nii.gz").write_bytes(b"<html>")  # 7: not NIfTI
     report = check(toy)
     text = report.text()
@@ -100,21 +126,36 @@ def test_fault_50_all_faults_come_in_one_report(toy):
     assert [row["case"] for row in report.fingerprint] == ["toy_1", "toy_2"]
     with pytest.raises(DatasetError) as caught:
         load(toy)
-    assert [str(fault) for fault in caught.value.faults] == [str(fault) for fault in report.faults[:3]]
+    assert [str(fault) for fault in caught.value.faults] == [
+        str(fault) for fault in report.faults[:3]
+    ]
 
 
 def test_a_broken_dataset_json_is_reported_not_raised(toy):
     (toy / "dataset.json").write_text("{")
     report = check(toy)
-    assert len(report.faults) == 1 and "line 1" in report.text() and report.as_dict()["fingerprint"] == []
+    assert (
+        len(report.faults) == 1
+        and "line 1" in report.text()
+        and report.as_dict()["fingerprint"] == []
+    )
 
 
-@pytest.mark.parametrize(("paint", "said"), [
-    (lambda hu, label: label.fill(0), "label is empty"),
-    (lambda hu, label: label.__setitem__((30, 15, slice(8, 11)), 1), "tiny (voxels of the least: 3, 0.072 mL"),
-    (lambda hu, label: hu.__setitem__(label > 0, -1000), "mean of -1000 HU"),
-    (lambda hu, label: label.__setitem__((slice(0, 12), slice(8, 12), slice(6, 11)), 1), "edge of the scan"),
-])
+@pytest.mark.parametrize(
+    ("paint", "said"),
+    [
+        (lambda hu, label: label.fill(0), "label is empty"),
+        (
+            lambda hu, label: label.__setitem__((30, 15, slice(8, 11)), 1),
+            "tiny (voxels of the least: 3, 0.072 mL",
+        ),
+        (lambda hu, label: hu.__setitem__(label > 0, -1000), "mean of -1000 HU"),
+        (
+            lambda hu, label: label.__setitem__((slice(0, 12), slice(8, 12), slice(6, 11)), 1),
+            "edge of the scan",
+        ),
+    ],
+)
 def test_what_is_odd_but_legal_is_a_warning(toy, paint, said):
     hu, label = scan(1)
     paint(hu, label)
@@ -152,12 +193,18 @@ def test_fault_57_a_set_without_any_tumour_is_a_fault(toy):
     for i in range(3):
         put(toy, f"labelsTr/toy_{i}", np.zeros(SHAPE, np.uint8))
     report = check(toy)
-    assert [fault.cause for fault in report.faults] == ["all training labels are empty"] and len(report.warnings) == 3
+    assert [fault.cause for fault in report.faults] == ["all training labels are empty"] and len(
+        report.warnings
+    ) == 3
 
 
-@pytest.mark.parametrize(("name", "cause"), [("imagesTr/toy_2", "same scan as toy_0"), ("imagesTs/toy_3", "a leak")])
+@pytest.mark.parametrize(
+    ("name", "cause"), [("imagesTr/toy_2", "same scan as toy_0"), ("imagesTs/toy_3", "a leak")]
+)
 def test_fault_48_one_scan_under_two_names_is_a_fault_however_it_is_stored(toy, name, cause):
-    volume.write_nifti(toy / f"{name}.nii.gz", scan(0)[0].astype(np.float32), AFFINE, orientation="RAS")
+    volume.write_nifti(
+        toy / f"{name}.nii.gz", scan(0)[0].astype(np.float32), AFFINE, orientation="RAS"
+    )
     assert [cause in fault.cause for fault in check(toy).faults] == [True]
 
 
@@ -190,7 +237,9 @@ def test_fault_88_a_dead_process_is_named_and_takes_no_other_case_along(tmp_path
     seen = list(examine_all(tasks, 2, examine=die_at_b))
     assert [case.task.id for case in seen] == list("abcd") and time.monotonic() - started < 60
     assert [bool(case.row) for case in seen] == [True, False, True, True]
-    assert "process that read it died" in str(seen[1].faults[0]) and seen[1].faults[0].subject.endswith("b")
+    assert "process that read it died" in str(seen[1].faults[0]) and seen[1].faults[
+        0
+    ].subject.endswith("b")
 
 
 @pytest.mark.parametrize("workers", [0, -3, 1.5, "2", True])

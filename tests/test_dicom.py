@@ -27,7 +27,9 @@ from lungseg_utils.volume import dicom, dicom_seg
 from lungseg_utils.volume.grid import CANONICAL
 
 REAL_CT = os.environ.get("LUNGSEG_REAL_CT")
-needs_real_ct = pytest.mark.skipif(not REAL_CT, reason="LUNGSEG_REAL_CT names no folder of real CTs")
+needs_real_ct = pytest.mark.skipif(
+    not REAL_CT, reason="LUNGSEG_REAL_CT names no folder of real CTs"
+)
 STUDY, FRAME = generate_uid(entropy_srcs=["study"]), generate_uid(entropy_srcs=["frame"])
 AXIAL, CORONAL = (1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, -1)
 PATIENT = "DoeJane"  # a single component: highdicom warns of it, and quotes it
@@ -39,22 +41,40 @@ def chest(shape=(6, 8, 10)) -> np.ndarray:
     return hu
 
 
-def make_slice(hu, position, *, series="1", number=0, orientation=AXIAL, kind="CT", image_type="AXIAL") -> FileDataset:
+def make_slice(
+    hu, position, *, series="1", number=0, orientation=AXIAL, kind="CT", image_type="AXIAL"
+) -> FileDataset:
     """Make one slice of (rows, columns) HU at `position` in LPS mm."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage if kind == "CT" else MRImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     one = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    one.SOPClassUID, one.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    one.PatientName, one.PatientID, one.PatientBirthDate, one.PatientSex = PATIENT, "ID-4711", "19500101", "F"
+    one.SOPClassUID, one.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
+    one.PatientName, one.PatientID, one.PatientBirthDate, one.PatientSex = (
+        PATIENT,
+        "ID-4711",
+        "19500101",
+        "F",
+    )
     one.StudyInstanceUID, one.FrameOfReferenceUID, one.PositionReferenceIndicator = STUDY, FRAME, ""
     one.SeriesInstanceUID = generate_uid(entropy_srcs=[series])
     one.StudyID = one.AccessionNumber = one.ReferringPhysicianName = one.Manufacturer = ""
-    one.StudyDate, one.StudyTime, one.ContentDate, one.ContentTime = "20200101", "120000", "20200101", "120000"
+    one.StudyDate, one.StudyTime, one.ContentDate, one.ContentTime = (
+        "20200101",
+        "120000",
+        "20200101",
+        "120000",
+    )
     one.Modality, one.SeriesNumber, one.SeriesDescription = kind, series, f"Thorax kernel {series}"
     one.ImageType, one.InstanceNumber = ["ORIGINAL", "PRIMARY", image_type], number + 1
-    one.ImagePositionPatient, one.ImageOrientationPatient = [float(x) for x in position], list(orientation)
+    one.ImagePositionPatient, one.ImageOrientationPatient = (
+        [float(x) for x in position],
+        list(orientation),
+    )
     one.PixelSpacing, one.SliceThickness = [0.8, 0.7], 3
     one.Rows, one.Columns = hu.shape
     one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -71,7 +91,9 @@ def write_series(folder: Path, hu=None, *, step=(0, 0, 3.0), names=None, **optio
     paths = []
     for k, plane in enumerate(hu):
         path = folder / f"{options.get('series', '1')}-{(k * 5) % 7:02d}.dcm"
-        make_slice(plane, np.array([-5.0, -6.0, 7.0]) + k * np.array(step), number=k, **options).save_as(path)
+        make_slice(
+            plane, np.array([-5.0, -6.0, 7.0]) + k * np.array(step), number=k, **options
+        ).save_as(path)
         paths.append(path)
     return paths
 
@@ -96,12 +118,20 @@ def test_fault_58_shuffled_names_and_junk(tmp_path, capsys):
     (tmp_path / "._1-00.dcm").write_bytes(b"\0\5\x16\7")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     scan = volume.read(tmp_path)
-    assert np.array_equal(scan.hu, chest()) and scan.hu.dtype == np.int16 and scan.slices == tuple(paths)
+    assert (
+        np.array_equal(scan.hu, chest())
+        and scan.hu.dtype == np.int16
+        and scan.slices == tuple(paths)
+    )
     assert scan.spacing_mm == pytest.approx((3.0, 0.8, 0.7)) and capsys.readouterr().err == ""
-    assert np.allclose(scan.affine[:3, 3], [5, 6, 7]) and np.allclose(scan.affine[:3, 0], CANONICAL[:3, 0] * 3)
+    assert np.allclose(scan.affine[:3, 3], [5, 6, 7]) and np.allclose(
+        scan.affine[:3, 0], CANONICAL[:3, 0] * 3
+    )
 
 
-@pytest.mark.parametrize("step, orientation", [((0, 0, -3.0), AXIAL), ((0, 3.0, 0), CORONAL), ((0, -3.0, 0), CORONAL)])
+@pytest.mark.parametrize(
+    "step, orientation", [((0, 0, -3.0), AXIAL), ((0, 3.0, 0), CORONAL), ((0, -3.0, 0), CORONAL)]
+)
 def test_any_plane_and_direction_lands_in_the_patient_s_axes(tmp_path, step, orientation):
     write_series(tmp_path, step=step, orientation=orientation)
     scan = volume.read(tmp_path)
@@ -118,7 +148,9 @@ def test_the_mask_lies_on_the_series_grid(tmp_path):
     scan = volume.read(tmp_path / "series")
     volume.write_mask(tmp_path / "mask.nii.gz", scan.hu > 0, scan)
     mask = nib.load(tmp_path / "mask.nii.gz")
-    assert "".join(nib.aff2axcodes(mask.affine)) == "LPS" and np.allclose(mask.affine[:3, 3], [5, 6, 7])
+    assert "".join(nib.aff2axcodes(mask.affine)) == "LPS" and np.allclose(
+        mask.affine[:3, 3], [5, 6, 7]
+    )
     assert np.array_equal(np.asanyarray(mask.dataobj).transpose(2, 1, 0), chest() > 0)
 
 
@@ -127,13 +159,21 @@ def test_fault_59_missing_slice(tmp_path):
     refuse(tmp_path, "slices are missing: 6 mm between 1-03.dcm and 1-06.dcm, 3 mm elsewhere")
 
 
-@pytest.mark.parametrize("moved", [
-    [(0, 0, 0)] * 20 + [(0, 0, 0.75 * k) for k in range(20)],  # from 3 to 3.75 mm: no gap is far from the usual one
-    [(0, 0, 0)] * 10 + [(40, 0, 0)] * 20 + [(0, 0, 0)] * 10,
-])
+@pytest.mark.parametrize(
+    "moved",
+    [
+        [(0, 0, 0)] * 20
+        + [
+            (0, 0, 0.75 * k) for k in range(20)
+        ],  # from 3 to 3.75 mm: no gap is far from the usual one
+        [(0, 0, 0)] * 10 + [(40, 0, 0)] * 20 + [(0, 0, 0)] * 10,
+    ],
+)
 def test_fault_59_uneven_or_shifted_slices(tmp_path, moved):
     for k, (plane, shift) in enumerate(zip(chest((40, 8, 10)), moved)):
-        make_slice(plane, np.array([0, 0, 3.0 * k]) + shift, number=k).save_as(tmp_path / f"{k:02d}.dcm")
+        make_slice(plane, np.array([0, 0, 3.0 * k]) + shift, number=k).save_as(
+            tmp_path / f"{k:02d}.dcm"
+        )
     refuse(tmp_path, r"not one even stack: \d\d.dcm lies [\d.]+ mm from where it should")
 
 
@@ -187,7 +227,9 @@ def test_fault_61_deflated_files_are_read_but_not_large_ones(tmp_path):
     assert np.array_equal(volume.read(tmp_path).hu, chest())
     with path.open("ab") as file:
         file.truncate(1 << 21)  # a bomb would begin like this
-    refuse(tmp_path, f"{path.name}: deflated, and larger than 1,048,576 bytes. Export it uncompressed")
+    refuse(
+        tmp_path, f"{path.name}: deflated, and larger than 1,048,576 bytes. Export it uncompressed"
+    )
 
 
 def test_fault_60_two_series_are_asked_for(tmp_path, capsys):
@@ -204,7 +246,9 @@ def test_fault_60_two_series_are_asked_for(tmp_path, capsys):
 
 def test_fault_60_localizer_and_mr_are_left_out_or_refused(tmp_path, capsys):
     write_series(tmp_path / "both")
-    make_slice(chest()[0], (0, 0, 0), image_type="LOCALIZER").save_as(tmp_path / "both" / "scout.dcm")
+    make_slice(chest()[0], (0, 0, 0), image_type="LOCALIZER").save_as(
+        tmp_path / "both" / "scout.dcm"
+    )
     make_slice(chest()[0], (0, 0, 0), series="8", kind="MR").save_as(tmp_path / "both" / "mr.dcm")
     assert np.array_equal(volume.read(tmp_path / "both").hu, chest())
     said = capsys.readouterr().err
@@ -220,7 +264,9 @@ def test_fault_60_gantry_tilt(tmp_path):
 
 def test_fault_60_every_slice_has_its_own_rescale(tmp_path):
     paths = write_series(tmp_path, chest() // 2 * 2)
-    for path, (slope, inter) in zip(paths, [(1, -1024), (2, -2000), (0.5, -1500), (1, -1000), (2, -1024), (1, -3000)]):
+    for path, (slope, inter) in zip(
+        paths, [(1, -1024), (2, -2000), (0.5, -1500), (1, -1000), (2, -1024), (1, -3000)]
+    ):
         one = dcmread(path)
         hu = one.pixel_array.astype(float) - 1024
         one.RescaleSlope, one.RescaleIntercept = slope, inter
@@ -231,7 +277,9 @@ def test_fault_60_every_slice_has_its_own_rescale(tmp_path):
     refuse(tmp_path, "no usable rescale slope")
 
 
-@pytest.mark.parametrize("tag, value", [("PixelSpacing", [0.9, 0.9]), ("ImageOrientationPatient", CORONAL)])
+@pytest.mark.parametrize(
+    "tag, value", [("PixelSpacing", [0.9, 0.9]), ("ImageOrientationPatient", CORONAL)]
+)
 def test_slices_that_do_not_belong_together(tmp_path, tag, value):
     change(write_series(tmp_path)[4], **{tag: list(value)})
     refuse(tmp_path, "differs from that of")
@@ -243,9 +291,17 @@ def test_slices_of_two_patients_or_two_scans_are_refused_without_naming_them(tmp
     refuse(tmp_path, "its patient or frame of reference is another")
 
 
-@pytest.mark.parametrize("tag, value", [
-    ("PixelSpacing", [-2, 2]), ("PixelSpacing", [0, 2]), ("ImageOrientationPatient", [0.5, 0, 0, 0, 0.5, 0])])
-def test_fault_34_pixels_of_no_size_and_directions_of_another_length_are_refused(tmp_path, tag, value):
+@pytest.mark.parametrize(
+    "tag, value",
+    [
+        ("PixelSpacing", [-2, 2]),
+        ("PixelSpacing", [0, 2]),
+        ("ImageOrientationPatient", [0.5, 0, 0, 0, 0.5, 0]),
+    ],
+)
+def test_fault_34_pixels_of_no_size_and_directions_of_another_length_are_refused(
+    tmp_path, tag, value
+):
     for path in write_series(tmp_path):
         change(path, **{tag: value})
     refuse(tmp_path, "no usable position, orientation, pixel size")
@@ -280,7 +336,9 @@ def test_fault_13_what_a_segmentation_cannot_take_is_not_quoted(tmp_path):
     for path in write_series(tmp_path / "series"):
         change(path, PatientSex=PATIENT)
     scan = volume.read(tmp_path / "series")
-    with pytest.raises(LungsegError, match=r"do not suffice for a DICOM SEG; they are wrong \(") as caught:
+    with pytest.raises(
+        LungsegError, match=r"do not suffice for a DICOM SEG; they are wrong \("
+    ) as caught:
         dicom_seg.write_segmentation(tmp_path / "seg.dcm", scan.hu > 0, scan)
     assert PATIENT not in str(caught.value)
 
@@ -299,9 +357,14 @@ def test_compressed_series_are_read(tmp_path, syntax):
     assert np.array_equal(volume.read(tmp_path).hu, chest())
 
 
-@pytest.mark.parametrize("uid, package", [("1.2.840.10008.1.2.4.70", "pylibjpeg pylibjpeg-libjpeg"),
-                                          ("1.2.840.10008.1.2.4.201", "pylibjpeg pylibjpeg-openjpeg"),
-                                          ("1.2.840.10008.1.2.4.80", "pyjpegls")])  # fmt: skip
+@pytest.mark.parametrize(
+    "uid, package",
+    [
+        ("1.2.840.10008.1.2.4.70", "pylibjpeg pylibjpeg-libjpeg"),
+        ("1.2.840.10008.1.2.4.201", "pylibjpeg pylibjpeg-openjpeg"),
+        ("1.2.840.10008.1.2.4.80", "pyjpegls"),
+    ],
+)
 def test_fault_61_no_codec_or_broken_data(tmp_path, uid, package):
     from pydicom.encaps import encapsulate
 
@@ -310,7 +373,10 @@ def test_fault_61_no_codec_or_broken_data(tmp_path, uid, package):
     one["PixelData"].is_undefined_length = True
     one.file_meta.TransferSyntaxUID = uid
     one.save_as(tmp_path / "1-05.dcm")
-    refuse(tmp_path, f"1-05.dcm: .*{re.escape(one.file_meta.TransferSyntaxUID.name)}.*pip install {package}")
+    refuse(
+        tmp_path,
+        f"1-05.dcm: .*{re.escape(one.file_meta.TransferSyntaxUID.name)}.*pip install {package}",
+    )
 
 
 def test_a_single_slice_file_is_refused_by_name(tmp_path):
@@ -329,12 +395,18 @@ def test_a_segmentation_reads_back_exactly(tmp_path, step, orientation, empty, c
     dicom_seg.write_segmentation(tmp_path / "seg.dcm", mask, scan)
     segmentation = segread(tmp_path / "seg.dcm")
     sources = [dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in scan.slices]
-    pixels = segmentation.get_pixels_by_source_instance(sources, segment_numbers=[1], ignore_spatial_locations=True,
-                                                        assert_missing_frames_are_empty=True)  # fmt: skip
+    pixels = segmentation.get_pixels_by_source_instance(
+        sources,
+        segment_numbers=[1],
+        ignore_spatial_locations=True,
+        assert_missing_frames_are_empty=True,
+    )
     assert np.array_equal(pixels[..., 0], scan.grid.on_disk(mask))
     assert dcmread(tmp_path / "seg.dcm").SegmentSequence[0].SegmentLabel == "Lung tumour"
     assert segmentation.StudyInstanceUID == STUDY and segmentation.FrameOfReferenceUID == FRAME
-    assert PATIENT not in capfd.readouterr().err and not any(PATIENT in str(w.message) for w in recwarn)
+    assert PATIENT not in capfd.readouterr().err and not any(
+        PATIENT in str(w.message) for w in recwarn
+    )
 
 
 def test_a_segmentation_needs_a_series(tmp_path):

@@ -22,12 +22,22 @@ from helpers_server import FlakyServer
 from lungseg_utils.decathlon import archive, download, fetch, load
 from lungseg_utils.runtime import LungsegError
 
-download_module = importlib.import_module("lungseg_utils.decathlon.download")  # its function has its name
+download_module = importlib.import_module(
+    "lungseg_utils.decathlon.download"
+)  # its function has its name
 KILLS = int(os.environ.get("LUNGSEG_KILLS", "4"))
 QUICK = {"delays_s": (0.01,) * 3, "timeout_s": 0.3}
-JSON = {"name": "Toy", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "cancer"}, "numTraining": 2,
-        "training": [{"image": f"./imagesTr/toy_{i}.nii.gz", "label": f"./labelsTr/toy_{i}.nii.gz"} for i in (1, 0)],
-        "test": []}
+JSON = {
+    "name": "Toy",
+    "modality": {"0": "CT"},
+    "labels": {"0": "background", "1": "cancer"},
+    "numTraining": 2,
+    "training": [
+        {"image": f"./imagesTr/toy_{i}.nii.gz", "label": f"./labelsTr/toy_{i}.nii.gz"}
+        for i in (1, 0)
+    ],
+    "test": [],
+}
 CHILD = """import sys
 from lungseg_utils.decathlon import download
 download(sys.argv[1], url=sys.argv[2], md5=sys.argv[3])"""
@@ -68,11 +78,19 @@ def make_tar(*members, form=tarfile.PAX_FORMAT):
 
 def toy_members(size=20_000, extra=0):
     noise = random.Random(0).randbytes
-    files = [(f"{folder}/toy_{i}.nii.gz", noise(size)) for folder in ("imagesTr", "labelsTr") for i in (0, 1)]
+    files = [
+        (f"{folder}/toy_{i}.nii.gz", noise(size))
+        for folder in ("imagesTr", "labelsTr")
+        for i in (0, 1)
+    ]
     files += [(f"imagesTs/junk_{i}.txt", noise(2000)) for i in range(extra)]
     top = "Task99_Toy"
-    return [member(top, type=tarfile.DIRTYPE, mode=0o755), member(f"{top}/dataset.json", json.dumps(JSON).encode()),
-            member(f"{top}/imagesTr/._toy_0.nii.gz", b"mac"), *(member(f"{top}/{name}", data) for name, data in files)]
+    return [
+        member(top, type=tarfile.DIRTYPE, mode=0o755),
+        member(f"{top}/dataset.json", json.dumps(JSON).encode()),
+        member(f"{top}/imagesTr/._toy_0.nii.gz", b"mac"),
+        *(member(f"{top}/{name}", data) for name, data in files),
+    ]
 
 
 def md5(data):
@@ -81,8 +99,13 @@ def md5(data):
 
 def tree(folder):
     """Give path and content of every file that is not a hidden one of the program's own."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != ".origin.json" and not path.relative_to(folder).parts[0].startswith(".")}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name != ".origin.json"
+        and not path.relative_to(folder).parts[0].startswith(".")
+    }
 
 
 TOY = make_tar(*toy_members())
@@ -103,24 +126,57 @@ def put(tmp_path):
 # --- the network -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("mode", "requests"), [
-    ("ok", 1), ("redirect", 2), ("no_range", 1), ("once_500", 2), ("slow", 1),
-    ("cut", 3), ("no_length", 3), ("stall", 2), ("wrong_then_ok", 3)])
+@pytest.mark.parametrize(
+    ("mode", "requests"),
+    [
+        ("ok", 1),
+        ("redirect", 2),
+        ("no_range", 1),
+        ("once_500", 2),
+        ("slow", 1),
+        ("cut", 3),
+        ("no_length", 3),
+        ("stall", 2),
+        ("wrong_then_ok", 3),
+    ],
+)
 def test_fault_69_and_71_a_download_gets_there(tmp_path, mode, requests):
     with FlakyServer(TOY, mode) as server:
         target = download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
-    assert target == tmp_path / "Task99_Toy" and [case.id for case in load(target).training] == ["toy_0", "toy_1"]
+    assert target == tmp_path / "Task99_Toy" and [case.id for case in load(target).training] == [
+        "toy_0",
+        "toy_1",
+    ]
     assert len(server.requests) == requests
-    assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {"Task99_Toy", "Task99_Toy.tar"}
+    assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {
+        "Task99_Toy",
+        "Task99_Toy.tar",
+    }
     assert not list(target.rglob("._*"))
 
 
-@pytest.mark.parametrize(("mode", "cause"), [
-    ("wrong", "has md5"), ("changed", "has md5"), ("ignores_if_range", "has md5"), ("html", "web page"),
-    ("html_as_tar", "web page"), ("403", "answers 403"), ("404", "answers 404"), ("416", "answers 416"),
-    ("500", "answers 500"), ("loop", "redirects"), ("to_file", "redirects"), ("to_ftp", "redirects"),
-    ("cut_no_range", "was cut after"), ("weak_tag", "was cut after")])
-def test_fault_71_a_download_that_cannot_succeed_says_why_and_leaves_no_final_name(tmp_path, mode, cause):
+@pytest.mark.parametrize(
+    ("mode", "cause"),
+    [
+        ("wrong", "has md5"),
+        ("changed", "has md5"),
+        ("ignores_if_range", "has md5"),
+        ("html", "web page"),
+        ("html_as_tar", "web page"),
+        ("403", "answers 403"),
+        ("404", "answers 404"),
+        ("416", "answers 416"),
+        ("500", "answers 500"),
+        ("loop", "redirects"),
+        ("to_file", "redirects"),
+        ("to_ftp", "redirects"),
+        ("cut_no_range", "was cut after"),
+        ("weak_tag", "was cut after"),
+    ],
+)
+def test_fault_71_a_download_that_cannot_succeed_says_why_and_leaves_no_final_name(
+    tmp_path, mode, cause
+):
     with FlakyServer(TOY, mode) as server, pytest.raises(LungsegError, match=cause):
         download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
     assert not (tmp_path / "Task99_Toy").exists() and not (tmp_path / "Task99_Toy.tar").exists()
@@ -130,7 +186,10 @@ def test_fault_69_a_cut_download_goes_on_where_it_was(tmp_path):
     with FlakyServer(TOY, "cut") as server:
         download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
     step = len(TOY) // 3
-    assert [asked for asked, _ in server.requests] == [None, *(f"bytes={n * step}-" for n in (1, 2))]
+    assert [asked for asked, _ in server.requests] == [
+        None,
+        *(f"bytes={n * step}-" for n in (1, 2)),
+    ]
     assert all(condition == f'"{md5(TOY)}"' for _, condition in server.requests[1:])
 
 
@@ -153,24 +212,46 @@ def test_fault_70_the_rest_of_another_version_is_refused_even_if_the_server_offe
 
 def test_fault_70_a_part_of_another_address_is_not_continued(tmp_path):
     (tmp_path / "Task99_Toy.tar.part").write_bytes(b"x" * 1000)
-    note = {"url": "http://127.0.0.1/other", "md5": md5(TOY), "validator": f'"{md5(TOY)}"', "length": len(TOY)}
+    note = {
+        "url": "http://127.0.0.1/other",
+        "md5": md5(TOY),
+        "validator": f'"{md5(TOY)}"',
+        "length": len(TOY),
+    }
     (tmp_path / "Task99_Toy.tar.part.json").write_text(json.dumps(note))
     with FlakyServer(TOY) as server:
         download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
     assert server.requests == [(None, None)]
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://example.org/a.tar", "https://example.org/page",
-                                 "no/such.tar", "~no such user/a.tar", "http://example.org/..%2f..%2fa.tar", "http://example.org/.tar"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/hostname",
+        "ftp://example.org/a.tar",
+        "https://example.org/page",
+        "no/such.tar",
+        "~no such user/a.tar",
+        "http://example.org/..%2f..%2fa.tar",
+        "http://example.org/.tar",
+    ],
+)
 def test_fault_71_other_addresses_are_refused(tmp_path, url):
     with pytest.raises(LungsegError):
         download(tmp_path, url=url, md5=md5(TOY), **QUICK)
     assert not list(tmp_path.rglob("*"))
 
 
-@pytest.mark.parametrize(("url", "cause"), [
-    ("http:///a.tar", "names no server"), ("http://h:0/a.tar", "port 0"), ("http://h:99999/a.tar", "range"),
-    ("http://h:x/a.tar", "not a sound address"), ("http://[::1/a.tar", "not a sound address")])
+@pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ("http:///a.tar", "names no server"),
+        ("http://h:0/a.tar", "port 0"),
+        ("http://h:99999/a.tar", "range"),
+        ("http://h:x/a.tar", "not a sound address"),
+        ("http://[::1/a.tar", "not a sound address"),
+    ],
+)
 def test_a_malformed_address_is_refused_before_any_try(tmp_path, monkeypatch, url, cause):
     monkeypatch.setattr(download_module, "fetch", lambda *_, **__: pytest.fail("it was tried"))
     with pytest.raises(LungsegError, match=cause) as caught:
@@ -186,9 +267,16 @@ def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path):
 
 @pytest.mark.parametrize(("mode", "is_kept"), [("500", False), ("weak_tag", True)])
 def test_a_part_is_said_to_be_kept_where_there_is_one(tmp_path, mode, is_kept):
-    with FlakyServer(TOY, mode) as server, pytest.raises(LungsegError, match="run it again later") as caught:
+    with (
+        FlakyServer(TOY, mode) as server,
+        pytest.raises(LungsegError, match="run it again later") as caught,
+    ):
         download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
-    assert ("MB are kept in" in str(caught.value)) == is_kept == (tmp_path / "Task99_Toy.tar.part").exists()
+    assert (
+        ("MB are kept in" in str(caught.value))
+        == is_kept
+        == (tmp_path / "Task99_Toy.tar.part").exists()
+    )
 
 
 def test_an_md5_is_required(tmp_path):
@@ -201,7 +289,11 @@ def test_an_md5_is_required(tmp_path):
 
 def test_a_tar_that_is_there_is_used_and_a_second_call_does_nothing(tmp_path):
     (tmp_path / "Task99_Toy.tar").write_bytes(TOY)
-    arguments = {"url": "http://127.0.0.1:9/Task99_Toy.tar", "md5": md5(TOY), **QUICK}  # nobody listens there
+    arguments = {
+        "url": "http://127.0.0.1:9/Task99_Toy.tar",
+        "md5": md5(TOY),
+        **QUICK,
+    }  # nobody listens there
     target = download(tmp_path, **arguments)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert download(tmp_path, **arguments) == target
@@ -210,7 +302,10 @@ def test_a_tar_that_is_there_is_used_and_a_second_call_does_nothing(tmp_path):
 
 def test_fault_72_a_tar_with_the_wrong_md5_is_left_alone_and_named(tmp_path):
     (tmp_path / "Task99_Toy.tar").write_bytes(b"mine")
-    with FlakyServer(TOY) as server, pytest.raises(LungsegError, match=f"md5 {md5(b'mine')}, not {md5(TOY)}"):
+    with (
+        FlakyServer(TOY) as server,
+        pytest.raises(LungsegError, match=f"md5 {md5(b'mine')}, not {md5(TOY)}"),
+    ):
         download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
     assert (tmp_path / "Task99_Toy.tar").read_bytes() == b"mine" and not server.requests
 
@@ -262,7 +357,11 @@ HOSTILE = {
     "duplicate in other case": member(f"{TOP}imagesTr/TOY_0.nii.gz", b"x"),
     "file for a folder": member(f"{TOP}imagesTr", b"x"),
     "below a file": member(f"{TOP}dataset.json/x", b"x"),
-    "sparse": member(f"{TOP}sparse", b"x", pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": str(50 << 30)}),
+    "sparse": member(
+        f"{TOP}sparse",
+        b"x",
+        pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": str(50 << 30)},
+    ),
 }
 
 
@@ -274,7 +373,10 @@ def test_fault_66_a_hostile_member_stops_it_before_anything_is_written(put, kind
     folder, arguments = put(make_tar(*members))
     with pytest.raises(LungsegError, match="nothing was extracted"):
         download(folder, **arguments)
-    assert not tree(folder.parent / "data") and {path.name for path in folder.parent.iterdir()} == {"data", "elsewhere"}
+    assert not tree(folder.parent / "data") and {path.name for path in folder.parent.iterdir()} == {
+        "data",
+        "elsewhere",
+    }
 
 
 def claiming(size):
@@ -282,27 +384,35 @@ def claiming(size):
     forged = tarfile.TarInfo(f"{TOP}big.nii.gz")
     forged.size = size
     whole = make_tar(*toy_members(100))
-    return whole[:whole.rindex(b"toy_1.nii.gz") // 512 * 512 + 1024] + forged.tobuf(tarfile.GNU_FORMAT)
+    return whole[: whole.rindex(b"toy_1.nii.gz") // 512 * 512 + 1024] + forged.tobuf(
+        tarfile.GNU_FORMAT
+    )
 
 
 SMALL = make_tar(*toy_members(1000, extra=1))
-LAST = SMALL.rindex(f"{TOP}imagesTs/junk_0.txt".encode())  # header of the last member, which dataset.json does not name
+LAST = SMALL.rindex(
+    f"{TOP}imagesTs/junk_0.txt".encode()
+)  # header of the last member, which dataset.json does not name
 
 
-@pytest.mark.parametrize("data", {
-    "cut in a file": SMALL[:LAST + 512 + 1000],
-    "cut in a header": SMALL[:LAST + 100],
-    "cut between two members": SMALL[:LAST],
-    "damaged header": SMALL[:LAST] + b"\x55" + SMALL[LAST + 1:],
-    "empty": b"",
-    "zeros": bytes(10240),
-    "web page": b"<html>Please sign in</html>",
-    "gzip": b"\x1f\x8b\x08" + bytes(600),
-    "claims 50 GiB": claiming(50 << 30),
-    "claims less than nothing": claiming(-512),
-    "no dataset.json": make_tar(member("Task99_Toy/readme.txt", b"x")),
-    "missing files": make_tar(*toy_members(100)[:-1]),
-}.items(), ids=lambda item: item[0])
+@pytest.mark.parametrize(
+    "data",
+    {
+        "cut in a file": SMALL[: LAST + 512 + 1000],
+        "cut in a header": SMALL[: LAST + 100],
+        "cut between two members": SMALL[:LAST],
+        "damaged header": SMALL[:LAST] + b"\x55" + SMALL[LAST + 1 :],
+        "empty": b"",
+        "zeros": bytes(10240),
+        "web page": b"<html>Please sign in</html>",
+        "gzip": b"\x1f\x8b\x08" + bytes(600),
+        "claims 50 GiB": claiming(50 << 30),
+        "claims less than nothing": claiming(-512),
+        "no dataset.json": make_tar(member("Task99_Toy/readme.txt", b"x")),
+        "missing files": make_tar(*toy_members(100)[:-1]),
+    }.items(),
+    ids=lambda item: item[0],
+)
 def test_fault_67_a_bad_archive_leaves_no_dataset(put, data):
     folder, arguments = put(data[1])
     with pytest.raises(LungsegError, match=r"Task99_Toy\.tar: "):
@@ -311,8 +421,15 @@ def test_fault_67_a_bad_archive_leaves_no_dataset(put, data):
 
 
 def test_a_dataset_without_a_folder_round_it_is_extracted_too(put):
-    folder, arguments = put(make_tar(*((info, data) for info, data in toy_members(100) if info.isreg()
-                                       and not setattr(info, "name", "./" + info.name.removeprefix(TOP)))))
+    folder, arguments = put(
+        make_tar(
+            *(
+                (info, data)
+                for info, data in toy_members(100)
+                if info.isreg() and not setattr(info, "name", "./" + info.name.removeprefix(TOP))
+            )
+        )
+    )
     assert len(load(download(folder, **arguments)).training) == 2
 
 
@@ -325,8 +442,13 @@ def test_too_many_members_are_refused(put, monkeypatch):
 
 @pytest.mark.parametrize("module", [archive, fetch])
 def test_fault_68_free_space_is_looked_at_before(tmp_path, put, module, monkeypatch):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with FlakyServer(TOY) as server, pytest.raises(LungsegError, match=r"0 MB are needed.*0 MB are free"):
+    monkeypatch.setattr(
+        module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000)
+    )
+    with (
+        FlakyServer(TOY) as server,
+        pytest.raises(LungsegError, match=r"0 MB are needed.*0 MB are free"),
+    ):
         folder, arguments = put(TOY)
         download(folder, **(arguments if module is archive else arguments | {"url": server.url}))
     assert not tree(folder)
@@ -337,8 +459,14 @@ def test_fault_68_free_space_is_looked_at_before(tmp_path, put, module, monkeypa
 
 def start(folder, url, data, script=CHILD, **options):
     command = [sys.executable, "-c", script, str(folder), url, md5(data)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, **options,
-                            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
 
 
 def kill_when(process, condition):
@@ -368,7 +496,10 @@ def test_fault_74_a_full_disk_is_said_and_the_part_is_kept(tmp_path):
 
     with FlakyServer(TOY) as server:
         said = start(tmp_path, server.url, TOY, preexec_fn=limit).communicate(timeout=60)[1]
-        assert "no room to write it" in said and (tmp_path / "Task99_Toy.tar.part").stat().st_size == 30_000
+        assert (
+            "no room to write it" in said
+            and (tmp_path / "Task99_Toy.tar.part").stat().st_size == 30_000
+        )
         assert len(load(download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)).training) == 2
     assert server.requests[1][0] == "bytes=30000-"
 
@@ -397,10 +528,18 @@ def test_fault_73_an_extraction_killed_anywhere_is_ended_by_the_next(tmp_path, p
         folder = tmp_path / str(i)
         folder.mkdir()
         (folder / "Task99_Toy.tar").write_bytes(data)
-        stage, enough = folder / ".Task99_Toy.extracting" / "Task99_Toy" / "imagesTs", moments.randrange(110)
+        stage, enough = (
+            folder / ".Task99_Toy.extracting" / "Task99_Toy" / "imagesTs",
+            moments.randrange(110),
+        )
         url = "http://127.0.0.1:9/Task99_Toy.tar"
-        hits += kill_when(start(folder, url, data), lambda: stage.exists() and len(os.listdir(stage)) > enough)  # noqa: B023
-        assert not (folder / "Task99_Toy").exists() or len(os.listdir(folder / "Task99_Toy" / "imagesTs")) == 120
+        hits += kill_when(
+            start(folder, url, data), lambda: stage.exists() and len(os.listdir(stage)) > enough
+        )  # noqa: B023
+        assert (
+            not (folder / "Task99_Toy").exists()
+            or len(os.listdir(folder / "Task99_Toy" / "imagesTs")) == 120
+        )
         download(folder, url=url, md5=md5(data), **QUICK)
         assert tree(folder) == expected(data)
         assert not (folder / ".Task99_Toy.extracting").exists()
@@ -425,5 +564,9 @@ def test_fault_73_a_run_that_dies_before_any_step_on_the_disk_is_ended_by_the_ne
 def expected(data):
     """Give what an undisturbed run leaves, worked out with tarfile alone."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        files = {info.name: tar.extractfile(info).read() for info in tar if info.isreg() and "._" not in info.name}
+        files = {
+            info.name: tar.extractfile(info).read()
+            for info in tar
+            if info.isreg() and "._" not in info.name
+        }
     return {"Task99_Toy.tar": data, **dict(sorted(files.items()))}

@@ -22,7 +22,9 @@ def box(*slices, shape=(8, 8, 8)):
 
 def ball(centre, radius_mm, shape=(24, 40, 44), spacing_mm=SPACING_MM):
     axes = np.ogrid[tuple(slice(0, n) for n in shape)]
-    squared = sum(((axis - c) * s) ** 2 for axis, c, s in zip(axes, centre, spacing_mm, strict=True))
+    squared = sum(
+        ((axis - c) * s) ** 2 for axis, c, s in zip(axes, centre, spacing_mm, strict=True)
+    )
     return squared <= radius_mm**2
 
 
@@ -54,11 +56,14 @@ def test_hd95_takes_the_worse_direction():
     assert evaluation.hd95(a, b, (1, 1, 1)) == pytest.approx(0.95 * 5)
 
 
-@pytest.mark.parametrize(("truth", "prediction", "expected"), [
-    (EMPTY, EMPTY, (1.0, 1.0, 0.0)),
-    (box((0, 2), (0, 2), (0, 2)), EMPTY, (0.0, 0.0, math.nan)),
-    (EMPTY, box((0, 2), (0, 2), (0, 2)), (0.0, 0.0, math.nan)),
-])
+@pytest.mark.parametrize(
+    ("truth", "prediction", "expected"),
+    [
+        (EMPTY, EMPTY, (1.0, 1.0, 0.0)),
+        (box((0, 2), (0, 2), (0, 2)), EMPTY, (0.0, 0.0, math.nan)),
+        (EMPTY, box((0, 2), (0, 2), (0, 2)), (0.0, 0.0, math.nan)),
+    ],
+)
 def test_empty_masks_have_stated_results(truth, prediction, expected):
     row = evaluation.case_metrics(truth, prediction, (5, 5, 5))
     assert (row["dice"], row["nsd_2mm"], row["hd95_mm"]) == pytest.approx(expected, nan_ok=True)
@@ -72,12 +77,18 @@ def test_empty_masks_have_stated_results(truth, prediction, expected):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("truth", "prediction"), [
-    (ball((12, 20, 20), 9), ball((11, 22, 21), 8)),
-    (ball((12, 20, 20), 9), ball((12, 20, 20), 9) | ball((4, 6, 36), 4)),  # a far false alarm
-    (ball((0, 0, 10), 9), ball((1, 3, 12), 7)),  # cut by the edge of the scan
-    (np.random.default_rng(0).random((12, 13, 14)) < 0.3, np.random.default_rng(1).random((12, 13, 14)) < 0.3),
-])
+@pytest.mark.parametrize(
+    ("truth", "prediction"),
+    [
+        (ball((12, 20, 20), 9), ball((11, 22, 21), 8)),
+        (ball((12, 20, 20), 9), ball((12, 20, 20), 9) | ball((4, 6, 36), 4)),  # a far false alarm
+        (ball((0, 0, 10), 9), ball((1, 3, 12), 7)),  # cut by the edge of the scan
+        (
+            np.random.default_rng(0).random((12, 13, 14)) < 0.3,
+            np.random.default_rng(1).random((12, 13, 14)) < 0.3,
+        ),
+    ],
+)
 def test_metrics_equal_monai(truth, prediction):
     import torch
     from monai.metrics import DiceMetric, compute_hausdorff_distance, compute_surface_dice
@@ -85,10 +96,16 @@ def test_metrics_equal_monai(truth, prediction):
     y, y_pred = (torch.from_numpy(mask)[None, None].float() for mask in (truth, prediction))
     row = evaluation.case_metrics(truth, prediction, SPACING_MM)
     assert row["dice"] == pytest.approx(DiceMetric()(y_pred, y).item(), abs=1e-6)
-    assert row["nsd_2mm"] == pytest.approx(compute_surface_dice(
-        y_pred, y, [2.0], include_background=True, spacing=SPACING_MM).item(), abs=1e-4)
-    assert row["hd95_mm"] == pytest.approx(compute_hausdorff_distance(
-        y_pred, y, include_background=True, percentile=95, spacing=SPACING_MM).item(), abs=1e-4)
+    assert row["nsd_2mm"] == pytest.approx(
+        compute_surface_dice(y_pred, y, [2.0], include_background=True, spacing=SPACING_MM).item(),
+        abs=1e-4,
+    )
+    assert row["hd95_mm"] == pytest.approx(
+        compute_hausdorff_distance(
+            y_pred, y, include_background=True, percentile=95, spacing=SPACING_MM
+        ).item(),
+        abs=1e-4,
+    )
 
 
 # --- lesions ---------------------------------------------------------------------------------------------------
@@ -117,8 +134,12 @@ def test_one_prediction_may_find_two_lesions():
 def test_a_false_positive_touches_no_lesion_and_has_100_mm3():
     truth = box((0, 2), (0, 2), (0, 2))
     alarm = box((5, 6), (5, 6), (4, 8))  # 4 voxels
-    assert evaluation.lesion_detection(truth, truth | alarm, (1, 5, 5))["false_positives"] == 1  # 100 mm³
-    assert evaluation.lesion_detection(truth, truth | alarm, (1, 5, 4.9))["false_positives"] == 0  # 98 mm³
+    assert (
+        evaluation.lesion_detection(truth, truth | alarm, (1, 5, 5))["false_positives"] == 1
+    )  # 100 mm³
+    assert (
+        evaluation.lesion_detection(truth, truth | alarm, (1, 5, 4.9))["false_positives"] == 0
+    )  # 98 mm³
 
 
 def test_masks_of_different_shapes_are_refused():
@@ -145,13 +166,24 @@ def test_fewer_than_two_values_have_no_interval():
 def test_a_paired_difference_sees_what_is_common_to_all_pairs():
     hard = np.random.default_rng(0).random(20)
     difference = evaluation.paired_difference(hard + 0.1, hard)
-    assert (difference["mean"], difference["low"], difference["high"]) == pytest.approx((0.1, 0.1, 0.1))
+    assert (difference["mean"], difference["low"], difference["high"]) == pytest.approx(
+        (0.1, 0.1, 0.1)
+    )
     assert evaluation.paired_difference([1, math.nan, 3], [0, 0, 0])["cases"] == 2
 
 
 def row(case, volume_ml, dice, found, hd95_mm=2.0):
-    return {"case": case, "dice": dice, "nsd_2mm": dice, "hd95_mm": hd95_mm, "lesions_true": 2, "lesions_found": found,
-            "false_positives": 1, "volume_ml_true": volume_ml, "volume_ml_pred": volume_ml}
+    return {
+        "case": case,
+        "dice": dice,
+        "nsd_2mm": dice,
+        "hd95_mm": hd95_mm,
+        "lesions_true": 2,
+        "lesions_found": found,
+        "false_positives": 1,
+        "volume_ml_true": volume_ml,
+        "volume_ml_pred": volume_ml,
+    }
 
 
 def test_summary_counts_undefined_values_and_splits_by_size():
@@ -162,7 +194,11 @@ def test_summary_counts_undefined_values_and_splits_by_size():
     assert (summary["hd95_mm"]["mean"], summary["hd95_mm"]["undefined"]) == (2.0, 1)
     assert summary["lesion_recall"]["value"] == pytest.approx(4 / 6)
     assert summary["false_positives_per_scan"]["value"] == 1
-    assert [summary["by_size"][third]["dice"] for third in ("small", "middle", "large")] == [0.0, 0.6, 0.9]
+    assert [summary["by_size"][third]["dice"] for third in ("small", "middle", "large")] == [
+        0.0,
+        0.6,
+        0.9,
+    ]
 
 
 # --- folders ---------------------------------------------------------------------------------------------------
@@ -180,21 +216,40 @@ def test_evaluate_writes_a_row_a_case_and_a_summary(tmp_path):
     truth, prediction = ball((12, 20, 20), 9), ball((11, 22, 21), 8)
     for case in ("lung_002", "lung_001"):
         write(tmp_path / "labels" / f"{case}.nii.gz", truth)
-    write(tmp_path / "masks" / "lung_001.nii.gz", prediction, orientation="RAS")  # stored the other way round
+    write(
+        tmp_path / "masks" / "lung_001.nii.gz", prediction, orientation="RAS"
+    )  # stored the other way round
     write(tmp_path / "masks" / "lung_002.nii", np.zeros_like(truth))
     (tmp_path / "labels" / "._lung_001.nii.gz").write_bytes(b"macOS")
 
-    rows = evaluation.evaluate(tmp_path / "masks", tmp_path / "labels", tmp_path / "out" / "metrics.csv")
+    rows = evaluation.evaluate(
+        tmp_path / "masks", tmp_path / "labels", tmp_path / "out" / "metrics.csv"
+    )
 
-    assert rows[0] == pytest.approx({"case": "lung_001", **evaluation.case_metrics(truth, prediction, SPACING_MM)})
+    assert rows[0] == pytest.approx(
+        {"case": "lung_001", **evaluation.case_metrics(truth, prediction, SPACING_MM)}
+    )
     with open(tmp_path / "out" / "metrics.csv", newline="") as file:
         table = list(csv.DictReader(file))
-    assert list(table[0]) == ["case", "dice", "nsd_2mm", "hd95_mm", "lesions_true", "lesions_found", "false_positives",
-                              "volume_ml_true", "volume_ml_pred"]
+    assert list(table[0]) == [
+        "case",
+        "dice",
+        "nsd_2mm",
+        "hd95_mm",
+        "lesions_true",
+        "lesions_found",
+        "false_positives",
+        "volume_ml_true",
+        "volume_ml_pred",
+    ]
     assert [line["case"] for line in table] == ["lung_001", "lung_002"]
     assert table[1]["hd95_mm"] == "nan"
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (summary["cases"], summary["hd95_mm"]["undefined"], summary["hd95_mm"]["low"]) == (2, 1, None)
+    assert (summary["cases"], summary["hd95_mm"]["undefined"], summary["hd95_mm"]["low"]) == (
+        2,
+        1,
+        None,
+    )
 
 
 def test_every_file_without_a_partner_is_named_at_once(tmp_path):

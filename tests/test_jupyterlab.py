@@ -10,9 +10,18 @@ import time
 import pytest
 from conftest import ROOT
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
@@ -21,14 +30,34 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 def lab(tmp_path):
     """JupyterLab on a copy of the notebooks, with settings of its own; gives its address."""
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    folders = {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR",
-                                                       "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
-    arguments = ["--no-browser", "--port=0", "--allow-root", "--IdentityProvider.token=", "--ServerApp.password=",
-                 "--ServerApp.disable_check_xsrf=True", "--LabApp.extension_manager=readonly",
-                 "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={tmp_path / 'notebooks'}"]
+    folders = {
+        name: str(tmp_path / name)
+        for name in (
+            "JUPYTER_CONFIG_DIR",
+            "JUPYTER_DATA_DIR",
+            "JUPYTER_RUNTIME_DIR",
+            "JUPYTERLAB_SETTINGS_DIR",
+            "JUPYTERLAB_WORKSPACES_DIR",
+        )
+    }
+    arguments = [
+        "--no-browser",
+        "--port=0",
+        "--allow-root",
+        "--IdentityProvider.token=",
+        "--ServerApp.password=",
+        "--ServerApp.disable_check_xsrf=True",
+        "--LabApp.extension_manager=readonly",
+        "--LabApp.expose_app_in_browser=True",
+        f"--ServerApp.root_dir={tmp_path / 'notebooks'}",
+    ]
     with open(tmp_path / "lab.log", "w+") as log:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *arguments], stdout=log, stderr=log,
-                                  env={**os.environ, **folders})
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *arguments],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **folders},
+        )
         try:
             yield wait_for_address(tmp_path / "lab.log", server)
         finally:

@@ -17,7 +17,11 @@ KILLS = int(os.environ.get("LUNGSEG_KILLS", "2"))
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def same_files(one: Path, other: Path) -> bool:
@@ -28,7 +32,9 @@ def same_masks(one: Path, other: Path) -> bool:
     def content(folder):
         found = files(folder)
         rows = [json.loads(line) for line in found.pop("report.jsonl").splitlines()]
-        return found, [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+        return found, [
+            {key: value for key, value in row.items() if key != "seconds"} for row in rows
+        ]
 
     return content(one) == content(other)
 
@@ -39,19 +45,30 @@ def killed(tmp_path_factory):
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
     folder, script = tmp_path_factory.mktemp("kills"), Path(__file__).with_name("helpers_kills.py")
-    run = subprocess.run([sys.executable, str(script), str(folder), str(KILLS)], text=True, capture_output=True,
-                         timeout=120 + 60 * KILLS, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    run = subprocess.run(
+        [sys.executable, str(script), str(folder), str(KILLS)],
+        text=True,
+        capture_output=True,
+        timeout=120 + 60 * KILLS,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     return folder
 
 
-@pytest.mark.parametrize(("job", "same", "count"), [
-    ("caching", same_files, 3), ("training", same_run, 7), ("prediction", same_masks, 7)])
+@pytest.mark.parametrize(
+    ("job", "same", "count"),
+    [("caching", same_files, 3), ("training", same_run, 7), ("prediction", same_masks, 7)],
+)
 def test_fault_73_killed_at_any_moment_the_next_run_ends_the_work(killed, job, same, count):
     assert len(files(killed / job / "undisturbed")) == count
     for number in range(KILLS):
         assert same(killed / job / str(number), killed / job / "undisturbed"), f"kill {number}"
-        assert not [name for name in files(killed / job / str(number)) if Path(name).name.startswith(".partial")]
+        assert not [
+            name
+            for name in files(killed / job / str(number))
+            if Path(name).name.startswith(".partial")
+        ]
     assert len(json.loads((killed / "kills.json").read_text())[job]["killed_at_s"]) == KILLS
 
 

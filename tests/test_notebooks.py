@@ -15,13 +15,29 @@ from conftest import ROOT, VALIDATION
 
 from lungseg_utils import parameters
 
-NAMES = ["01_explore_data", "02_preprocess", "03_build_segunet", "04_train", "05_evaluate", "06_visualize",
-         "07_your_own_ct"]
+NAMES = [
+    "01_explore_data",
+    "02_preprocess",
+    "03_build_segunet",
+    "04_train",
+    "05_evaluate",
+    "06_visualize",
+    "07_your_own_ct",
+]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-HEADINGS = ["## You will", "## You need", "## Parameters", "## Setup", "## Checkpoint", "## Exercises",
-            "## What we learned"]
+HEADINGS = [
+    "## You will",
+    "## You need",
+    "## Parameters",
+    "## Setup",
+    "## Checkpoint",
+    "## Exercises",
+    "## What we learned",
+]
 TAGS = {"parameters", "nbval-ignore-output", "raises-exception"}
-MACHINE = re.compile(r"(?<![\w.])/(?:home|Users|root|tmp|private|var|mnt|opt|work\w*)/\w|[A-Z]:\\\\|\b0x[0-9a-f]{6,}\b")
+MACHINE = re.compile(
+    r"(?<![\w.])/(?:home|Users|root|tmp|private|var|mnt|opt|work\w*)/\w|[A-Z]:\\\\|\b0x[0-9a-f]{6,}\b"
+)
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem, scope="module")
@@ -62,7 +78,9 @@ def test_it_begins_with_its_title_and_one_sentence(path, notebook):
 def test_it_has_the_skeleton_in_order(notebook):
     headings = re.findall(r"^## .*$", prose(notebook), re.M)
     assert [heading for heading in headings if heading in HEADINGS] == HEADINGS
-    assert headings.index("## Checkpoint") - headings.index("## Setup") > 2  # a body of two sections or more
+    assert (
+        headings.index("## Checkpoint") - headings.index("## Setup") > 2
+    )  # a body of two sections or more
 
 
 def test_it_promises_three_to_five_things(notebook):
@@ -95,8 +113,14 @@ def test_a_cell_has_one_output_at_most(notebook):
 
 
 def test_it_repeats_no_class_of_the_package(notebook):
-    package = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "lungseg_utils").rglob("*.py"))
-    own = {name for cell in cells(notebook, "code") for name in re.findall(r"^class (\w+)", cell.source, re.M)}
+    package = "\n".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "lungseg_utils").rglob("*.py")
+    )
+    own = {
+        name
+        for cell in cells(notebook, "code")
+        for name in re.findall(r"^class (\w+)", cell.source, re.M)
+    }
     assert own & set(re.findall(r"^class (\w+)", package, re.M)) == set()
     assert not re.search(r"import \*", "\n".join(cell.source for cell in cells(notebook, "code")))
 
@@ -117,18 +141,26 @@ def test_no_cell_is_left_out_anywhere(notebook):
 def test_it_was_executed_from_top_to_bottom_in_a_clean_kernel(notebook):
     counts = [cell.execution_count for cell in cells(notebook, "code")]
     assert counts == list(range(1, len(counts) + 1))
-    assert [cell.source for cell in cells(notebook, "code") if any(o.output_type == "error" for o in cell.outputs)
-            and "raises-exception" not in cell.metadata.get("tags", [])] == []
+    assert [
+        cell.source
+        for cell in cells(notebook, "code")
+        if any(o.output_type == "error" for o in cell.outputs)
+        and "raises-exception" not in cell.metadata.get("tags", [])
+    ] == []
 
 
 def test_it_holds_nothing_of_the_machine_or_of_a_session(notebook):
     for cell in cells(notebook, "code"):
         for output in cell.outputs:
-            text = json.dumps({kind: data for kind, data in output.get("data", {}).items() if "image/png" != kind})
+            text = json.dumps(
+                {kind: data for kind, data in output.get("data", {}).items() if "image/png" != kind}
+            )
             text += output.get("text", "") + " ".join(output.get("traceback", []))
             assert not MACHINE.search(text), text
             assert output.get("name") != "stderr", text
-            assert not any("widget" in kind or "javascript" in kind for kind in output.get("data", {})), cell.source
+            assert not any(
+                "widget" in kind or "javascript" in kind for kind in output.get("data", {})
+            ), cell.source
     assert notebook.metadata.keys() <= {"kernelspec"}
     assert notebook.metadata.kernelspec.name == "python3"
     assert all(cell.metadata.keys() <= {"tags"} for cell in notebook.cells)
@@ -152,27 +184,52 @@ def test_its_parameters_are_those_of_the_table_with_kind_default_and_unit(path, 
     for name, row in shown.items():
         parameter = parameters.PARAMETERS[name]
         assert ast.literal_eval(row["default"]) == parameters.defaults()[name] == quick[name]
-        assert row["inferred_type_name"] == ("list" if parameter.length else parameter.kind.__name__)
+        assert row["inferred_type_name"] == (
+            "list" if parameter.length else parameter.kind.__name__
+        )
         assert row["help"].startswith(f"{parameter.unit}; ")
 
 
 def test_defaults_differ_nowhere_in_the_course():
     assert set().union(*(papermill.inspect_notebook(str(path)) for path in PATHS)) >= {
-        "dataset_dir", "run_dir", "epochs", "seed", "device", "checkpoint", "ct_path", "spacing_mm"}
+        "dataset_dir",
+        "run_dir",
+        "epochs",
+        "seed",
+        "device",
+        "checkpoint",
+        "ct_path",
+        "spacing_mm",
+    }
 
 
 # --- papermill -------------------------------------------------------------------------------------------------
 
 
 def run_papermill(*arguments, cwd, **environment):
-    return subprocess.run([sys.executable, "-m", "papermill", *map(str, arguments)], cwd=cwd, capture_output=True,
-                          text=True, timeout=900, env={**os.environ, **environment})
+    return subprocess.run(
+        [sys.executable, "-m", "papermill", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, **environment},
+    )
 
 
 def test_papermill_refuses_what_is_wrong_before_any_work(tmp_path):
-    for wrong, message in [(("epoch", 5), "did you mean epochs"), (("epochs", "fifty"), "epochs = 'fifty'")]:
-        ended = run_papermill(ROOT / "notebooks" / "04_train.ipynb", "out.ipynb", "-p", *wrong, cwd=tmp_path,
-                              LUNGSEG_HOME=str(tmp_path / "home"))
+    for wrong, message in [
+        (("epoch", 5), "did you mean epochs"),
+        (("epochs", "fifty"), "epochs = 'fifty'"),
+    ]:
+        ended = run_papermill(
+            ROOT / "notebooks" / "04_train.ipynb",
+            "out.ipynb",
+            "-p",
+            *wrong,
+            cwd=tmp_path,
+            LUNGSEG_HOME=str(tmp_path / "home"),
+        )
         assert ended.returncode != 0 and message in ended.stderr
         assert not (tmp_path / "home").exists()
 
@@ -180,8 +237,15 @@ def test_papermill_refuses_what_is_wrong_before_any_work(tmp_path):
 def test_training_runs_alone_from_any_folder(tmp_path):
     folder = tmp_path / "somewhere else"
     folder.mkdir()
-    ended = run_papermill(ROOT / "notebooks" / "04_train.ipynb", "out.ipynb", "-p", "epochs", 2, cwd=folder,
-                          LUNGSEG_HOME=str(tmp_path / "home"))
+    ended = run_papermill(
+        ROOT / "notebooks" / "04_train.ipynb",
+        "out.ipynb",
+        "-p",
+        "epochs",
+        2,
+        cwd=folder,
+        LUNGSEG_HOME=str(tmp_path / "home"),
+    )
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert len((tmp_path / "home" / "runs" / "quick" / "history.csv").read_text().splitlines()) == 3
     assert sorted(path.name for path in folder.iterdir()) == ["out.ipynb"]
@@ -205,8 +269,17 @@ def test_the_real_sets_parameters_go_through_every_notebook(tmp_path, monkeypatc
     (root / "labelsTs").rmdir()
     content["training"].reverse()
     (root / "dataset.json").write_text(json.dumps(content))
-    small = {"dataset_dir": str(root), "run_dir": str(tmp_path / "run"), "epochs": 1, "steps_per_epoch": 2,
-             "validate_every": 1, "spacing_mm": 4, "patch_size": 32, "channels": [4, 8], "workers": 1}
+    small = {
+        "dataset_dir": str(root),
+        "run_dir": str(tmp_path / "run"),
+        "epochs": 1,
+        "steps_per_epoch": 2,
+        "validate_every": 1,
+        "spacing_mm": 4,
+        "patch_size": 32,
+        "channels": [4, 8],
+        "workers": 1,
+    }
     out = course.run_course(parameters.read(ROOT / "params" / "msd.yaml") | small, tmp_path / "out")
     assert [path.stem for path in sorted(out.glob("*.ipynb"))] == NAMES
     assert (out / "metrics.csv").is_file()

@@ -7,7 +7,14 @@ import pytest
 import torch
 from helpers_cases import ball, make_prepared
 
-from lungseg_utils.patches import AIR_HU, NO_AUGMENTATION, Augmentation, cut_patches, draw_batch, make_source
+from lungseg_utils.patches import (
+    AIR_HU,
+    NO_AUGMENTATION,
+    Augmentation,
+    cut_patches,
+    draw_batch,
+    make_source,
+)
 from lungseg_utils.patches.augmentation import _coarsen, _smooth, cut_off
 from lungseg_utils.runtime import LungsegError
 
@@ -17,7 +24,9 @@ SHAPE = (20, 24, 22)
 def source(label=None, hu=None):
     case = make_prepared(shape=SHAPE)
     arrays = {"label": label, "hu": hu}
-    return make_source(type(case)(**vars(case) | {name: a for name, a in arrays.items() if a is not None}))
+    return make_source(
+        type(case)(**vars(case) | {name: a for name, a in arrays.items() if a is not None})
+    )
 
 
 def generator(seed=0):
@@ -30,8 +39,13 @@ def chance(seed=0):
 
 def cut(case, centre, size, matrix=None, warp=None):
     """Cut one patch (d, h, w)."""
-    hu, label = cut_patches([case], [np.array(centre)], size, matrix if matrix is None else [np.array(matrix)],
-                            warp if warp is None else warp[None])
+    hu, label = cut_patches(
+        [case],
+        [np.array(centre)],
+        size,
+        matrix if matrix is None else [np.array(matrix)],
+        warp if warp is None else warp[None],
+    )
     return hu[0], label[0]
 
 
@@ -45,11 +59,21 @@ def test_mistakes_have_their_share_and_only_sources_that_list_some_are_asked_for
     right = dataclasses.replace(source(), hu=hu)
     wrong = dataclasses.replace(right, name="wrong", mistakes=[torch.tensor([[15, 18, 17]])])
     options = {"batch_size": 4, "foreground": 0.0, "patch_size": (2, 2, 2)}
-    names = [name for seed in range(25) for name in draw([right, wrong], seed, mistakes=1.0, **options)[2]]
+    names = [
+        name
+        for seed in range(25)
+        for name in draw([right, wrong], seed, mistakes=1.0, **options)[2]
+    ]
     assert set(names) == {"wrong"}
     hu, _, _ = draw([right, wrong], mistakes=1.0, **options)
-    assert all(abs(float(patch.mean()) - float(right.hu[15, 18, 17])) < 600 for patch in hu)  # round that voxel
-    names = [name for seed in range(25) for name in draw([right, wrong], seed, mistakes=0.5, **options)[2]]
+    assert all(
+        abs(float(patch.mean()) - float(right.hu[15, 18, 17])) < 600 for patch in hu
+    )  # round that voxel
+    names = [
+        name
+        for seed in range(25)
+        for name in draw([right, wrong], seed, mistakes=0.5, **options)[2]
+    ]
     assert 60 < names.count("wrong") < 90  # 50 + half of the rest
 
 
@@ -73,7 +97,9 @@ def test_a_patch_larger_than_the_scan_holds_all_of_it_with_air_round_it():
     case = source()
     hu, label = cut(case, [0, 0, 0], (32, 32, 30))
     inside = (slice(6, 26), slice(4, 28), slice(4, 26))
-    assert torch.allclose(hu[inside], case.hu.float(), atol=1e-2) and torch.equal(label[inside], case.label)
+    assert torch.allclose(hu[inside], case.hu.float(), atol=1e-2) and torch.equal(
+        label[inside], case.label
+    )
     outside = torch.ones(hu.shape, dtype=bool)
     outside[inside] = False
     assert torch.allclose(hu[outside], torch.tensor(AIR_HU)) and not label[outside].any()
@@ -103,22 +129,32 @@ def test_a_patch_of_low_resolution_has_its_mean_and_less_detail():
 
 
 def test_a_patch_that_is_cut_off_keeps_its_lesion_and_ends_in_one_value():
-    hu, label = torch.arange(20.0**3).reshape(20, 20, 20), torch.zeros(20, 20, 20, dtype=torch.uint8)
+    hu, label = (
+        torch.arange(20.0**3).reshape(20, 20, 20),
+        torch.zeros(20, 20, 20, dtype=torch.uint8),
+    )
     label[6:9, 10:14, 12] = 1
     for seed in range(20):
         cut = cut_off(hu[None], label[None], chance(seed))[0]
         kept = (cut == hu).nonzero()
         low, high = kept.amin(0), kept.amax(0) + 1
         assert len(kept) == (high - low).prod()  # a box
-        assert (low <= torch.tensor([6, 10, 12])).all() and (high >= torch.tensor([9, 14, 13])).all()
+        assert (low <= torch.tensor([6, 10, 12])).all() and (
+            high >= torch.tensor([9, 14, 13])
+        ).all()
         outside = cut[cut != hu].unique()
         assert len(outside) <= 1 and all(-1024 <= value <= -800 for value in outside)
 
 
 def test_some_patches_are_cut_off_close_round_the_lesion_and_some_wide():
-    hu, label = torch.arange(40.0**3).reshape(40, 40, 40), torch.zeros(40, 40, 40, dtype=torch.uint8)
+    hu, label = (
+        torch.arange(40.0**3).reshape(40, 40, 40),
+        torch.zeros(40, 40, 40, dtype=torch.uint8),
+    )
     label[18:22, 18:22, 18:22] = 1
-    kept = [(cut_off(hu[None], label[None], chance(seed)) == hu).float().mean() for seed in range(60)]
+    kept = [
+        (cut_off(hu[None], label[None], chance(seed)) == hu).float().mean() for seed in range(60)
+    ]
     assert min(kept) < 12**3 / 40**3 and max(kept) > 24**3 / 40**3
 
 
@@ -130,11 +166,16 @@ def test_a_quarter_turn_is_exact():
 
 def test_a_patch_is_the_same_beside_others():
     """Patches of one batch come from boxes of several sizes, the smaller ones with air beside them."""
-    wide = dataclasses.replace(source(), hu=torch.full((40, 40, 40), 7, dtype=torch.int16),
-                               label=torch.ones((40, 40, 40), dtype=torch.uint8))
+    wide = dataclasses.replace(
+        source(),
+        hu=torch.full((40, 40, 40), 7, dtype=torch.int16),
+        label=torch.ones((40, 40, 40), dtype=torch.uint8),
+    )
     turn = np.array([[1.0, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]])
     places = [np.array([19.0, 23.0, 0.0]), np.array([20.0, 20.0, 20.0])]
-    together, labels = cut_patches([source(), wide], places, (8, 12, 10), [turn, np.diag([1.5, 1.5, 1.5])])
+    together, labels = cut_patches(
+        [source(), wide], places, (8, 12, 10), [turn, np.diag([1.5, 1.5, 1.5])]
+    )
     alone, label = cut(source(), places[0], (8, 12, 10), turn)
     assert torch.allclose(together[0], alone, atol=1e-2) and torch.equal(labels[0], label)
     assert torch.allclose(together[1], torch.tensor(7.0), atol=1e-2) and labels[1].all()
@@ -147,7 +188,9 @@ def test_each_patch_is_smoothed_along_its_own_axes():
     assert torch.equal(smooth[0], hu[0])
     line = torch.exp(-0.5 * (torch.arange(9) - 4.0) ** 2) * ((torch.arange(9) - 4).abs() <= 3)
     assert torch.allclose(smooth[1, :, 4, 4], line / line.sum()) and smooth[1].count_nonzero() == 7
-    assert torch.allclose(smooth.sum((1, 2, 3)), torch.ones(3)) and smooth[2].count_nonzero() == 7**3
+    assert (
+        torch.allclose(smooth.sum((1, 2, 3)), torch.ones(3)) and smooth[2].count_nonzero() == 7**3
+    )
 
 
 def test_the_label_follows_the_scan_under_every_augmentation():
@@ -157,7 +200,9 @@ def test_the_label_follows_the_scan_under_every_augmentation():
     spatial = Augmentation(gain=0, offset_hu=0, noise_hu=0, blur=0, sharpen=0, elastic_voxels=1.5)
     volumes = []
     for seed in range(10):
-        hu, patch, _ = draw([case], seed, augmentation=spatial, foreground=1.0, patch_size=(16, 16, 16))
+        hu, patch, _ = draw(
+            [case], seed, augmentation=spatial, foreground=1.0, patch_size=(16, 16, 16)
+        )
         clear = (hu + 500).abs() > 50  # half-way voxels may fall on either side
         assert torch.equal((hu > -500)[clear], (patch > 0)[clear])
         volumes += patch.sum((1, 2, 3, 4)).tolist()
@@ -169,15 +214,20 @@ def test_the_share_of_patches_on_lesions_is_kept():
     label = np.zeros(SHAPE, np.uint8)
     label[6:14, 8:16, 7:15] = 1
     case = source(label)
-    shares = [draw([case], seed, batch_size=10, patch_size=(1, 1, 1), foreground=0.67)[1].float().mean()
-              for seed in range(30)]
+    shares = [
+        draw([case], seed, batch_size=10, patch_size=(1, 1, 1), foreground=0.67)[1].float().mean()
+        for seed in range(30)
+    ]
     by_chance = label.mean()
     assert np.mean(shares) == pytest.approx(0.67 + 0.33 * by_chance, abs=0.05)
     assert min(shares) >= 0.6  # in every batch, not only in the long run
     assert draw([case], batch_size=40, patch_size=(1, 1, 1), foreground=1.0)[1].all()
     empty = source(np.zeros(SHAPE, np.uint8))  # is not asked for lesions
     assert draw([case, empty], batch_size=40, patch_size=(1, 1, 1), foreground=1.0)[1].all()
-    parts = [draw([case], seed, batch_size=4, part=[seed], patch_size=(1, 1, 1), foreground=0.5) for seed in range(4)]
+    parts = [
+        draw([case], seed, batch_size=4, part=[seed], patch_size=(1, 1, 1), foreground=0.5)
+        for seed in range(4)
+    ]
     assert [len(hu) for hu, _, _ in parts] == [1] * 4 and parts[0][1].all() and parts[1][1].all()
 
 

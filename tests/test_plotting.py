@@ -46,7 +46,9 @@ def letters(axes):
 
 
 def test_planes_are_cut_through_the_centre_and_drawn_head_up(hu):
-    axial, coronal, sagittal = plotting.show_planes(hu, spacing_mm=SPACING_MM, centre=(2, 5, 7)).axes
+    axial, coronal, sagittal = plotting.show_planes(
+        hu, spacing_mm=SPACING_MM, centre=(2, 5, 7)
+    ).axes
     assert np.array_equal(drawn(axial), hu[2])  # front at the top, the patient's left at our right
     assert np.array_equal(drawn(coronal), hu[::-1, 5])
     assert np.array_equal(drawn(sagittal), hu[::-1, :, 7])
@@ -54,19 +56,28 @@ def test_planes_are_cut_through_the_centre_and_drawn_head_up(hu):
 
 def test_sides_of_the_patient_stand_at_the_borders(hu):
     panels = plotting.show_planes(hu, spacing_mm=SPACING_MM).axes
-    assert [letters(axes) for axes in panels] == [("R", "L", "A", "P"), ("R", "L", "H", "F"), ("A", "P", "H", "F")]
+    assert [letters(axes) for axes in panels] == [
+        ("R", "L", "A", "P"),
+        ("R", "L", "H", "F"),
+        ("A", "P", "H", "F"),
+    ]
 
 
 def test_axes_are_in_millimetres(hu):
-    for axes, (width, height) in zip(plotting.show_planes(hu, spacing_mm=SPACING_MM).axes,
-                                     [(15, 20), (15, 30), (20, 30)], strict=True):
+    for axes, (width, height) in zip(
+        plotting.show_planes(hu, spacing_mm=SPACING_MM).axes,
+        [(15, 20), (15, 30), (20, 30)],
+        strict=True,
+    ):
         assert axes.get_aspect() == 1
         assert np.ptp(axes.get_xlim()) == pytest.approx(width)
         assert np.ptp(axes.get_ylim()) == pytest.approx(height)
 
 
 def test_the_window_sets_the_grey_levels_and_is_said(hu):
-    figure = plotting.show_planes(hu, spacing_mm=SPACING_MM, window_hu=plotting.SOFT_TISSUE_WINDOW_HU)
+    figure = plotting.show_planes(
+        hu, spacing_mm=SPACING_MM, window_hu=plotting.SOFT_TISSUE_WINDOW_HU
+    )
     assert {axes.images[0].get_clim() for axes in figure.axes} == {(-160, 240)}
     assert "−160 to 240 HU" in figure.get_suptitle()
     assert "−1350 to 150 HU" in plotting.show_slice(hu, spacing_mm=SPACING_MM).axes[0].get_title()
@@ -115,12 +126,16 @@ def test_an_array_needs_its_spacing(hu):
 
 
 def test_an_error_map_tells_found_false_and_missed_apart(hu, mask):
-    figure = plotting.show_error_map(hu, mask, np.roll(mask, 4, axis=2), spacing_mm=SPACING_MM, centre=(4, 10, 12))
+    figure = plotting.show_error_map(
+        hu, mask, np.roll(mask, 4, axis=2), spacing_mm=SPACING_MM, centre=(4, 10, 12)
+    )
     patches = figure.legends[0].get_patches()
     voxel_ml = 1.5e-3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        f"found ({3 * 6 * 6 * voxel_ml:.1f} mL)", f"false alarm ({3 * 6 * 4 * voxel_ml:.1f} mL)",
-        f"missed ({3 * 6 * 4 * voxel_ml:.1f} mL)"]
+        f"found ({3 * 6 * 6 * voxel_ml:.1f} mL)",
+        f"false alarm ({3 * 6 * 4 * voxel_ml:.1f} mL)",
+        f"missed ({3 * 6 * 4 * voxel_ml:.1f} mL)",
+    ]
     overlay = figure.axes[0].images[1].get_array()
     for patch, column in zip(patches, (15, 21, 11), strict=True):
         assert to_hex(overlay[10, column, :3]) == to_hex(patch.get_facecolor())
@@ -130,12 +145,15 @@ def test_an_error_map_tells_found_false_and_missed_apart(hu, mask):
 # --- 3D --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("degrees", "index", "is_right"), [
-    (0, (5, 10, 18), True),  # the patient's left is at our right
-    (0, (5, 2, 10), None),  # in front: no side
-    (90, (5, 18, 10), True),  # from the patient's left, the back is at our right
-    (90, (5, 2, 10), False),
-])
+@pytest.mark.parametrize(
+    ("degrees", "index", "is_right"),
+    [
+        (0, (5, 10, 18), True),  # the patient's left is at our right
+        (0, (5, 2, 10), None),  # in front: no side
+        (90, (5, 18, 10), True),  # from the patient's left, the back is at our right
+        (90, (5, 2, 10), False),
+    ],
+)
 def test_a_body_is_drawn_at_its_side(degrees, index, is_right):
     grid = np.zeros((11, 21, 21), np.float32)
     grid[tuple(slice(i - 1, i + 2) for i in index)] = 1
@@ -155,7 +173,10 @@ def test_what_stands_in_front_hides_what_is_behind():
 
 def test_render_3d_draws_every_view_at_one_scale(mask):
     figure = plotting.render_3d(mask, spacing_mm=SPACING_MM, lungs=np.ones(SHAPE), turns=(0, 90))
-    assert [axes.get_title() for axes in figure.axes] == ["from the front", "from the patient's left"]
+    assert [axes.get_title() for axes in figure.axes] == [
+        "from the front",
+        "from the patient's left",
+    ]
     plotting.render_3d(np.zeros(SHAPE), spacing_mm=SPACING_MM)  # nothing to see is no error
 
 
@@ -171,7 +192,13 @@ def test_history_leaves_out_epochs_without_validation():
 
 def test_recall_by_size_counts_each_lesion_once():
     axes = plotting.plot_lesion_recall_by_size([0.5, 1, 2, 40], [False, True, False, True]).axes[0]
-    assert [text.get_text() for text in axes.texts] == ["0 of 1", "1 of 2", "none", "none", "1 of 1"]
+    assert [text.get_text() for text in axes.texts] == [
+        "0 of 1",
+        "1 of 2",
+        "none",
+        "none",
+        "1 of 1",
+    ]
 
 
 def test_wilson_interval_of_eight_in_ten():
@@ -180,25 +207,47 @@ def test_wilson_interval_of_eight_in_ten():
 
 
 def test_volumes_keep_cases_where_nothing_was_predicted():
-    rows = [{"volume_ml_true": 5.0, "volume_ml_pred": 4.0}, {"volume_ml_true": 2.0, "volume_ml_pred": 0.0}]
+    rows = [
+        {"volume_ml_true": 5.0, "volume_ml_pred": 4.0},
+        {"volume_ml_true": 2.0, "volume_ml_pred": 0.0},
+    ]
     axes = plotting.plot_volumes(rows).axes[0]
     assert [len(points.get_offsets()) for points in axes.collections] == [1, 1]
 
 
 def test_fingerprint_takes_cases_without_a_label():
-    rows = [{"shape": [100, 9, 9], "spacing_mm": [2.5, 0.8, 0.8], "tumour_ml": 4.0, "tumour_centre": [0.5, 0.4, 0.7]},
-            {"shape": [80, 9, 9], "spacing_mm": [1.0, 0.7, 0.7], "tumour_ml": None, "tumour_centre": None}]
+    rows = [
+        {
+            "shape": [100, 9, 9],
+            "spacing_mm": [2.5, 0.8, 0.8],
+            "tumour_ml": 4.0,
+            "tumour_centre": [0.5, 0.4, 0.7],
+        },
+        {
+            "shape": [80, 9, 9],
+            "spacing_mm": [1.0, 0.7, 0.7],
+            "tumour_ml": None,
+            "tumour_centre": None,
+        },
+    ]
     spacing, _, places = plotting.plot_fingerprint(rows).axes
     assert len(spacing.collections[0].get_offsets()) == 2
     assert places.collections[0].get_offsets().tolist() == [[0.7, 0.5]]
     plotting.plot_fingerprint(rows[1:])
 
 
-@pytest.mark.parametrize(("switches", "shown", "hidden"), [
-    ({}, {"un-pool", "pooling indices", "features, concatenated"}, {"transposed convolution"}),
-    ({"upsample": "transpose"}, {"transposed convolution", "features, concatenated"}, {"pooling indices"}),
-    ({"skip": "none"}, {"un-pool", "pooling indices"}, {"features, concatenated"}),
-])
+@pytest.mark.parametrize(
+    ("switches", "shown", "hidden"),
+    [
+        ({}, {"un-pool", "pooling indices", "features, concatenated"}, {"transposed convolution"}),
+        (
+            {"upsample": "transpose"},
+            {"transposed convolution", "features, concatenated"},
+            {"pooling indices"},
+        ),
+        ({"skip": "none"}, {"un-pool", "pooling indices"}, {"features, concatenated"}),
+    ],
+)
 def test_the_drawing_of_the_network_follows_its_switches(switches, shown, hidden):
     model = SegUNet(channels=(4, 8, 16), pools=[(1, 2, 2), (2, 2, 2)], **switches)
     figure = plotting.draw_network(model)
@@ -216,7 +265,9 @@ def test_save_figure_writes_the_same_bytes_twice_and_says_where(tmp_path, hu, mo
     monkeypatch.setenv("LUNGSEG_HOME", str(tmp_path))
     monkeypatch.delenv("LUNGSEG_FIGURES", raising=False)
     path = plotting.save_figure(plotting.show_slice(hu, spacing_mm=SPACING_MM), "01_slice")
-    again = plotting.save_figure(plotting.show_slice(hu, spacing_mm=SPACING_MM), "01_slice", tmp_path / "elsewhere")
+    again = plotting.save_figure(
+        plotting.show_slice(hu, spacing_mm=SPACING_MM), "01_slice", tmp_path / "elsewhere"
+    )
     assert path == tmp_path.resolve() / "figures" / "01_slice.png"
     assert path.read_bytes() == again.read_bytes()
 
@@ -232,7 +283,11 @@ def test_a_thin_outline_keeps_its_colour_among_256(mask):
 
     noise = np.random.default_rng(0).normal(-600, 300, SHAPE)
     figure = plotting.show_slice(noise, spacing_mm=SPACING_MM, mask=mask)
-    colours = np.asarray(Image.open(io.BytesIO(figure._repr_png_())).convert("RGB")).reshape(-1, 3).astype(int)
+    colours = (
+        np.asarray(Image.open(io.BytesIO(figure._repr_png_())).convert("RGB"))
+        .reshape(-1, 3)
+        .astype(int)
+    )
     wanted = np.round(255 * np.array(to_rgb(plotting.TRUTH_COLOUR)))
     assert np.abs(colours - wanted).max(axis=1).min() <= 10
 

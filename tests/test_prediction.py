@@ -19,7 +19,9 @@ def predictor(logit=None, **options):
     if logit is not None:
         torch.nn.init.zeros_(model.head.weight)
         torch.nn.init.constant_(model.head.bias, logit)
-    return Predictor(model=model, facts={"spacing_mm": 3.0}, device="cpu", precision=torch.float32, **options)
+    return Predictor(
+        model=model, facts={"spacing_mm": 3.0}, device="cpu", precision=torch.float32, **options
+    )
 
 
 class OutOfMemory(torch.nn.Module):
@@ -46,7 +48,9 @@ class OutOfMemory(torch.nn.Module):
 def test_windows_cover_everything_and_stay_inside(shape, overlap):
     covered = np.zeros(shape, int)
     for cut in window_positions(np.ones(shape, bool), shape, (16, 16, 16), overlap):
-        assert all(s.start >= 0 and s.stop <= n and s.stop - s.start == 16 for s, n in zip(cut, shape))
+        assert all(
+            s.start >= 0 and s.stop <= n and s.stop - s.start == 16 for s, n in zip(cut, shape)
+        )
         covered[cut] += 1
     assert covered.min() >= 1
 
@@ -58,8 +62,9 @@ def test_windows_cover_the_region_and_leave_the_rest_out():
     cuts = window_positions(region, region.shape, (16, 16, 16), 0.25)
     for cut in cuts:
         covered[cut] = True
-    assert covered[region].all() and len(cuts) <= 4 < len(window_positions(np.ones_like(region), region.shape,
-                                                                            (16, 16, 16), 0.25))
+    assert covered[region].all() and len(cuts) <= 4 < len(
+        window_positions(np.ones_like(region), region.shape, (16, 16, 16), 0.25)
+    )
     assert window_positions(np.zeros_like(region), region.shape, (16, 16, 16), 0.25) == []
 
 
@@ -74,7 +79,9 @@ def test_the_window_that_fits_is_the_whole_or_as_large_as_memory_lets_it(shape, 
 
 
 def test_windows_start_where_poolings_do():
-    cuts = window_positions(np.ones((32, 48, 40), bool), (32, 48, 40), (16, 16, 16), 0.25, (8, 8, 8))
+    cuts = window_positions(
+        np.ones((32, 48, 40), bool), (32, 48, 40), (16, 16, 16), 0.25, (8, 8, 8)
+    )
     assert all(s.start % 8 == 0 for cut in cuts for s in cut)
     assert max(cut[1].stop for cut in cuts) == 48
 
@@ -96,14 +103,18 @@ def test_one_window_is_the_network_itself():
     ready, one = make_prepared(shape=(16, 16, 16)), predictor()
     image = prediction.normalise(torch.from_numpy(ready.hu).float())[None, None]
     with torch.no_grad():
-        assert torch.allclose(one.probabilities(ready), one.models[0](image).sigmoid()[0, 0], atol=1e-6)
+        assert torch.allclose(
+            one.probabilities(ready), one.models[0](image).sigmoid()[0, 0], atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_size_of_a_batch_changes_nothing(batch_size):
     ready, one = make_prepared(shape=(20, 20, 20)), predictor()
     expected = one.probabilities(ready, window=(8, 8, 8))
-    assert torch.allclose(one.probabilities(ready, window=(8, 8, 8), batch_size=batch_size), expected, atol=1e-5)
+    assert torch.allclose(
+        one.probabilities(ready, window=(8, 8, 8), batch_size=batch_size), expected, atol=1e-5
+    )
 
 
 # --- the mask --------------------------------------------------------------------------------------------------
@@ -111,7 +122,9 @@ def test_the_size_of_a_batch_changes_nothing(batch_size):
 
 @pytest.mark.parametrize("shape", [(1, 40, 40), (8, 8, 4), (5, 70, 3), (1, 1, 1)])
 def test_fault_21_tiny_scans_give_a_mask_of_their_shape(shape):
-    mask = predict(make_scan(np.full(shape, -500, np.int16), (3.0, 1.0, 2.0)), predictor=predictor(logit=5))
+    mask = predict(
+        make_scan(np.full(shape, -500, np.int16), (3.0, 1.0, 2.0)), predictor=predictor(logit=5)
+    )
     assert mask.shape == shape and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1}
 
 
@@ -123,7 +136,9 @@ def test_a_ball_on_the_working_grid_comes_back_to_its_place():
     truth = ((d - 12) * 4.0) ** 2 + ((h - 20) * 2.0) ** 2 + ((w - 33) * 1.5) ** 2 <= 18**2
     ready = prediction.prepare(scan, label=truth.astype(np.uint8), spacing_mm=3.0)
     mask = one.mask(scan, ready, torch.from_numpy(ready.label).float())
-    assert mask.shape == scan.hu.shape and 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.95
+    assert (
+        mask.shape == scan.hu.shape and 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.95
+    )
 
 
 def test_the_mask_is_written_on_the_grid_of_the_scan(tmp_path):
@@ -139,9 +154,13 @@ def test_the_mask_is_written_on_the_grid_of_the_scan(tmp_path):
 
 def test_predict_takes_a_checkpoint(tmp_path):
     torch.manual_seed(0)
-    checkpoint.save_weights(tmp_path / "best.safetensors", SegUNet(channels=(2, 3)), {"spacing_mm": 6.0})
+    checkpoint.save_weights(
+        tmp_path / "best.safetensors", SegUNet(channels=(2, 3)), {"spacing_mm": 6.0}
+    )
     scan = make_scan(np.full((10, 12, 14), -700, np.int16))
-    assert predict(scan, checkpoint=tmp_path / "best.safetensors", device="cpu").shape == scan.hu.shape
+    assert (
+        predict(scan, checkpoint=tmp_path / "best.safetensors", device="cpu").shape == scan.hu.shape
+    )
 
 
 # --- several networks ------------------------------------------------------------------------------------------
@@ -164,30 +183,43 @@ def save_fold(tmp_path):
 @pytest.mark.parametrize("window", [None, (8, 8, 8)])
 def test_a_network_given_twice_says_what_it_says_once(save_fold, window):
     ready, fold = make_prepared(shape=(20, 21, 22)), save_fold(1)
-    once, twice = (Predictor(folds, "cpu").probabilities(ready, window=window) for folds in (fold, [fold, fold]))
+    once, twice = (
+        Predictor(folds, "cpu").probabilities(ready, window=window)
+        for folds in (fold, [fold, fold])
+    )
     assert torch.equal(once, twice)
 
 
 @pytest.mark.parametrize("other", [{}, {"channels": (3, 4, 5), "upsample": "transpose"}])
 def test_several_networks_give_the_mean_of_their_maps(save_fold, other):
-    ready, folds = make_prepared(shape=(20, 21, 22)), [save_fold(1), save_fold(2, **other), save_fold(3)]
+    ready, folds = (
+        make_prepared(shape=(20, 21, 22)),
+        [save_fold(1), save_fold(2, **other), save_fold(3)],
+    )
     single = [Predictor(fold, "cpu").probabilities(ready) for fold in folds]
     together = Predictor(folds, "cpu")
     assert not torch.allclose(single[0], single[1], atol=1e-3)
     assert torch.allclose(together.probabilities(ready), sum(single) / 3, atol=1e-6)
     digests = [Predictor(fold, "cpu").facts["digest"] for fold in folds]
-    assert together.facts == {"spacing_mm": 6.0, "digest": "+".join(digests)}  # no epoch: each has its own
+    assert together.facts == {
+        "spacing_mm": 6.0,
+        "digest": "+".join(digests),
+    }  # no epoch: each has its own
 
 
 def test_several_networks_share_one_preparation(save_fold, monkeypatch):
     prepared = []
-    monkeypatch.setattr(prediction, "prepare", lambda *a, **k: prepared.append(1) or preprocess.prepare(*a, **k))
+    monkeypatch.setattr(
+        prediction, "prepare", lambda *a, **k: prepared.append(1) or preprocess.prepare(*a, **k)
+    )
     scan = make_scan(np.full((10, 12, 14), -700, np.int16))
     mask = predict(scan, checkpoint=[save_fold(1), str(save_fold(2))], device="cpu")
     assert mask.shape == scan.hu.shape and len(prepared) == 1
 
 
-@pytest.mark.parametrize(("other", "said"), [({"spacing_mm": 3.0}, "voxels of 3 mm"), ({"out_channels": 2}, "2 out")])
+@pytest.mark.parametrize(
+    ("other", "said"), [({"spacing_mm": 3.0}, "voxels of 3 mm"), ({"out_channels": 2}, "2 out")]
+)
 def test_networks_for_other_voxels_are_refused_together(save_fold, other, said):
     first, second = save_fold(1), save_fold(2, **other)
     with pytest.raises(LungsegError, match=said) as caught:
@@ -203,7 +235,10 @@ def test_no_checkpoint_at_all_is_not_the_shipped_one():
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_out_of_memory_in_a_later_network_gives_the_same_mean(save_fold, times):
-    ready, together = make_prepared(shape=(20, 20, 20)), Predictor([save_fold(1), save_fold(2)], "cpu")
+    ready, together = (
+        make_prepared(shape=(20, 20, 20)),
+        Predictor([save_fold(1), save_fold(2)], "cpu"),
+    )
     expected = together.probabilities(ready)
     together.models[1] = OutOfMemory(together.models[1], times)
     assert torch.allclose(together.probabilities(ready), expected, atol=1e-5)
@@ -214,7 +249,9 @@ def test_out_of_memory_in_a_later_network_gives_the_same_mean(save_fold, times):
 
 @pytest.mark.parametrize(("times", "said"), [(1, "less at a time"), (3, "the CPU")])
 @pytest.mark.parametrize("window", [None, (8, 8, 8)])
-def test_fault_79_out_of_memory_means_less_at_a_time_then_the_cpu_and_the_same_mask(window, times, said, capsys):
+def test_fault_79_out_of_memory_means_less_at_a_time_then_the_cpu_and_the_same_mask(
+    window, times, said, capsys
+):
     ready, one = make_prepared(shape=(20, 20, 20)), predictor()
     expected = one.probabilities(ready, window=window)
     one.models[0] = OutOfMemory(one.models[0], times)
@@ -241,21 +278,27 @@ def test_out_of_memory_while_a_scan_is_prepared_means_the_cpu(monkeypatch, capsy
 def test_a_cpu_without_memory_gets_smaller_windows_too(capsys):
     ready, one = make_prepared(shape=(20, 20, 20)), predictor()
     expected = one.probabilities(ready)
-    said = RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory")
+    said = RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+    )
     one.models[0] = OutOfMemory(one.models[0], 1, said)
     assert torch.allclose(one.probabilities(ready), expected, atol=1e-5)
     assert "out of memory; going on with less" in capsys.readouterr().err
 
 
 def test_a_network_that_computes_no_numbers_is_an_error_not_an_empty_mask():
-    with pytest.raises(LungsegError, match="case_0: the network answers with what is no number.*give another"):
+    with pytest.raises(
+        LungsegError, match="case_0: the network answers with what is no number.*give another"
+    ):
         predictor(logit=float("nan")).probabilities(make_prepared(shape=(20, 20, 20)))
 
 
 def test_fault_79_apples_gpu_tells_of_its_memory_in_words_only():
     ready, one = make_prepared(shape=(20, 20, 20)), predictor()
     expected = one.probabilities(ready)
-    one.models[0] = OutOfMemory(one.models[0], 1, RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+    one.models[0] = OutOfMemory(
+        one.models[0], 1, RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)")
+    )
     assert torch.allclose(one.probabilities(ready), expected, atol=1e-5)
     one.models[0] = OutOfMemory(one.models[0].model, 1, RuntimeError("something else"))
     with pytest.raises(RuntimeError, match="something else"):
@@ -273,7 +316,9 @@ def test_fault_79_of_several_gpus_the_one_asked_for_must_be_there(monkeypatch):
 def test_out_of_memory_makes_windows_smaller(monkeypatch):
     ready, one = make_prepared(shape=(20, 20, 20)), predictor()
     one.models[0] = OutOfMemory(one.models[0], 1)
-    monkeypatch.setattr(prediction, "LARGEST_FEATURES", {"cpu": 20**3 * 2 * 4})  # the whole grid, two channels wide
+    monkeypatch.setattr(
+        prediction, "LARGEST_FEATURES", {"cpu": 20**3 * 2 * 4}
+    )  # the whole grid, two channels wide
     monkeypatch.setattr(prediction, "SMALLEST_FEATURES", 1)
     one.probabilities(ready)
     assert one.models[0].voxels[0] == 20**3 and max(one.models[0].voxels[1:]) <= 20**3 / 8
@@ -281,7 +326,9 @@ def test_out_of_memory_makes_windows_smaller(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_fault_79_a_gpu_that_is_not_there_is_an_error_that_names_the_cpu():
-    with pytest.raises(LungsegError, match="'cuda' is not available on this machine. use device='cpu'"):
+    with pytest.raises(
+        LungsegError, match="'cuda' is not available on this machine. use device='cpu'"
+    ):
         predict(make_scan(np.zeros((4, 4, 4), np.int16)), device="cuda")
 
 
@@ -294,11 +341,15 @@ def test_fault_84_an_unknown_device_is_an_error():
 
 
 def test_tumours_are_measured_largest_first():
-    mask = (ball((30, 40, 50), (15, 20, 12), 5) | ball((30, 40, 50), (15, 20, 38), 8)).astype(np.uint8)
+    mask = (ball((30, 40, 50), (15, 20, 12), 5) | ball((30, 40, 50), (15, 20, 38), 8)).astype(
+        np.uint8
+    )
     scan = make_scan(np.zeros(mask.shape, np.int16), (2.0, 2.0, 2.0))
     large, small = measure_tumours(mask, scan)
     assert large["volume_ml"] == pytest.approx(4 / 3 * np.pi * 1.6**3, rel=0.05)
-    assert large["longest_mm"] == pytest.approx(32, abs=2.5) and small["longest_mm"] == pytest.approx(20, abs=2.5)
+    assert large["longest_mm"] == pytest.approx(32, abs=2.5) and small[
+        "longest_mm"
+    ] == pytest.approx(20, abs=2.5)
     assert large["centre_mm"] == pytest.approx((scan.affine @ [15, 20, 38, 1])[:3], abs=0.1)
     assert measure_tumours(np.zeros_like(mask), scan) == []
 
@@ -326,9 +377,14 @@ def test_the_least_peak_of_a_checkpoint_decides(tmp_path):
 
 def test_a_checkpoint_that_mirrors_finds_the_same_in_a_mirror():
     case = make_prepared(shape=(12, 16, 16))
-    turned = type(case)(**vars(case) | {"hu": case.hu[..., ::-1].copy(), "region": case.region[..., ::-1].copy()})
+    turned = type(case)(
+        **vars(case) | {"hu": case.hu[..., ::-1].copy(), "region": case.region[..., ::-1].copy()}
+    )
     facts = {"spacing_mm": 3.0, "mirror": True}
-    once, both = predictor(), Predictor(model=predictor().models[0], facts=facts, device="cpu", precision=torch.float32)
+    once, both = (
+        predictor(),
+        Predictor(model=predictor().models[0], facts=facts, device="cpu", precision=torch.float32),
+    )
     plain, mirrored = once.probabilities(case), once.probabilities(turned).flip(-1)
     assert not torch.allclose(plain, mirrored, atol=1e-4)
     assert torch.allclose(both.probabilities(case), (plain + mirrored) / 2, atol=1e-5)

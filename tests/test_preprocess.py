@@ -16,7 +16,15 @@ from scipy.spatial.transform import Rotation
 
 from lungseg_utils import phantom, runtime, volume
 from lungseg_utils.decathlon import Case
-from lungseg_utils.preprocess import CLIP_HU, cache, find_lungs, normalise, prepare, resample, resampled_slabs
+from lungseg_utils.preprocess import (
+    CLIP_HU,
+    cache,
+    find_lungs,
+    normalise,
+    prepare,
+    resample,
+    resampled_slabs,
+)
 from lungseg_utils.preprocess.oblique import straighten
 from lungseg_utils.runtime import LungsegError, writing
 
@@ -44,16 +52,22 @@ def lungs_alone(shape=(40, 60, 80), spacing_mm=(4.0, 4.0, 4.0), dtype=np.int16):
 # --- resampling ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("shape", "size"), [((5, 6, 7), (10, 9, 7)), ((1, 4, 3), (3, 8, 12)), ((4, 4, 4), (4, 4, 4))])
+@pytest.mark.parametrize(
+    ("shape", "size"), [((5, 6, 7), (10, 9, 7)), ((1, 4, 3), (3, 8, 12)), ((4, 4, 4), (4, 4, 4))]
+)
 def test_upsampling_is_trilinear_interpolation(shape, size):
     array = random_volume(shape)
-    expected = F.interpolate(torch.from_numpy(array)[None, None], size, mode="trilinear", align_corners=False)[0, 0]
+    expected = F.interpolate(
+        torch.from_numpy(array)[None, None], size, mode="trilinear", align_corners=False
+    )[0, 0]
     assert torch.allclose(resample(array, size), expected, atol=1e-2)
 
 
 @pytest.mark.parametrize("size", [(10, 12, 7), (5, 4, 3), (20, 8, 14), (1, 1, 1), (3, 30, 14)])
 def test_a_constant_stays_constant(size):
-    assert torch.allclose(resample(np.full((20, 24, 14), -700, np.int16), size), torch.tensor(-700.0), atol=1e-2)
+    assert torch.allclose(
+        resample(np.full((20, 24, 14), -700, np.int16), size), torch.tensor(-700.0), atol=1e-2
+    )
 
 
 def test_downsampling_averages():
@@ -62,7 +76,10 @@ def test_downsampling_averages():
     small = resample(noise, (12, 12, 12))
     assert abs(float(small.mean()) - noise.mean()) < 2
     assert float(small.std()) < noise.std() / 4
-    assert F.interpolate(torch.from_numpy(noise)[None, None], (12, 12, 12), mode="trilinear").std() > noise.std() / 4
+    assert (
+        F.interpolate(torch.from_numpy(noise)[None, None], (12, 12, 12), mode="trilinear").std()
+        > noise.std() / 4
+    )
 
 
 def test_a_small_nodule_keeps_its_volume():
@@ -70,7 +87,9 @@ def test_a_small_nodule_keeps_its_volume():
     for size in ((30, 30, 30), (20, 24, 40)):
         share = resample(nodule, size)
         assert float(share.sum()) * 60**3 / np.prod(size) == pytest.approx(nodule.sum(), rel=0.02)
-    assert float((resample(nodule, (30, 30, 30)) >= 0.5).sum()) * 8 == pytest.approx(nodule.sum(), rel=0.15)
+    assert float((resample(nodule, (30, 30, 30)) >= 0.5).sum()) * 8 == pytest.approx(
+        nodule.sum(), rel=0.15
+    )
 
 
 @pytest.mark.parametrize("size", [(40, 13, 9), (7, 21, 30), (1, 5, 5), (20, 13, 9)])
@@ -78,7 +97,9 @@ def test_piece_by_piece_is_the_same(size):
     array = torch.from_numpy(random_volume((20, 12, 11)))
     pieces = list(resampled_slabs(array, size))
     assert [cut.start for cut, _ in pieces] == list(range(0, size[0], 16))
-    assert torch.allclose(torch.cat([piece for _, piece in pieces]), resample(array, size), atol=1e-2)
+    assert torch.allclose(
+        torch.cat([piece for _, piece in pieces]), resample(array, size), atol=1e-2
+    )
 
 
 # --- the lungs -------------------------------------------------------------------------------------------------
@@ -108,18 +129,25 @@ def test_padding_that_opens_the_airways_to_the_air_outside_hides_no_lungs(lean):
     """As resampling and registration leave it: a scan that was turned has empty corners."""
     scan = phantom.make_case(3, tier="quick")[0]
     d, h, _ = np.ogrid[tuple(map(slice, scan.hu.shape))]
-    padded = np.where(d + lean * (h - scan.hu.shape[1] / 2) > len(scan.hu) - 4, -1024, scan.hu).astype(np.int16)
+    padded = np.where(
+        d + lean * (h - scan.hu.shape[1] / 2) > len(scan.hu) - 4, -1024, scan.hu
+    ).astype(np.int16)
     found, whole = find_lungs(make_scan(padded, scan.spacing_mm)), find_lungs(scan)
     assert found.found
     assert found.lungs.sum() > 0.9 * whole.lungs.sum()
-    assert all(abs(a.start - b.start) <= 6 and abs(a.stop - b.stop) <= 6 for a, b in zip(found.box, whole.box))
+    assert all(
+        abs(a.start - b.start) <= 6 and abs(a.stop - b.stop) <= 6
+        for a, b in zip(found.box, whole.box)
+    )
 
 
 @pytest.mark.parametrize("radius", [5, 8], ids=["33 mL", "as much as a small lung"])
 def test_what_lies_nearer_to_gas_in_the_stomach_than_to_the_lungs_is_left_out(radius):
     scan = lungs_alone((60, 60, 80))
     scan.hu[:] = np.roll(scan.hu, 20, axis=0)  # room for a belly
-    scan.hu[4:40, 25:35, 14:20] = scan.hu[4:40, 25:35, 60:66] = -850  # beside which both lungs reach down
+    scan.hu[4:40, 25:35, 14:20] = scan.hu[
+        4:40, 25:35, 60:66
+    ] = -850  # beside which both lungs reach down
     stomach = ball(scan.hu.shape, (14, 30, 40), radius)
     scan.hu[stomach] = -1000
     found = find_lungs(scan)
@@ -145,7 +173,9 @@ def test_a_lung_that_a_narrow_field_of_view_cuts_is_found(padding):
     found = find_lungs(make_scan(scan.hu[..., 17:].copy(), scan.spacing_mm))
     assert found.found and found.box[2].start <= padding
     assert found.region[..., padding:][tumour[..., 17 + padding :]].all()
-    assert found.lungs[20, 30, 5:16].sum() > 5 and not found.lungs[:, :8].any(), "lung, but no air before the chest"
+    assert found.lungs[20, 30, 5:16].sum() > 5 and not found.lungs[:, :8].any(), (
+        "lung, but no air before the chest"
+    )
 
 
 def test_a_piece_of_a_chest_that_is_cut_in_front_too_is_searched_whole(capsys):
@@ -170,7 +200,11 @@ def test_one_filled_lung_is_still_inside():
 @pytest.mark.parametrize("hu", [-1000, 40, 0], ids=["air", "tissue", "water"])
 def test_fault_39_no_lungs_is_said_and_the_whole_scan_is_searched(capsys, hu):
     found = find_lungs(make_scan(np.full((10, 12, 14), hu, np.int16)))
-    assert not found.found and found.box == (slice(0, 10), slice(0, 12), slice(0, 14)) and found.region.all()
+    assert (
+        not found.found
+        and found.box == (slice(0, 10), slice(0, 12), slice(0, 14))
+        and found.region.all()
+    )
     assert "warning: scan: no lungs found; the whole scan is searched" in capsys.readouterr().err
 
 
@@ -196,7 +230,9 @@ def test_the_grid_fills_the_box_exactly(chest):
     extent_mm = [(cut.stop - cut.start) * mm for cut, mm in zip(ready.box, scan.spacing_mm)]
     assert [n * mm for n, mm in zip(ready.hu.shape, ready.spacing_mm)] == pytest.approx(extent_mm)
     assert ready.spacing_mm == pytest.approx((4, 4, 4), rel=0.03)
-    assert ready.hu.dtype == np.int16 and ready.hu.min() >= CLIP_HU[0] and ready.hu.max() <= CLIP_HU[1]
+    assert (
+        ready.hu.dtype == np.int16 and ready.hu.min() >= CLIP_HU[0] and ready.hu.max() <= CLIP_HU[1]
+    )
     assert ready.hu.shape == ready.label.shape == ready.region.shape == ready.lungs.shape
 
 
@@ -208,8 +244,13 @@ def test_scan_and_label_stay_together():
     ready = prepare(scan, label=label.astype(np.uint8), spacing_mm=6.0)
     centre = np.argwhere(ready.label).mean(0)
     near = ball(ready.hu.shape, centre, 6)  # within the lung
-    assert np.array_equal(ready.hu[near] >= -375, ready.label[near] == 1)  # half-way between -850 and 100
-    place = [cut.start + (c + 0.5) * mm / 4.0 - 0.5 for cut, c, mm in zip(ready.box, centre, ready.spacing_mm)]
+    assert np.array_equal(
+        ready.hu[near] >= -375, ready.label[near] == 1
+    )  # half-way between -850 and 100
+    place = [
+        cut.start + (c + 0.5) * mm / 4.0 - 0.5
+        for cut, c, mm in zip(ready.box, centre, ready.spacing_mm)
+    ]
     assert place == pytest.approx([20, 30, 22], abs=0.3)
 
 
@@ -225,7 +266,10 @@ def test_what_is_marked_outside_the_lungs_box_is_told(capsys):
     assert capsys.readouterr().err == ""
     label[:2, :, :2] = 1
     prepare(scan, label=label, spacing_mm=6.0)
-    assert "warning: scan: 48% of its label lies outside the lungs' box and is left out" in capsys.readouterr().err
+    assert (
+        "warning: scan: 48% of its label lies outside the lungs' box and is left out"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("spacing_mm", [(70, 4, 4), (4, 20, 4), (4, 4, 15)])
@@ -236,7 +280,9 @@ def test_fault_34_a_scan_larger_than_any_patient_is_refused_before_the_work(spac
 
 @pytest.mark.parametrize("shape", [(40, 60, 1), (1, 60, 1), (40, 1, 80), (40, 60, 3)])
 def test_fault_21_a_single_sagittal_slice_is_prepared(shape):
-    ready = prepare(make_scan(np.resize(lungs_alone().hu[20], shape), (5.0, 5.0, 5.0)), spacing_mm=5.0)
+    ready = prepare(
+        make_scan(np.resize(lungs_alone().hu[20], shape), (5.0, 5.0, 5.0)), spacing_mm=5.0
+    )
     assert ready.hu.shape == shape
 
 
@@ -246,7 +292,13 @@ def test_a_label_of_another_shape_is_refused():
 
 
 def test_metal_and_padding_are_clipped():
-    assert normalise(torch.tensor([-32768.0, -1024, -312, 400, 30000])).tolist() == [-1, -1, 0, 1, 1]
+    assert normalise(torch.tensor([-32768.0, -1024, -312, 400, 30000])).tolist() == [
+        -1,
+        -1,
+        0,
+        1,
+        1,
+    ]
 
 
 # --- the cache -------------------------------------------------------------------------------------------------
@@ -271,11 +323,20 @@ def cache_file(tmp_path):
 
 
 def same(one, other) -> bool:
-    arrays = all(np.array_equal(getattr(one, n), getattr(other, n)) for n in ("hu", "region", "lungs", "label"))
-    return arrays and (one.name, one.box, one.spacing_mm) == (other.name, other.box, other.spacing_mm)
+    arrays = all(
+        np.array_equal(getattr(one, n), getattr(other, n))
+        for n in ("hu", "region", "lungs", "label")
+    )
+    return arrays and (one.name, one.box, one.spacing_mm) == (
+        other.name,
+        other.box,
+        other.spacing_mm,
+    )
 
 
-def test_the_cache_gives_what_prepare_gives_and_is_read_the_second_time(case, tmp_path, monkeypatch):
+def test_the_cache_gives_what_prepare_gives_and_is_read_the_second_time(
+    case, tmp_path, monkeypatch
+):
     scan = volume.read(case.image)
     expected = prepare(scan, label=volume.read_label(case.label, like=scan))
     assert same(cached(case, tmp_path), expected)
@@ -298,10 +359,16 @@ def test_fault_77_a_changed_input_is_prepared_anew_and_said(case, tmp_path, caps
     before = cached(case, tmp_path)
     path = getattr(case, which)
     scan = lungs_alone()
-    changed = {"image": scan.hu + 7, "label": ball(scan.hu.shape, (20, 30, 58), 4).astype(np.uint8)}[which]
+    changed = {
+        "image": scan.hu + 7,
+        "label": ball(scan.hu.shape, (20, 30, 58), 4).astype(np.uint8),
+    }[which]
     volume.write_nifti(path, changed, scan.affine)
     after = cached(case, tmp_path)
-    assert "warning: lung_001: the scan or its label has changed; prepared anew" in capsys.readouterr().err
+    assert (
+        "warning: lung_001: the scan or its label has changed; prepared anew"
+        in capsys.readouterr().err
+    )
     assert np.array_equal(before.hu, after.hu) == (which == "label")
     assert np.array_equal(before.label, after.label) == (which == "image")
     assert cache_file(tmp_path)  # the only one: the stale file is gone
@@ -335,8 +402,12 @@ def test_a_scan_that_leans_is_prepared_upright_with_its_label(case, tmp_path):
     volume.write_nifti(case.label, label.astype(np.uint8), turn @ scan.affine)
     ready, upright = cached(case, tmp_path, spacing_mm=4.0), straighten(volume.read(case.image))
     assert same(dataclasses.replace(ready, label=None), prepare(upright, spacing_mm=4.0))
-    assert ready.label.sum() * np.prod(ready.spacing_mm) == pytest.approx(label.sum() * 80, rel=0.03)
-    assert np.mean(ready.hu[ready.label == 1] > -375) > 0.97  # on the tumour, dense in an aerated lung
+    assert ready.label.sum() * np.prod(ready.spacing_mm) == pytest.approx(
+        label.sum() * 80, rel=0.03
+    )
+    assert (
+        np.mean(ready.hu[ready.label == 1] > -375) > 0.97
+    )  # on the tumour, dense in an aerated lung
     assert cached(Case(case.id, case.image, None), tmp_path, spacing_mm=4.0).label is None
 
 
@@ -347,7 +418,9 @@ def test_many_changed_scans_are_said_in_one_line(case, tmp_path, capsys):
     volume.write_nifti(case.image, scan.hu + 7, scan.affine)
     cache.prepare_cases(cases, folder=tmp_path / "cache")
     said = capsys.readouterr().err.splitlines()
-    assert said == ["warning: case_0, case_1, case_2 …: the scan or its label has changed; prepared anew"]
+    assert said == [
+        "warning: case_0, case_1, case_2 …: the scan or its label has changed; prepared anew"
+    ]
 
 
 def object_array(path):
@@ -362,7 +435,9 @@ def object_array(path):
 
 
 def absurd(_path):
-    header = json.dumps({"hu": {"dtype": "I16", "shape": [10**6] * 3, "data_offsets": [0, 2 * 10**18]}}).encode()
+    header = json.dumps(
+        {"hu": {"dtype": "I16", "shape": [10**6] * 3, "data_offsets": [0, 2 * 10**18]}}
+    ).encode()
     return len(header).to_bytes(8, "little") + header
 
 
@@ -372,10 +447,29 @@ def nested(_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no file that is mapped")
-@pytest.mark.parametrize("damage", [
-    lambda path: b"", lambda path: path.read_bytes()[:-100], lambda path: path.read_bytes()[:20],
-    lambda path: bytes(path.stat().st_size), lambda path: b"<html>" * 1000, object_array, absurd, nested],
-    ids=["empty", "cut", "cut in the header", "zeros", "html", "object npy", "absurd header", "nested"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: b"",
+        lambda path: path.read_bytes()[:-100],
+        lambda path: path.read_bytes()[:20],
+        lambda path: bytes(path.stat().st_size),
+        lambda path: b"<html>" * 1000,
+        object_array,
+        absurd,
+        nested,
+    ],
+    ids=[
+        "empty",
+        "cut",
+        "cut in the header",
+        "zeros",
+        "html",
+        "object npy",
+        "absurd header",
+        "nested",
+    ],
+)
 def test_fault_65_a_damaged_cache_is_made_anew_and_said(case, tmp_path, capsys, damage):
     expected = cached(case, tmp_path)
     path = cache_file(tmp_path)
@@ -387,7 +481,9 @@ def test_fault_65_a_damaged_cache_is_made_anew_and_said(case, tmp_path, capsys, 
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no canary, no partial file
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no file that is mapped, and has no probe")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows removes no file that is mapped, and has no probe"
+)
 def test_fault_73_what_a_killed_run_left_behind_is_ignored_and_removed(case, tmp_path):
     expected = cached(case, tmp_path)
     path = cache_file(tmp_path)
@@ -400,7 +496,9 @@ def test_fault_73_what_a_killed_run_left_behind_is_ignored_and_removed(case, tmp
 
 def test_a_file_that_another_machine_is_writing_is_left_to_it_for_a_day(tmp_path):
     path = tmp_path / "shared.txt"
-    theirs = tmp_path / f".partial-{2**22 + 1}.0badcafe-shared.txt"  # a process that this machine does not know
+    theirs = (
+        tmp_path / f".partial-{2**22 + 1}.0badcafe-shared.txt"
+    )  # a process that this machine does not know
     theirs.write_text("half")
     for hours, remains in ((0, True), (23, True), (25, False)):
         os.utime(theirs, (time.time() - 3600 * hours,) * 2)
@@ -411,17 +509,24 @@ def test_a_file_that_another_machine_is_writing_is_left_to_it_for_a_day(tmp_path
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no probe, and short paths")
 @pytest.mark.parametrize("name", ["a" * 248 + ".nii.gz", "a" + "[肺]" * 50 + ".txt"])
-def test_a_name_of_255_bytes_is_written_and_only_its_own_left_over_partial_files_are_removed(tmp_path, name):
+def test_a_name_of_255_bytes_is_written_and_only_its_own_left_over_partial_files_are_removed(
+    tmp_path, name
+):
     path, other = tmp_path / name, tmp_path / ("b" + name[1:])
     for target in (other, path):
         with writing(target) as partial:
             assert partial.suffix == path.suffix and len(os.fsencode(partial.name)) <= 255
             partial.write_text("whole")
-            partial.with_name(partial.name.replace(str(os.getpid()), "999999999", 1)).write_text("half")
+            partial.with_name(partial.name.replace(str(os.getpid()), "999999999", 1)).write_text(
+                "half"
+            )
     assert len(list(tmp_path.glob(".partial-*"))) == 2
     with writing(path) as partial:
         partial.write_text("anew")
-    assert len(list(tmp_path.glob(".partial-*"))) == 1 and (path.read_text(), other.read_text()) == ("anew", "whole")
+    assert len(list(tmp_path.glob(".partial-*"))) == 1 and (
+        path.read_text(),
+        other.read_text(),
+    ) == ("anew", "whole")
 
 
 def test_on_windows_no_process_is_probed_and_age_decides(tmp_path, monkeypatch):

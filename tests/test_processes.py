@@ -95,12 +95,27 @@ def launch_two(script, *arguments, **environment):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    launched = [subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)], cwd=Path(__file__).parent, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-                          "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"} | environment)
-        for rank in ("0", "1")]
+    launched = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            cwd=Path(__file__).parent,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ
+            | {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": "2",
+                "LOCAL_WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": "1",
+            }
+            | environment,
+        )
+        for rank in ("0", "1")
+    ]
     said = [process.communicate(timeout=300) for process in launched]
     return [process.returncode for process in launched], *zip(*said)
 
@@ -112,15 +127,23 @@ def test_two_processes_train_one_network_and_resume_to_the_bit(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("done-*")) == ["done-0-of-2", "done-1-of-2"]
     rows = list(csv.DictReader((tmp_path / "straight" / "history.csv").open()))
     assert len(rows) == 4 and {"loss", "validation_dice"} <= rows[0].keys()
-    digests = {checkpoint.load_weights(tmp_path / name / "best.safetensors")[1]["digest"]
-               for name in ("straight", "parts")}
+    digests = {
+        checkpoint.load_weights(tmp_path / name / "best.safetensors")[1]["digest"]
+        for name in ("straight", "parts")
+    }
     assert len(digests) == 1
 
 
 def test_the_first_process_prepares_every_scan_and_its_error_ends_them_all(tmp_path):
     dataset = phantom.write_dataset(tmp_path / "set", cases=2, test_cases=0)
     command = ["train", dataset, "--run-dir", tmp_path / "run", "--epochs", "1"]
-    for setting in ("spacing_mm 8", "patch_size [16,16,16]", "channels [2,4]", "steps_per_epoch 1", "device cpu"):
+    for setting in (
+        "spacing_mm 8",
+        "patch_size [16,16,16]",
+        "channels [2,4]",
+        "steps_per_epoch 1",
+        "device cpu",
+    ):
         command += ["-p", *setting.split()]
     codes, _, errors = launch_two(PREPARING, *command, LUNGSEG_HOME=str(tmp_path))
     assert codes == [0, 0], errors
@@ -132,5 +155,7 @@ def test_a_batch_that_cannot_be_shared_is_an_error(monkeypatch):
     assert processes.part(3) == range(3)  # alone
     monkeypatch.setattr(processes, "count", lambda: 2)
     assert processes.part(4) == range(2)
-    with pytest.raises(LungsegError, match="3 patches cannot be shared by 2 processes. use a multiple of 2"):
+    with pytest.raises(
+        LungsegError, match="3 patches cannot be shared by 2 processes. use a multiple of 2"
+    ):
         processes.part(3)

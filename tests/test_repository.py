@@ -17,7 +17,12 @@ else:
 
 PACKAGE = ROOT / "lungseg_utils"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-FLOORS = {"torch": (2, 10), "monai": (1, 6, 1), "pydicom": (3, 0, 2), "nbconvert": (7, 17)}  # of published advisories
+FLOORS = {
+    "torch": (2, 10),
+    "monai": (1, 6, 1),
+    "pydicom": (3, 0, 2),
+    "nbconvert": (7, 17),
+}  # of published advisories
 
 
 def module(path: Path) -> str:
@@ -31,10 +36,16 @@ def calls(path: Path) -> dict[str, int]:
     full = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            full |= {alias.asname or alias.name.split(".")[0]: alias.name if alias.asname else alias.name.split(".")[0]
-                     for alias in node.names}
+            full |= {
+                alias.asname or alias.name.split(".")[0]: alias.name
+                if alias.asname
+                else alias.name.split(".")[0]
+                for alias in node.names
+            }
         elif isinstance(node, ast.ImportFrom):
-            full |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            full |= {
+                alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names
+            }
     found = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -47,27 +58,45 @@ def modules_that_call(pattern: str) -> set[str]:
     return {module(path) for path in MODULES for name in calls(path) if re.fullmatch(pattern, name)}
 
 
-@pytest.mark.parametrize(("what", "pattern", "place"), [
-    ("reader of NIfTI", r"nibabel\.(.*\.)?(load|from_\w+|FileHolder)", "volume"),
-    ("reader of DICOM", r"pydicom\.(.*\.)?(dcmread|read_file|read_partial)", "volume"),
-    ("loader of training states", r"torch\.load", "checkpoint"),
-    ("loader of weights", r"safetensors\.torch\.\w*(load|open)\w*", "checkpoint"),
-    ("reader of tar archives", r"(tarfile\.(open|TarFile.*)|shutil\.unpack_archive)", "decathlon"),
-    ("downloader", r"urllib\.request\.\w+|requests\.\w+|http\.client\.HTTPS?Connection", "decathlon"),
-    ("reader of YAML", r"yaml\.\w+", "parameters")])
+@pytest.mark.parametrize(
+    ("what", "pattern", "place"),
+    [
+        ("reader of NIfTI", r"nibabel\.(.*\.)?(load|from_\w+|FileHolder)", "volume"),
+        ("reader of DICOM", r"pydicom\.(.*\.)?(dcmread|read_file|read_partial)", "volume"),
+        ("loader of training states", r"torch\.load", "checkpoint"),
+        ("loader of weights", r"safetensors\.torch\.\w*(load|open)\w*", "checkpoint"),
+        (
+            "reader of tar archives",
+            r"(tarfile\.(open|TarFile.*)|shutil\.unpack_archive)",
+            "decathlon",
+        ),
+        (
+            "downloader",
+            r"urllib\.request\.\w+|requests\.\w+|http\.client\.HTTPS?Connection",
+            "decathlon",
+        ),
+        ("reader of YAML", r"yaml\.\w+", "parameters"),
+    ],
+)
 def test_there_is_one(what, pattern, place):
     assert modules_that_call(pattern) <= {place}, f"a second {what}"
 
 
 def test_the_atomic_writer_is_the_only_one_that_renames():
     """Beside it only whole folders and downloads are renamed, and training keeps the state before the last."""
-    assert modules_that_call(r"os\.(replace|rename|renames)|shutil\.move") <= {"runtime", "decathlon", "training"}
+    assert modules_that_call(r"os\.(replace|rename|renames)|shutil\.move") <= {
+        "runtime",
+        "decathlon",
+        "training",
+    }
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_nothing_can_run_code_from_a_file(path):
-    forbidden = r"(eval|exec|compile|pickle\..*|marshal\..*|dill\..*|joblib\..*|os\.(system|popen)|subprocess\..*|" \
-                r"yaml\.(load|full_load|unsafe_load)|torch\.(jit|package|hub)\..*|ast\.eval)"
+    forbidden = (
+        r"(eval|exec|compile|pickle\..*|marshal\..*|dill\..*|joblib\..*|os\.(system|popen)|subprocess\..*|"
+        r"yaml\.(load|full_load|unsafe_load)|torch\.(jit|package|hub)\..*|ast\.eval)"
+    )
     assert [name for name in calls(path) if re.fullmatch(forbidden, name)] == []
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"weights_only\s*=\s*False|allow_pickle\s*=\s*True|shell\s*=\s*True", text)
@@ -82,35 +111,65 @@ def test_a_module_has_250_lines_at_most_and_says_what_it_is(path):
 
 def tracked() -> list[Path]:
     """Give every file that is, or is about to be, in the repository."""
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-                            capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     if listed.returncode:
         pytest.skip("not a git clone")
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 def test_no_file_names_a_machine():
-    machine = re.compile("|".join([r"/(?:home|Users)/[a-z]\w*/", re.escape(str(ROOT)) + r"\b",
-                                   re.escape(str(ROOT.parent)) + r"/\w"]))
-    assert [path.relative_to(ROOT).as_posix() for path in tracked() if path.stat().st_size < 2_000_000
-            and machine.search(path.read_text(encoding="utf-8", errors="ignore"))] == []
+    machine = re.compile(
+        "|".join(
+            [
+                r"/(?:home|Users)/[a-z]\w*/",
+                re.escape(str(ROOT)) + r"\b",
+                re.escape(str(ROOT.parent)) + r"/\w",
+            ]
+        )
+    )
+    assert [
+        path.relative_to(ROOT).as_posix()
+        for path in tracked()
+        if path.stat().st_size < 2_000_000
+        and machine.search(path.read_text(encoding="utf-8", errors="ignore"))
+    ] == []
 
 
 def test_no_file_names_an_index_or_holds_a_secret():
     wanted = {".toml", ".lock", ".yml", ".yaml", ".cfg", ".txt", ""}
-    text = "\n".join(path.read_text(encoding="utf-8", errors="ignore") for path in tracked() if path.suffix in wanted)
-    assert not re.search(r"--?(extra-)?index-url|--find-links\b|trusted-host", text.replace("--no-emit-index-url", "")
-                         .replace("--no-emit-find-links", ""))
+    text = "\n".join(
+        path.read_text(encoding="utf-8", errors="ignore")
+        for path in tracked()
+        if path.suffix in wanted
+    )
+    assert not re.search(
+        r"--?(extra-)?index-url|--find-links\b|trusted-host",
+        text.replace("--no-emit-index-url", "").replace("--no-emit-find-links", ""),
+    )
     secrets = re.compile(r"(AKIA[0-9A-Z]{16}|gh[pousr]_\w{30}|hf_\w{30}|BEGIN [A-Z ]*PRIVATE KEY)")
-    assert not any(secrets.search(path.read_text(encoding="utf-8", errors="ignore")) for path in tracked()
-                   if path.stat().st_size < 2_000_000)
+    assert not any(
+        secrets.search(path.read_text(encoding="utf-8", errors="ignore"))
+        for path in tracked()
+        if path.stat().st_size < 2_000_000
+    )
 
 
 def test_only_the_weights_are_large():
     sizes = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in tracked()}
-    assert {name for name, size in sizes.items() if size > 1_000_000 and not name.startswith("lungseg_utils/weights/")
-            } == set()
-    assert sum(size for name, size in sizes.items() if name.startswith("lungseg_utils/weights/")) <= 12_000_000
+    assert {
+        name
+        for name, size in sizes.items()
+        if size > 1_000_000 and not name.startswith("lungseg_utils/weights/")
+    } == set()
+    assert (
+        sum(size for name, size in sizes.items() if name.startswith("lungseg_utils/weights/"))
+        <= 12_000_000
+    )
 
 
 def test_an_archive_of_the_sources_holds_the_package_and_no_half_of_the_tests(tmp_path):
@@ -121,7 +180,9 @@ def test_an_archive_of_the_sources_holds_the_package_and_no_half_of_the_tests(tm
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
     build = "from setuptools import build_meta; build_meta.build_sdist('..')"
-    subprocess.run([sys.executable, "-c", build], cwd=tmp_path / "clone", check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", build], cwd=tmp_path / "clone", check=True, capture_output=True
+    )
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
     assert not [name for name in names if name.startswith("tests/")]
@@ -144,7 +205,9 @@ def locked() -> dict[str, list[str]]:
     pins: dict[str, list[str]] = {}
     for line in lines:
         if line and not line.startswith("#"):
-            name, exact = re.fullmatch(r"([\w.-]+)==([\w.]+)(?: ; .*)?", line).groups()  # nothing but exact versions
+            name, exact = re.fullmatch(
+                r"([\w.-]+)==([\w.]+)(?: ; .*)?", line
+            ).groups()  # nothing but exact versions
             pins.setdefault(name.lower().replace("_", "-"), []).append(exact)
     return pins
 
@@ -176,8 +239,11 @@ def test_the_conda_environment_installs_this_project():
 @pytest.mark.parametrize("page", ["README.md", "notebooks/05_evaluate.ipynb"])
 def test_the_table_of_networks_is_the_one_that_was_measured(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    measured = [line.split(" | ") for line in (ROOT / "benchmarks/results/ablation.md").read_text().splitlines()
-                if line.count(" | ") == 7 and line.count("-") < 20]
+    measured = [
+        line.split(" | ")
+        for line in (ROOT / "benchmarks/results/ablation.md").read_text().splitlines()
+        if line.count(" | ") == 7 and line.count("-") < 20
+    ]
     assert len(measured) == 6  # the heading, and five networks
     for name, *_, dice, _, _, false_positives in measured[1:]:
         dice, false_positives = dice.split()[0], false_positives.split()[0]

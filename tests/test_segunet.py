@@ -12,7 +12,12 @@ from lungseg_utils.preprocess import normalise
 from lungseg_utils.segunet import SegUNet, fold_batch_norms, trace_stages
 from lungseg_utils.training import make_loss
 
-SWITCHES = [("unpool", "concat"), ("unpool", "none"), ("transpose", "concat"), ("transpose", "none")]
+SWITCHES = [
+    ("unpool", "concat"),
+    ("unpool", "none"),
+    ("transpose", "concat"),
+    ("transpose", "none"),
+]
 
 
 def tiny(upsample="unpool", skip="concat", **options):
@@ -25,7 +30,9 @@ def parameters(module) -> int:
 
 
 @pytest.mark.parametrize(("upsample", "skip"), SWITCHES)
-@pytest.mark.parametrize("size", [(8, 8, 8), (7, 9, 11), (1, 13, 6), (5, 1, 1), (1, 1, 1), (3, 30, 2)])
+@pytest.mark.parametrize(
+    "size", [(8, 8, 8), (7, 9, 11), (1, 13, 6), (5, 1, 1), (1, 1, 1), (3, 30, 2)]
+)
 def test_any_size_gives_logits_of_that_size(size, upsample, skip):
     with torch.no_grad():
         logits = tiny(upsample, skip).eval()(torch.randn(2, 1, *size))
@@ -35,7 +42,12 @@ def test_any_size_gives_logits_of_that_size(size, upsample, skip):
 def test_channels_in_and_out_and_anisotropic_pooling():
     model = tiny(in_channels=2, out_channels=3, pools=[(1, 2, 2), (2, 2, 2)]).eval()
     assert model(torch.zeros(1, 2, 3, 9, 10)).shape == (1, 3, 3, 9, 10)
-    assert trace_stages(model, (4, 8, 8))[2]["shape"] == (3, 2, 2, 2)  # the bottleneck: depth halved once only
+    assert trace_stages(model, (4, 8, 8))[2]["shape"] == (
+        3,
+        2,
+        2,
+        2,
+    )  # the bottleneck: depth halved once only
 
 
 def test_unpooling_puts_maxima_back_where_they_were():
@@ -58,7 +70,9 @@ def test_segnet_has_no_skips_and_unet_learns_its_upsampling():
     # a 2 x 2 x 2 transposed convolution with bias for each pooling
     assert parameters(unet) - parameters(segunet) == (8 * 2 * 2 + 2) + (8 * 3 * 3 + 3)
     assert not any(isinstance(m, nn.ConvTranspose3d) for m in segunet.modules())
-    assert [m.stride for m in unet.modules() if isinstance(m, nn.ConvTranspose3d)] == [(2, 2, 2)] * 2
+    assert [m.stride for m in unet.modules() if isinstance(m, nn.ConvTranspose3d)] == [
+        (2, 2, 2)
+    ] * 2
 
 
 def test_the_encoder_reaches_the_output_through_the_skips_only_where_there_are_skips():
@@ -79,13 +93,24 @@ def test_the_encoder_reaches_the_output_through_the_skips_only_where_there_are_s
 def test_config_builds_the_same_network(upsample, skip):
     model = tiny(upsample, skip, pools=[(1, 2, 2), (2, 2, 1)])
     again = SegUNet(**model.config())
-    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
     assert again.config() == model.config()
 
 
-@pytest.mark.parametrize("wrong", [{"channels": (4,)}, {"pools": [(2, 2, 2)]}, {"pools": [(0, 2, 2)] * 2},
-                                   {"pools": [(2, 2)] * 2}, {"pools": [(2, 2, -2)] * 2}, {"upsample": "linear"},
-                                   {"skip": "add"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"channels": (4,)},
+        {"pools": [(2, 2, 2)]},
+        {"pools": [(0, 2, 2)] * 2},
+        {"pools": [(2, 2)] * 2},
+        {"pools": [(2, 2, -2)] * 2},
+        {"upsample": "linear"},
+        {"skip": "add"},
+    ],
+)
 def test_wrong_arguments_are_explained(wrong):
     with pytest.raises(AssertionError, match=str(next(iter(wrong)))[:4]):
         tiny(**wrong)
@@ -98,7 +123,9 @@ def test_folding_the_batch_norms_keeps_the_function(upsample, skip):
         model(torch.randn(4, 1, 8, 8, 8) * 3 + 1)
     folded = fold_batch_norms(model)
     assert not any(isinstance(m, nn.BatchNorm3d) for m in folded.modules())
-    assert any(isinstance(m, nn.BatchNorm3d) for m in model.modules()) and model.training  # the original stays
+    assert (
+        any(isinstance(m, nn.BatchNorm3d) for m in model.modules()) and model.training
+    )  # the original stays
     x = torch.randn(1, 1, 7, 8, 9)
     with torch.no_grad():
         assert torch.allclose(folded(x), model.eval()(x), atol=1e-5)
@@ -109,15 +136,22 @@ def test_fixed_batch_norms_within_the_convolutions_learn_the_same(upsample, skip
     model = tiny(upsample, skip).train()
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm3d):
-            norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), norm.weight.data.uniform_(0.5, 1.5)
+            (
+                norm.running_mean.normal_(),
+                norm.running_var.uniform_(0.5, 2),
+                norm.weight.data.uniform_(0.5, 1.5),
+            )
             norm.bias.data.normal_()
             norm.eval()
     plain = copy.deepcopy(model)
     for block in plain.modules():
         block.training = False  # as in prediction: each norm for itself
     image, asked = torch.randn(1, 1, 8, 8, 8), []
-    handles = [norm.register_forward_hook(lambda *_: asked.append(1))
-               for norm in model.modules() if isinstance(norm, nn.BatchNorm3d)]
+    handles = [
+        norm.register_forward_hook(lambda *_: asked.append(1))
+        for norm in model.modules()
+        if isinstance(norm, nn.BatchNorm3d)
+    ]
     outputs = [network(image) for network in (model, plain)]
     assert handles and not asked
     torch.testing.assert_close(*outputs)
@@ -131,14 +165,26 @@ def test_stages_are_counted_as_by_hand():
     model = SegUNet(channels=(2, 3))
     rows = {row["block"]: row for row in trace_stages(model, (4, 4, 4))}
     assert list(rows) == ["encoder 1", "bottleneck", "decoder 1", "head"]
-    assert [row["shape"] for row in rows.values()] == [(2, 4, 4, 4), (2, 2, 2, 2), (2, 4, 4, 4), (1, 4, 4, 4)]
+    assert [row["shape"] for row in rows.values()] == [
+        (2, 4, 4, 4),
+        (2, 2, 2, 2),
+        (2, 4, 4, 4),
+        (1, 4, 4, 4),
+    ]
     assert [row["parameters"] for row in rows.values()] == [
-        27 * 1 * 2 + 27 * 2 * 2 + 2 * 2 * 2,  # two convolutions without bias, scale and shift of two batch norms
+        27 * 1 * 2
+        + 27 * 2 * 2
+        + 2 * 2 * 2,  # two convolutions without bias, scale and shift of two batch norms
         27 * 2 * 3 + 27 * 3 * 2 + 2 * 3 + 2 * 2,
         27 * 4 * 2 + 27 * 2 * 2 + 2 * 2 * 2,
-        2 + 1]
-    flops = [2 * 64 * (27 * 1 * 2 + 27 * 2 * 2), 2 * 8 * (27 * 2 * 3 + 27 * 3 * 2), 2 * 64 * (27 * 4 * 2 + 27 * 2 * 2),
-             2 * 64 * 2]
+        2 + 1,
+    ]
+    flops = [
+        2 * 64 * (27 * 1 * 2 + 27 * 2 * 2),
+        2 * 8 * (27 * 2 * 3 + 27 * 3 * 2),
+        2 * 64 * (27 * 4 * 2 + 27 * 2 * 2),
+        2 * 64 * 2,
+    ]
     assert [row["gflop"] * 1e9 for row in rows.values()] == pytest.approx(flops)
     assert sum(row["parameters"] for row in rows.values()) == parameters(model)
     # encoder: 3 + 2; pooling: + 1; bottleneck: two convolutions of step 2: + 8; decoder: + 4

@@ -38,15 +38,24 @@ def test_two_networks_are_not_mixed():
 @pytest.mark.parametrize(("most_lost", "peak"), [(0.0, 0.0), (0.1, 0.9), (1.0, 0.99)])
 def test_the_least_peak_loses_no_more_lesions_than_it_may(most_lost, peak):
     """Ten scans of one lesion each; a row is Dice, lesions found, lesions, false positives."""
-    found = {value: np.array([[dice, number < hits, 1, 0] for number in range(10)], float)
-             for value, dice, hits in ((0.0, 0.6, 10), (0.9, 0.7, 9), (0.99, 0.8, 7))}
+    found = {
+        value: np.array([[dice, number < hits, 1, 0] for number in range(10)], float)
+        for value, dice, hits in ((0.0, 0.6, 10), (0.9, 0.7, 9), (0.99, 0.8, 7))
+    }
     assert benchmark("least_peak").choose(found, most_lost) == peak
 
 
-@pytest.mark.parametrize(("checkpoint", "peak", "cause"), [
-    ("best.safetensors", "95", "95 is not between 0 and 1"), ("best.safetensors", "nan", "nan is not between 0 and 1"),
-    ("last.pt", "0.9", "last.pt: --write would leave nothing but its weights")])
-def test_a_checkpoint_that_writing_the_peak_would_spoil_is_not_touched(checkpoint, peak, cause, capsys):
+@pytest.mark.parametrize(
+    ("checkpoint", "peak", "cause"),
+    [
+        ("best.safetensors", "95", "95 is not between 0 and 1"),
+        ("best.safetensors", "nan", "nan is not between 0 and 1"),
+        ("last.pt", "0.9", "last.pt: --write would leave nothing but its weights"),
+    ],
+)
+def test_a_checkpoint_that_writing_the_peak_would_spoil_is_not_touched(
+    checkpoint, peak, cause, capsys
+):
     with pytest.raises(SystemExit):
         benchmark("least_peak").main([checkpoint, "dataset", "--write", "--peak", peak])
     assert cause in capsys.readouterr().err

@@ -21,10 +21,25 @@ from lungseg_utils import checkpoint, runtime, training
 from lungseg_utils.patches import make_source
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
-from lungseg_utils.training import fit, learning_rate_at, losses, start, training_precision, whole_scans
+from lungseg_utils.training import (
+    fit,
+    learning_rate_at,
+    losses,
+    start,
+    training_precision,
+    whole_scans,
+)
 from lungseg_utils.training.ahead import draw_ahead
 
-FILES = [".lock", "best.safetensors", "config.json", "environment.json", "history.csv", "last.pt", "previous.pt"]
+FILES = [
+    ".lock",
+    "best.safetensors",
+    "config.json",
+    "environment.json",
+    "history.csv",
+    "last.pt",
+    "previous.pt",
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +62,14 @@ def run(cases, tmp_path):
 
     def start(name="run", resume=False, **changes):
         config = dataclasses.replace(TINY, **changes)
-        return fit(cases[:2], cases[2:], run_dir=tmp_path / name, config=config, device="cpu", resume=resume)
+        return fit(
+            cases[:2],
+            cases[2:],
+            run_dir=tmp_path / name,
+            config=config,
+            device="cpu",
+            resume=resume,
+        )
 
     return start
 
@@ -70,9 +92,11 @@ def equal(one, other) -> bool:
 
 def same_run(one: Path, other: Path) -> bool:
     """Whether two folders hold the same to the bit: state with optimiser and generators, best weights, history."""
-    return (equal(*(checkpoint.load_state(folder / "last.pt") for folder in (one, other)))
-            and (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
-            and best_weights(one) == best_weights(other))
+    return (
+        equal(*(checkpoint.load_state(folder / "last.pt") for folder in (one, other)))
+        and (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
+        and best_weights(one) == best_weights(other)
+    )
 
 
 def best_weights(folder: Path) -> dict:
@@ -84,7 +108,9 @@ def best_weights(folder: Path) -> dict:
 
 
 def test_shares_that_are_more_than_all_patches_are_refused():
-    with pytest.raises(LungsegError, match="foreground, mistakes: shares of 0.67 and 0.5 .* let them be 1"):
+    with pytest.raises(
+        LungsegError, match="foreground, mistakes: shares of 0.67 and 0.5 .* let them be 1"
+    ):
         training.TrainingConfig(mistakes=0.5)
     training.TrainingConfig(foreground=0.7, mistakes=0.3)
 
@@ -104,13 +130,22 @@ def test_the_best_weights_are_those_of_the_best_epoch(straight):
     rows = list(csv.DictReader((straight / "history.csv").open()))
     scores = [float(row["validation_dice"]) for row in rows]
     _, facts = checkpoint.load_weights(straight / "best.safetensors")
-    assert facts["epoch"] == 1 + scores.index(max(scores)) and facts["spacing_mm"] == TINY.spacing_mm
+    assert (
+        facts["epoch"] == 1 + scores.index(max(scores)) and facts["spacing_mm"] == TINY.spacing_mm
+    )
 
 
 def test_it_learns(run):
     """A bright ball in dark noise is outlined on a case that was not trained on."""
-    history = run(epochs=3, steps_per_epoch=15, patch_size=(12, 12, 12), channels=(4, 8), learning_rate=2e-2,
-                  ema_decay=0.8, augment=False)
+    history = run(
+        epochs=3,
+        steps_per_epoch=15,
+        patch_size=(12, 12, 12),
+        channels=(4, 8),
+        learning_rate=2e-2,
+        ema_decay=0.8,
+        augment=False,
+    )
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
     assert history[-1]["validation_dice"] > 0.8 and history[-1]["validation_recall"] == 1
 
@@ -118,7 +153,11 @@ def test_it_learns(run):
 def test_each_epoch_says_how_it_went_and_what_is_left(run, capsys):
     run(epochs=2)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and lines[0].startswith("epoch   1 of 2: loss ") and lines[1].endswith("0.0 min left")
+    assert (
+        len(lines) == 2
+        and lines[0].startswith("epoch   1 of 2: loss ")
+        and lines[1].endswith("0.0 min left")
+    )
 
 
 def test_without_validation_cases_the_latest_weights_are_kept(cases, tmp_path):
@@ -128,11 +167,17 @@ def test_without_validation_cases_the_latest_weights_are_kept(cases, tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_falls():
-    config = dataclasses.replace(TINY, epochs=10, steps_per_epoch=10, warmup_steps=4, learning_rate=1.0)
+    config = dataclasses.replace(
+        TINY, epochs=10, steps_per_epoch=10, warmup_steps=4, learning_rate=1.0
+    )
     assert [learning_rate_at(step, config) for step in (0, 1, 3, 50)] == [0.25, 0.5, 1, 1]
     cosine, poly = (dataclasses.replace(config, schedule=name) for name in ("cosine", "poly"))
-    assert learning_rate_at(50, cosine) == pytest.approx(0.5) and learning_rate_at(99, cosine) < 1e-3
-    assert learning_rate_at(50, poly) == pytest.approx(0.5**0.9) and learning_rate_at(99, poly) < 0.02
+    assert (
+        learning_rate_at(50, cosine) == pytest.approx(0.5) and learning_rate_at(99, cosine) < 1e-3
+    )
+    assert (
+        learning_rate_at(50, poly) == pytest.approx(0.5**0.9) and learning_rate_at(99, poly) < 0.02
+    )
 
 
 def test_each_loss_is_monais_and_small_where_the_prediction_is_right():
@@ -143,7 +188,9 @@ def test_each_loss_is_monais_and_small_where_the_prediction_is_right():
         assert loss(20 * label - 10, label) < 0.01 < loss(torch.zeros_like(label), label)
     missed, invented = label * 0.5, (label + label.roll(2, -1)).clamp(max=1)
     tversky = losses.make_loss("tversky")
-    assert tversky(20 * missed - 10, label) > tversky(20 * invented - 10, label)  # a missed voxel costs more
+    assert tversky(20 * missed - 10, label) > tversky(
+        20 * invented - 10, label
+    )  # a missed voxel costs more
 
 
 def test_the_balanced_loss_is_as_sorry_for_a_missed_nodule_as_the_root_of_its_share():
@@ -163,8 +210,16 @@ def test_the_balanced_loss_is_as_sorry_for_a_missed_nodule_as_the_root_of_its_sh
     assert lost(without_mass) == pytest.approx(1 - 2 * 64 / (2 * 64 + 256), abs=1e-5)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="there is no GPU"))])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+        ),
+    ],
+)
 def test_batches_drawn_ahead_are_those_drawn_when_needed_and_no_more(device):
     generator, numbers = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
 
@@ -173,7 +228,9 @@ def test_batches_drawn_ahead_are_those_drawn_when_needed_and_no_more(device):
         return drawn, drawn > 0.5, ["case"]
 
     for hu, label, names in draw_ahead(draw, 5, torch.device(device)):
-        assert torch.equal(hu.cpu(), torch.rand(3, generator=numbers)) and torch.equal(label, hu > 0.5)
+        assert torch.equal(hu.cpu(), torch.rand(3, generator=numbers)) and torch.equal(
+            label, hu > 0.5
+        )
         assert names == ["case"]
     assert torch.equal(generator.get_state(), numbers.get_state())
 
@@ -186,7 +243,9 @@ def test_deep_supervision_predicts_at_every_scale_and_weighs_the_finest_most():
     assert [tuple(output.shape[2:]) for output in outputs] == [(9, 8, 16), (5, 4, 8), (3, 2, 4)]
     assert torch.equal(outputs[0], model(image))
     ones = [output * 0 + value for output, value in zip(outputs, (1, 2, 4))]
-    total = losses.loss_of_all(lambda logits, target: logits.mean() + target.mean(), ones, label).item()
+    total = losses.loss_of_all(
+        lambda logits, target: logits.mean() + target.mean(), ones, label
+    ).item()
     assert total == pytest.approx((1 + 2 / 2 + 4 / 4) / 1.75)
     losses.loss_of_all(losses.make_loss(), outputs, label).backward()
     assert all(weight.grad is not None for weight in heads.parameters())
@@ -196,11 +255,16 @@ def test_the_heads_of_deep_supervision_are_not_in_the_weights_that_are_used(run,
     run(epochs=1, channels=(2, 4, 6), deep_supervision=True)
     model, _ = checkpoint.load_weights(tmp_path / "run" / "best.safetensors")
     assert model.config()["channels"] == [2, 4, 6]
-    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["heads"].keys() == {"0.weight", "0.bias"}
+    assert checkpoint.load_state(tmp_path / "run" / "last.pt")["heads"].keys() == {
+        "0.weight",
+        "0.bias",
+    }
 
 
 def test_deep_supervision_and_compile_exclude_each_other(run):
-    with pytest.raises(LungsegError, match="compile: it hides the stages that deep supervision looks at"):
+    with pytest.raises(
+        LungsegError, match="compile: it hides the stages that deep supervision looks at"
+    ):
         run(compile=True, deep_supervision=True)
 
 
@@ -214,12 +278,20 @@ def test_tensorboard_gets_every_row_where_it_is_installed(run, tmp_path, monkeyp
         def add_scalar(self, name, value, epoch):
             written.append((self.enter_result.name, name, epoch))
 
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer)
+    )
     run(epochs=2)
-    assert ("tensorboard", "loss", 1) in written and ("tensorboard", "validation_dice", 2) in written
+    assert ("tensorboard", "loss", 1) in written and (
+        "tensorboard",
+        "validation_dice",
+        2,
+    ) in written
 
 
-@pytest.mark.parametrize("libc", [TypeError(), OSError(), types.SimpleNamespace()], ids=["Windows", "none", "macOS"])
+@pytest.mark.parametrize(
+    "libc", [TypeError(), OSError(), types.SimpleNamespace()], ids=["Windows", "none", "macOS"]
+)
 def test_where_there_is_no_glibc_memory_is_left_as_it_is(monkeypatch, libc):
     def find(_name):
         if isinstance(libc, Exception):
@@ -256,8 +328,12 @@ def test_a_share_of_the_patches_lies_where_the_first_weights_are_wrong(cases):
     torch.nn.init.zeros_(silent.head.weight)
     torch.nn.init.constant_(silent.head.bias, -5.0)
     wrong = whole_scans.add_mistakes(sources, cases[:2], silent, TINY)
-    assert [len(source.mistakes) for source in wrong] == [len(source.lesions) for source in sources]  # all are missed
-    assert all(torch.equal(a, b) for source in wrong for a, b in zip(source.mistakes, source.lesions))
+    assert [len(source.mistakes) for source in wrong] == [
+        len(source.lesions) for source in sources
+    ]  # all are missed
+    assert all(
+        torch.equal(a, b) for source in wrong for a, b in zip(source.mistakes, source.lesions)
+    )
 
 
 def test_the_running_mean_moves_towards_the_weights():
@@ -273,7 +349,9 @@ def test_nothing_to_train_on_is_an_error(tmp_path):
         fit([], [], run_dir=tmp_path, config=TINY)
 
 
-@pytest.mark.parametrize(("fill", "cause"), [(0, "no tumour is marked in any training case"), (1, "inverted")])
+@pytest.mark.parametrize(
+    ("fill", "cause"), [(0, "no tumour is marked in any training case"), (1, "inverted")]
+)
 def test_fault_57_labels_all_empty_or_inverted_are_not_trained_on(cases, tmp_path, fill, cause):
     spoilt = [dataclasses.replace(case, label=np.full_like(case.label, fill)) for case in cases]
     with pytest.raises(LungsegError, match=cause):
@@ -286,7 +364,10 @@ def test_an_earlier_run_is_set_aside(run, tmp_path, capsys):
     run(epochs=1, seed=1)
     run(epochs=1, seed=2)
     assert (tmp_path / "run" / "earlier-1" / "last.pt").read_bytes() == first
-    assert sorted(path.name for path in (tmp_path / "run").glob("earlier-*")) == ["earlier-1", "earlier-2"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("earlier-*")) == [
+        "earlier-1",
+        "earlier-2",
+    ]
     assert "an earlier run was moved to earlier-1" in capsys.readouterr().err
 
 
@@ -300,7 +381,9 @@ def test_cases_that_cannot_be_trained_on_leave_the_earlier_run_where_it_is(run, 
 
 def test_a_second_training_in_the_folder_is_refused_while_the_first_is_at_work(run, monkeypatch):
     monkeypatch.setattr(training, "validate", lambda *_: run(resume=True))
-    with pytest.raises(LungsegError, match="run: another training is at work in it. wait for its end"):
+    with pytest.raises(
+        LungsegError, match="run: another training is at work in it. wait for its end"
+    ):
         run()
     monkeypatch.undo()
     assert len(run(resume=True)) == 4
@@ -314,7 +397,9 @@ def test_a_disk_that_knows_no_locks_is_trained_on_without(run, tmp_path, monkeyp
 
     monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", refuse)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".lock").write_text("1\nanother-machine\n")  # left by a run that was killed there
+    (tmp_path / "run" / ".lock").write_text(
+        "1\nanother-machine\n"
+    )  # left by a run that was killed there
     assert len(run(epochs=1)) == 1
 
 
@@ -325,29 +410,53 @@ def test_a_run_starts_from_given_weights_and_tells_which(straight, cases, tmp_pa
     start = straight / "best.safetensors"
     config = dataclasses.replace(TINY, epochs=1, learning_rate=1e-12)  # hardly a step
     fit(cases[:2], cases[2:], run_dir=tmp_path / "run", config=config, device="cpu", weights=start)
-    before, after = (checkpoint.load_weights(path)[0].state_dict() for path in (start, tmp_path / "run" / "last.pt"))
+    before, after = (
+        checkpoint.load_weights(path)[0].state_dict()
+        for path in (start, tmp_path / "run" / "last.pt")
+    )
     convolutions = [name for name in before if before[name].ndim == 5]
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in convolutions)
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert settings["started_from"] == checkpoint.load_weights(start)[1]["digest"]
     with pytest.raises(LungsegError, match="started_from was .* and is now None"):
-        fit(cases[:2], cases[2:], run_dir=tmp_path / "run", config=config, device="cpu", resume=True)
+        fit(
+            cases[:2], cases[2:], run_dir=tmp_path / "run", config=config, device="cpu", resume=True
+        )
 
 
-def test_weights_of_another_network_are_refused_before_the_run_folder_is_touched(straight, cases, tmp_path):
-    with pytest.raises(LungsegError, match=r"best\.safetensors: made with channels = \(2, 4\), not \(2, 4, 6\)"):
-        fit(cases[:2], cases[2:], run_dir=tmp_path / "run", config=dataclasses.replace(TINY, channels=(2, 4, 6)),
-            device="cpu", weights=straight / "best.safetensors")
+def test_weights_of_another_network_are_refused_before_the_run_folder_is_touched(
+    straight, cases, tmp_path
+):
+    with pytest.raises(
+        LungsegError, match=r"best\.safetensors: made with channels = \(2, 4\), not \(2, 4, 6\)"
+    ):
+        fit(
+            cases[:2],
+            cases[2:],
+            run_dir=tmp_path / "run",
+            config=dataclasses.replace(TINY, channels=(2, 4, 6)),
+            device="cpu",
+            weights=straight / "best.safetensors",
+        )
     assert not list((tmp_path / "run").glob("*"))
 
 
 # --- precision -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("device", "depth", "stages", "expected"), [
-    ("cpu", 8, 2, torch.bfloat16), ("cpu", 8, 3, torch.float32), ("cpu", 7, 3, torch.float32),
-    ("cpu", 40, 4, torch.bfloat16), ("cuda", 8, 3, torch.bfloat16)])
-def test_a_cpu_trains_in_float32_where_a_stage_is_two_voxels_deep(monkeypatch, device, depth, stages, expected):
+@pytest.mark.parametrize(
+    ("device", "depth", "stages", "expected"),
+    [
+        ("cpu", 8, 2, torch.bfloat16),
+        ("cpu", 8, 3, torch.float32),
+        ("cpu", 7, 3, torch.float32),
+        ("cpu", 40, 4, torch.bfloat16),
+        ("cuda", 8, 3, torch.bfloat16),
+    ],
+)
+def test_a_cpu_trains_in_float32_where_a_stage_is_two_voxels_deep(
+    monkeypatch, device, depth, stages, expected
+):
     monkeypatch.setattr(start, "pick_precision", lambda device: torch.bfloat16)
     config = dataclasses.replace(TINY, patch_size=(depth, 16, 16), channels=(4,) * stages)
     assert training_precision(torch.device(device), config) == expected
@@ -356,12 +465,28 @@ def test_a_cpu_trains_in_float32_where_a_stage_is_two_voxels_deep(monkeypatch, d
 # --- resume ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"schedule": "cosine"}, {"schedule": "poly", "optimiser": "sgd", "loss": "focal", "learning_rate": 1e-2},
-    {"deep_supervision": True, "channels": (2, 4, 6), "loss": "tversky", "elastic_voxels": 2, "low_resolution": 0.5,
-     "cut_off": 0.5, "fixed_norms": 0.5, "mistakes": 0.33}],
-    ids=["defaults", "cosine", "SGD", "deep supervision"])
-def test_fault_81_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run, tmp_path, monkeypatch, changes):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"schedule": "cosine"},
+        {"schedule": "poly", "optimiser": "sgd", "loss": "focal", "learning_rate": 1e-2},
+        {
+            "deep_supervision": True,
+            "channels": (2, 4, 6),
+            "loss": "tversky",
+            "elastic_voxels": 2,
+            "low_resolution": 0.5,
+            "cut_off": 0.5,
+            "fixed_norms": 0.5,
+            "mistakes": 0.33,
+        },
+    ],
+    ids=["defaults", "cosine", "SGD", "deep supervision"],
+)
+def test_fault_81_a_resumed_run_is_the_uninterrupted_one_to_the_bit(
+    run, tmp_path, monkeypatch, changes
+):
     run("straight", **changes)
     if not {"schedule", "fixed_norms"} & changes.keys():
         assert len(run("parts", epochs=2, **changes)) == 2
@@ -379,7 +504,9 @@ def test_fault_82_a_case_that_has_changed_is_named(run, cases, tmp_path):
     label = cases[1].label.copy()
     label[0, 0, 0] = 1  # a single voxel
     changed = [cases[0], dataclasses.replace(cases[1], label=label)]
-    with pytest.raises(LungsegError, match="last.pt: .*the scan or label of case_1 is another one now"):
+    with pytest.raises(
+        LungsegError, match="last.pt: .*the scan or label of case_1 is another one now"
+    ):
         fit(changed, cases[2:], run_dir=tmp_path / "run", config=TINY, resume=True)
 
 
@@ -403,14 +530,21 @@ def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:100])])
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:100])]
+)
 @pytest.mark.parametrize("epochs", [2, 4], ids=["half-way", "finished"])
-def test_best_weights_that_are_missing_or_damaged_are_replaced_and_said(run, tmp_path, capsys, damage, epochs):
+def test_best_weights_that_are_missing_or_damaged_are_replaced_and_said(
+    run, tmp_path, capsys, damage, epochs
+):
     run(epochs=epochs)
     best = tmp_path / "run" / "best.safetensors"
     damage(best)
     rows = run(resume=True)
-    assert f"warning: {best}: " in (said := capsys.readouterr().err) and f"weights of epoch {epochs}" in said
+    assert (
+        f"warning: {best}: " in (said := capsys.readouterr().err)
+        and f"weights of epoch {epochs}" in said
+    )
     left = [row["validation_dice"] for row in rows[epochs - 1 :]]
     assert best_weights(tmp_path / "run")["epoch"] == epochs + left.index(max(left))
 
@@ -427,8 +561,11 @@ def test_fault_82_other_settings_are_listed(run, tmp_path, cases):
     with pytest.raises(LungsegError) as caught:
         run(resume=True, patch_size=(4, 4, 4), channels=(2, 6), seed=5)
     text = str(caught.value)
-    for difference in ("patch_size was [8, 8, 8] and is now [4, 4, 4]", "channels was [2, 4] and is now [2, 6]",
-                       "seed was 0 and is now 5"):
+    for difference in (
+        "patch_size was [8, 8, 8] and is now [4, 4, 4]",
+        "channels was [2, 4] and is now [2, 6]",
+        "seed was 0 and is now 5",
+    ):
         assert difference in text
     assert "epochs" not in text and "resume with the same ones" in text
     with pytest.raises(LungsegError, match="training_cases was"):  # another fold
@@ -439,12 +576,19 @@ def test_fault_82_other_settings_are_listed(run, tmp_path, cases):
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
 
 
-DAMAGES = {"empty": lambda b: b"", "cut": lambda b: b[: len(b) // 2], "zeros": lambda b: bytes(len(b)),
-           "html": lambda b: b"<html>" * 99, "bit flip": lambda b: b[:2000] + bytes([b[2000] ^ 4]) + b[2001:]}
+DAMAGES = {
+    "empty": lambda b: b"",
+    "cut": lambda b: b[: len(b) // 2],
+    "zeros": lambda b: bytes(len(b)),
+    "html": lambda b: b"<html>" * 99,
+    "bit flip": lambda b: b[:2000] + bytes([b[2000] ^ 4]) + b[2001:],
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_fault_62_a_damaged_state_falls_back_to_the_one_before_and_says_so(run, tmp_path, straight, capsys, damage):
+def test_fault_62_a_damaged_state_falls_back_to_the_one_before_and_says_so(
+    run, tmp_path, straight, capsys, damage
+):
     run(epochs=3)
     last = tmp_path / "run" / "last.pt"
     last.write_bytes(DAMAGES[damage](last.read_bytes()))
@@ -454,7 +598,9 @@ def test_fault_62_a_damaged_state_falls_back_to_the_one_before_and_says_so(run, 
     assert same_run(tmp_path / "run", straight)
 
 
-def test_the_state_fallen_back_to_is_never_overwritten_by_a_damaged_one(run, tmp_path, straight, monkeypatch, capsys):
+def test_the_state_fallen_back_to_is_never_overwritten_by_a_damaged_one(
+    run, tmp_path, straight, monkeypatch, capsys
+):
     """The next state is stopped between the two renames that put it in place."""
     run(epochs=3)
     last = tmp_path / "run" / "last.pt"
@@ -484,7 +630,9 @@ def test_fault_62_two_damaged_states_are_an_error(run, tmp_path):
         run(resume=True)
 
 
-@pytest.mark.parametrize("state", [{}, {"settings": "{}"}, {"settings": 3}, {"settings": "[]"}, {"settings": "#"}])
+@pytest.mark.parametrize(
+    "state", [{}, {"settings": "{}"}, {"settings": 3}, {"settings": "[]"}, {"settings": "#"}]
+)
 def test_fault_64_a_file_that_is_no_state_of_a_run_is_an_error(run, tmp_path, state):
     (tmp_path / "run").mkdir()
     torch.save(state, tmp_path / "run" / "last.pt")
@@ -498,18 +646,41 @@ def test_fault_64_a_file_that_is_no_state_of_a_run_is_an_error(run, tmp_path, st
 def spoiled(monkeypatch, spoil, step):
     """Let `spoil` change the loss of one step."""
     honest, steps = training.make_loss(), iter(range(1000))
-    monkeypatch.setattr(training, "make_loss", lambda _name: lambda logits, label: (
-        spoil(honest(logits, label), logits) if next(steps) == step else honest(logits, label)))
+    monkeypatch.setattr(
+        training,
+        "make_loss",
+        lambda _name: (
+            lambda logits, label: (
+                spoil(honest(logits, label), logits)
+                if next(steps) == step
+                else honest(logits, label)
+            )
+        ),
+    )
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda loss, logits: loss * float("nan"), lambda loss, logits: loss + 1000,
-    lambda loss, logits: loss + (0 * logits).sum().sqrt()], ids=["NaN", "spike", "NaN in the gradient alone"])
-def test_fault_80_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(run, tmp_path, monkeypatch, spoil):
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda loss, logits: loss * float("nan"),
+        lambda loss, logits: loss + 1000,
+        lambda loss, logits: loss + (0 * logits).sum().sqrt(),
+    ],
+    ids=["NaN", "spike", "NaN in the gradient alone"],
+)
+def test_fault_80_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
+    run, tmp_path, monkeypatch, spoil
+):
     run(epochs=2)
-    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("last.pt", "best.safetensors", "history.csv")}
+    before = {
+        name: (tmp_path / "run" / name).read_bytes()
+        for name in ("last.pt", "best.safetensors", "history.csv")
+    }
     spoiled(monkeypatch, spoil, step=1)
-    with pytest.raises(LungsegError, match=r"^step 5: loss .* on case_[01], case_[01]\. the last checkpoint is kept"):
+    with pytest.raises(
+        LungsegError,
+        match=r"^step 5: loss .* on case_[01], case_[01]\. the last checkpoint is kept",
+    ):
         run(resume=True)
     assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
 
@@ -528,9 +699,13 @@ def stop_in_epoch(monkeypatch, epoch, how=None):
     monkeypatch.setattr(training, "validate", interrupted)
 
 
-@pytest.mark.parametrize("how", [None, lambda: os.kill(os.getpid(), signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    "how", [None, lambda: os.kill(os.getpid(), signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM"]
+)
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process at once on SIGTERM")
-def test_fault_83_an_interrupted_run_goes_on_where_it_was(run, tmp_path, straight, monkeypatch, capsys, how):
+def test_fault_83_an_interrupted_run_goes_on_where_it_was(
+    run, tmp_path, straight, monkeypatch, capsys, how
+):
     before = signal.getsignal(signal.SIGTERM)
     stop_in_epoch(monkeypatch, 3, how)
     with pytest.raises(KeyboardInterrupt):
@@ -583,7 +758,13 @@ def test_fault_73_kill_9_at_any_write_and_resume_gives_the_same_run(tmp_path, st
     # Flushes and renames, counted from each start: before the first state is in place, twice between the two renames
     # of a later one, and round the history.
     moments = [9, 17, 8, 7]
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "run"), *map(str, moments)], check=True, timeout=300,
-                   cwd=Path(__file__).parent, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "run"), *map(str, moments)],
+        check=True,
+        timeout=300,
+        cwd=Path(__file__).parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
     assert same_run(tmp_path / "run", straight)
     assert not list((tmp_path / "run").glob(".partial-*"))

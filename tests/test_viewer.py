@@ -55,7 +55,9 @@ def test_niivue_gets_the_voxels_where_they_lie_and_no_name(scan, mask):
     from isal import igzip
 
     widget = viewer.niivue(scan, mask, interactive=True)
-    ct, truth = (nibabel.Nifti1Image.from_bytes(igzip.decompress(layer.data)) for layer in widget.volumes)
+    ct, truth = (
+        nibabel.Nifti1Image.from_bytes(igzip.decompress(layer.data)) for layer in widget.volumes
+    )
     assert np.array_equal(np.asarray(ct.dataobj).T, scan.hu)
     assert np.asarray(truth.dataobj).sum() == mask.sum()
     d, h, w = 3, 5, 7
@@ -67,12 +69,17 @@ def test_niivue_gets_the_voxels_where_they_lie_and_no_name(scan, mask):
 QUESTION = "from lungseg_utils import viewer; print(viewer.is_live())"
 
 
-@pytest.mark.parametrize(("metadata", "environment", "expected"), [
-    ({"cellId": "a1b2", "recordTiming": False}, {}, "True"),  # what JupyterLab sends
-    ({}, {}, "False"),  # what nbclient (papermill) and nbval send
-    ({"cellId": "a1b2"}, {"LUNGSEG_HEADLESS": "1"}, "False"),
-])
-def test_a_front_end_is_known_by_the_cell_id_in_its_request(metadata, environment, expected, monkeypatch):
+@pytest.mark.parametrize(
+    ("metadata", "environment", "expected"),
+    [
+        ({"cellId": "a1b2", "recordTiming": False}, {}, "True"),  # what JupyterLab sends
+        ({}, {}, "False"),  # what nbclient (papermill) and nbval send
+        ({"cellId": "a1b2"}, {"LUNGSEG_HEADLESS": "1"}, "False"),
+    ],
+)
+def test_a_front_end_is_known_by_the_cell_id_in_its_request(
+    metadata, environment, expected, monkeypatch
+):
     class Shell:
         def get_parent(self):
             return {"header": {"msg_type": "execute_request"}, "metadata": metadata}
@@ -98,7 +105,9 @@ def test_a_real_kernel_passes_the_cell_id_on(monkeypatch):
         try:
             await client.wait_for_ready(timeout=60)
             for metadata in ({"cellId": "a1b2"}, {}):
-                message = client.session.msg("execute_request", {"code": QUESTION, "silent": False}, metadata=metadata)
+                message = client.session.msg(
+                    "execute_request", {"code": QUESTION, "silent": False}, metadata=metadata
+                )
                 client.shell_channel.send(message)
                 while True:
                     reply = await client.get_iopub_msg(timeout=60)

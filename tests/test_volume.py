@@ -15,8 +15,21 @@ from lungseg_utils.runtime import LungsegError
 from lungseg_utils.volume.grid import CANONICAL, grid_along
 
 REAL_CT = os.environ.get("LUNGSEG_REAL_CT")
-ORIENTATIONS = ["".join(code) for axes in permutations(["RL", "AP", "SI"]) for code in product(*axes)]
-CODES = {"u1": 2, "i1": 256, "i2": 4, "u2": 512, "i4": 8, "u4": 768, "i8": 1024, "u8": 1280, "f4": 16, "f8": 64}
+ORIENTATIONS = [
+    "".join(code) for axes in permutations(["RL", "AP", "SI"]) for code in product(*axes)
+]
+CODES = {
+    "u1": 2,
+    "i1": 256,
+    "i2": 4,
+    "u2": 512,
+    "i4": 8,
+    "u4": 768,
+    "i8": 1024,
+    "u8": 1280,
+    "f4": 16,
+    "f8": 64,
+}
 
 
 def chest(shape=(5, 6, 7)) -> np.ndarray:
@@ -37,8 +50,20 @@ def affine(spacing_mm=(3.0, 0.8, 0.7), origin=(20.0, -30.0, 40.0), tilt_deg=0.0)
     return full
 
 
-def save(path, hu=None, matrix=None, *, orientation="LPS", dtype="i2", slope=None, inter=0.0, nifti=1, order="<",
-         sform=1, qform=1):  # fmt: skip
+def save(
+    path,
+    hu=None,
+    matrix=None,
+    *,
+    orientation="LPS",
+    dtype="i2",
+    slope=None,
+    inter=0.0,
+    nifti=1,
+    order="<",
+    sform=1,
+    qform=1,
+):
     """Write `hu` (D, H, W) with nibabel, independently of the writer under test."""
     hu, matrix = chest() if hu is None else hu, affine() if matrix is None else matrix
     grid = grid_along(orientation, hu.shape, matrix)
@@ -69,9 +94,16 @@ def test_fault_28_every_orientation_gives_the_same_hu_at_the_same_place(tmp_path
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from(ORIENTATIONS), st.sampled_from(["i2", "i4", "i8", "f4", "f8", "u2"]), st.sampled_from("<>"),
-       st.sampled_from([None, 1.0, 0.5, 2.0]), st.sampled_from([1, 2]))  # fmt: skip
-def test_fault_25_dtype_slope_byte_order_and_version_leave_the_hu_alone(orientation, dtype, order, slope, nifti):
+@given(
+    st.sampled_from(ORIENTATIONS),
+    st.sampled_from(["i2", "i4", "i8", "f4", "f8", "u2"]),
+    st.sampled_from("<>"),
+    st.sampled_from([None, 1.0, 0.5, 2.0]),
+    st.sampled_from([1, 2]),
+)
+def test_fault_25_dtype_slope_byte_order_and_version_leave_the_hu_alone(
+    orientation, dtype, order, slope, nifti
+):
     import tempfile
 
     hu = chest() // 2 * 2
@@ -79,7 +111,16 @@ def test_fault_25_dtype_slope_byte_order_and_version_leave_the_hu_alone(orientat
     slope = 1.0 if dtype == "u2" and slope is None else slope
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.nii")
-        save(path, hu, orientation=orientation, dtype=dtype, slope=slope, inter=inter, order=order, nifti=nifti)
+        save(
+            path,
+            hu,
+            orientation=orientation,
+            dtype=dtype,
+            slope=slope,
+            inter=inter,
+            order=order,
+            nifti=nifti,
+        )
         scan = volume.read(path)
         assert np.array_equal(scan.hu, hu) and scan.hu.dtype == np.int16
         volume.write_mask(Path(folder, "mask.nii.gz"), hu > 0, scan)
@@ -91,7 +132,13 @@ def test_fault_25_dtype_slope_byte_order_and_version_leave_the_hu_alone(orientat
 @pytest.mark.parametrize("sform, qform", [(1, 1), (2, 4), (1, 0), (0, 1), (0, 0)])
 @pytest.mark.parametrize("orientation", ["LPS", "SAR"])
 def test_a_mask_has_the_scan_s_shape_affine_and_codes(tmp_path, orientation, sform, qform, capsys):
-    path = save(tmp_path / "a.nii.gz", matrix=affine(tilt_deg=9), orientation=orientation, sform=sform, qform=qform)
+    path = save(
+        tmp_path / "a.nii.gz",
+        matrix=affine(tilt_deg=9),
+        orientation=orientation,
+        sform=sform,
+        qform=qform,
+    )
     scan = volume.read(path)
     volume.write_mask(tmp_path / "mask.nii.gz", scan.hu > 0, scan)
     image, mask = nib.load(path), nib.load(tmp_path / "mask.nii.gz")
@@ -135,7 +182,12 @@ def test_a_header_is_read_without_the_voxels(tmp_path):
 
 
 def test_stem_drops_only_the_nifti_suffix():
-    assert [volume.stem(p) for p in ("x/a.b.nii.gz", "a.1.nii", "A.NII.GZ", "a.gz")] == ["a.b", "a.1", "A", "a.gz"]
+    assert [volume.stem(p) for p in ("x/a.b.nii.gz", "a.1.nii", "A.NII.GZ", "a.gz")] == [
+        "a.b",
+        "a.1",
+        "A",
+        "a.gz",
+    ]
 
 
 def test_writing_refuses_other_names_and_shapes(tmp_path):
@@ -149,9 +201,14 @@ def test_writing_refuses_other_names_and_shapes(tmp_path):
 
 @pytest.mark.skipif(not REAL_CT, reason="LUNGSEG_REAL_CT names no folder of real CTs")
 def test_real_scans_read_in_silence_and_as_nibabel_reads_them(capsys):
-    files = [*Path(REAL_CT).glob("*/ct.nii.gz"), *Path(REAL_CT).glob("lidc-nodules/images/*.nii.gz")]
+    files = [
+        *Path(REAL_CT).glob("*/ct.nii.gz"),
+        *Path(REAL_CT).glob("lidc-nodules/images/*.nii.gz"),
+    ]
     assert files
     for path in files:
         scan, image = volume.read(path), nib.as_closest_canonical(nib.load(path))
-        assert np.array_equal(scan.hu, np.asanyarray(image.dataobj).transpose(2, 1, 0)[:, ::-1, ::-1]), path
+        assert np.array_equal(
+            scan.hu, np.asanyarray(image.dataobj).transpose(2, 1, 0)[:, ::-1, ::-1]
+        ), path
     assert capsys.readouterr().err == ""

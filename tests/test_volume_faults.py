@@ -44,7 +44,9 @@ def zipped(path, data):
 def peak_bytes() -> int:
     """Give the most memory that this process has had; macOS counts in bytes, Linux in units of 1,024."""
     resource = pytest.importorskip("resource", reason="Windows has none")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 # --- the file ---------------------------------------------------------------------------------------------------
@@ -81,7 +83,9 @@ def test_fault_03_junk_after_gzip(tmp_path, scan_path, capsys):
 
 def test_gzip_members_in_a_row_are_one_file(tmp_path, scan_path):
     data = scan_path.read_bytes()
-    path = zipped(tmp_path / "a.nii.gz", gzip.compress(data[:400]) + gzip.compress(data[400:]) + bytes(512))
+    path = zipped(
+        tmp_path / "a.nii.gz", gzip.compress(data[:400]) + gzip.compress(data[400:]) + bytes(512)
+    )
     assert np.array_equal(volume.read(path).hu, chest())
 
 
@@ -90,10 +94,16 @@ def test_fault_04_empty(tmp_path):
     refuse(zipped(tmp_path / "b.nii.gz", gzip.compress(b"")), "truncated|not a NIfTI")
 
 
-@pytest.mark.parametrize("content, looks", [
-    (b"<!DOCTYPE html><html>404</html>", "web page"), (b"\x89PNG\r\n\x1a\n" + bytes(500), "PNG"),
-    (b"404 not found\n" * 50, "text"), (bytes(1000), "zeros"), (bytes(128) + b"DICM" + bytes(600), "DICOM"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, looks",
+    [
+        (b"<!DOCTYPE html><html>404</html>", "web page"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(500), "PNG"),
+        (b"404 not found\n" * 50, "text"),
+        (bytes(1000), "zeros"),
+        (bytes(128) + b"DICM" + bytes(600), "DICOM"),
+    ],
+)
 def test_fault_05_something_else_named_nii(tmp_path, content, looks):
     refuse(zipped(tmp_path / "a.nii", content), f"not a NIfTI file: it looks like .*{looks}")
     refuse(zipped(tmp_path / "b.nii.gz", content), looks)
@@ -104,7 +114,10 @@ def test_fault_06_read_by_content_whatever_the_name(tmp_path, scan_path, capsys)
     for name, data in (("a.nii.gz", plain), ("b.nii", gzip.compress(plain))):
         assert np.array_equal(volume.read(zipped(tmp_path / name, data)).hu, chest())
         assert name in capsys.readouterr().err
-    refuse(zipped(tmp_path / "c.nii.gz", gzip.compress(gzip.compress(plain))), "gzipped twice. Run gunzip")
+    refuse(
+        zipped(tmp_path / "c.nii.gz", gzip.compress(gzip.compress(plain))),
+        "gzipped twice. Run gunzip",
+    )
 
 
 def test_fault_07_wrong_magic(scan_path):
@@ -126,13 +139,24 @@ def test_fault_09_missing_or_empty_folder(tmp_path):
     refuse(tmp_path, "a folder, where a NIfTI file is needed", read=volume.read_label)
 
 
-@pytest.mark.parametrize("name", ["Lunge über 50 %.nii.gz", "o'neill scan.nii.gz", "肺.nii.gz",
-                                  "<img src=x onerror=alert(1)>.nii.gz", "$(touch x).nii.gz"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Lunge über 50 %.nii.gz",
+        "o'neill scan.nii.gz",
+        "肺.nii.gz",
+        "<img src=x onerror=alert(1)>.nii.gz",
+        "$(touch x).nii.gz",
+    ],
+)
 def test_fault_10_and_89_odd_names_work(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scan = volume.read(save(tmp_path / name))
     volume.write_mask(tmp_path / "out" / name, scan.hu > 0, scan)
-    assert volume.read_label(tmp_path / "out" / name, like=scan).any() and not (tmp_path / "x").exists()
+    assert (
+        volume.read_label(tmp_path / "out" / name, like=scan).any()
+        and not (tmp_path / "x").exists()
+    )
 
 
 def test_fault_89_a_newline_in_a_name_stays_on_one_line(tmp_path):
@@ -181,16 +205,22 @@ def test_fault_14_extension_past_its_end(tmp_path, scan_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "shape, code, bits", [((30000, 30000, 30000), 4, 16), ((4096, 4096, 4096), 64, 64), ((20000, 20000, 1), 64, 64)]
+    "shape, code, bits",
+    [((30000, 30000, 30000), 4, 16), ((4096, 4096, 4096), 64, 64), ((20000, 20000, 1), 64, 64)],
 )
 def test_fault_15_absurd_size_is_refused_from_the_header(scan_path, shape, code, bits):
     before = peak_bytes()
-    refuse(patched(patched(scan_path, 40, "4h", 3, *shape), 70, "2h", code, bits), "implausibly large")
+    refuse(
+        patched(patched(scan_path, 40, "4h", 3, *shape), 70, "2h", code, bits), "implausibly large"
+    )
     assert peak_bytes() - before < 50_000_000
 
 
 def test_fault_15_a_large_claim_in_a_small_file(tmp_path, scan_path):
-    refuse(patched(scan_path, 40, "4h", 3, 512, 512, 300), "truncated: expected 157,286,752 bytes, got 772")
+    refuse(
+        patched(scan_path, 40, "4h", 3, 512, 512, 300),
+        "truncated: expected 157,286,752 bytes, got 772",
+    )
     path = zipped(tmp_path / "a.nii.gz", gzip.compress(scan_path.read_bytes()))
     refuse(path, "truncated: expected 157,286,752 bytes, got .* compressed")
 
@@ -202,7 +232,9 @@ def test_fault_16_a_stream_longer_than_the_header_says(tmp_path, scan_path):
     assert peak_bytes() - before < 50_000_000
 
 
-@pytest.mark.parametrize("dims", [(3, 0, 6, 5), (3, -7, 6, 5), (9, 7, 6, 5), (0, 7, 6, 5), (-1, 7, 6, 5)])
+@pytest.mark.parametrize(
+    "dims", [(3, 0, 6, 5), (3, -7, 6, 5), (9, 7, 6, 5), (0, 7, 6, 5), (-1, 7, 6, 5)]
+)
 def test_fault_17_impossible_shape(scan_path, dims):
     refuse(patched(scan_path, 40, "4h", *dims), "impossible shape")
 
@@ -235,9 +267,14 @@ def test_fault_22_thick_slices(tmp_path):
     assert scan.spacing_mm == pytest.approx((10, 0.6, 0.6)) and same_place(scan.affine, matrix)
 
 
-@pytest.mark.parametrize("code, bits", [(128, 24), (32, 64), (1792, 128), (2304, 32), (1536, 128), (999, 16), (0, 0)])
+@pytest.mark.parametrize(
+    "code, bits", [(128, 24), (32, 64), (1792, 128), (2304, 32), (1536, 128), (999, 16), (0, 0)]
+)
 def test_fault_23_not_one_number_a_voxel(scan_path, code, bits):
-    refuse(patched(scan_path, 70, "2h", code, bits), rf"voxels are .* \(datatype {code}\), one number each is needed")
+    refuse(
+        patched(scan_path, 70, "2h", code, bits),
+        rf"voxels are .* \(datatype {code}\), one number each is needed",
+    )
 
 
 def test_fault_24_bitpix_contradicts_datatype(scan_path, capsys):
@@ -260,7 +297,9 @@ def test_fault_27_infinite_slope(scan_path, slope, inter):
 
 @pytest.mark.parametrize("sform, qform", [(0, 1), (1, 0)])
 def test_fault_29_one_form_is_enough(tmp_path, sform, qform, capsys):
-    scan = volume.read(save(tmp_path / "a.nii", sform=sform, qform=qform, matrix=affine(tilt_deg=12)))
+    scan = volume.read(
+        save(tmp_path / "a.nii", sform=sform, qform=qform, matrix=affine(tilt_deg=12))
+    )
     assert np.array_equal(scan.hu, chest()) and same_place(scan.affine, affine(tilt_deg=12))
     assert capsys.readouterr().err == ""
 
@@ -272,7 +311,10 @@ def test_fault_30_no_form_is_said(tmp_path, capsys):
 
 def test_fault_31_forms_that_disagree(tmp_path, capsys):
     image = nib.load(save(tmp_path / "a.nii"))
-    for change, says in ((np.diag([-1, 1, 1, 1]), "sform and qform disagree"), (np.eye(4) + 1e-4 * np.eye(4, k=3), "")):
+    for change, says in (
+        (np.diag([-1, 1, 1, 1]), "sform and qform disagree"),
+        (np.eye(4) + 1e-4 * np.eye(4, k=3), ""),
+    ):
         image.set_qform(change @ image.get_sform(), 1)
         nib.save(image, tmp_path / "b.nii")
         scan, said = volume.read(tmp_path / "b.nii"), capsys.readouterr().err
@@ -288,7 +330,10 @@ def test_fault_32_oblique_is_kept(tmp_path, tilt):
         assert np.array_equal(scan.hu, chest()) and same_place(scan.affine, matrix)
     volume.write_mask(tmp_path / "mask.nii", scan.hu > 0, scan)
     assert np.array_equal(volume.read_label(tmp_path / "mask.nii", like=scan), scan.hu > 0)
-    assert np.abs(nib.load(tmp_path / "mask.nii").affine - nib.load(tmp_path / "a.nii").affine).max() == 0
+    assert (
+        np.abs(nib.load(tmp_path / "mask.nii").affine - nib.load(tmp_path / "a.nii").affine).max()
+        == 0
+    )
 
 
 def test_fault_32_sheared_is_refused(tmp_path):
@@ -300,9 +345,14 @@ def test_fault_32_sheared_is_refused(tmp_path):
     refuse(tmp_path / "b.nii", "sheared")
 
 
-@pytest.mark.parametrize("rows, says", [
-    ([0.0] * 12, "singular"), ([np.nan] * 12, "NaN"), ([1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0], "singular"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "rows, says",
+    [
+        ([0.0] * 12, "singular"),
+        ([np.nan] * 12, "NaN"),
+        ([1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0], "singular"),
+    ],
+)
 def test_fault_33_useless_affine(scan_path, rows, says):
     refuse(patched(scan_path, 280, "12f", *rows), says)
 
@@ -348,7 +398,9 @@ def test_fault_38_nan_infinity_and_1e300(tmp_path, capsys):
     hu = chest().astype(float)
     hu[0, 0, :4] = np.nan, np.inf, -np.inf, 1e300
     read = volume.read(save(tmp_path / "a.nii", hu, dtype="f8")).hu
-    assert read[0, 0, :4].tolist() == [-1024, -1024, -1024, 32767] and np.array_equal(read[1:], chest()[1:])
+    assert read[0, 0, :4].tolist() == [-1024, -1024, -1024, 32767] and np.array_equal(
+        read[1:], chest()[1:]
+    )
     said = capsys.readouterr().err
     assert "3 of 210 voxels are NaN or infinite" in said and "1 voxels beyond" in said
     refuse(save(tmp_path / "b.nii", np.full((5, 6, 7), np.nan), dtype="f4"), "every voxel is NaN")
@@ -361,12 +413,23 @@ def test_fault_39_constant_is_refused_and_air_is_said(tmp_path, capsys):
     assert "no patient in this scan" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("make", [
-    lambda hu: (hu + 1000) / 1100, lambda hu: (hu + 500) / 300, lambda hu: np.clip((hu + 1000) / 5, 0, 255),
-    lambda hu: (hu + 950) * 0.7 + 5, lambda hu: -hu, lambda hu: hu.max() + 400.0 - hu,
-], ids=["0..1", "z-score", "0..255", "MR", "inverted", "inverted, positive"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda hu: (hu + 1000) / 1100,
+        lambda hu: (hu + 500) / 300,
+        lambda hu: np.clip((hu + 1000) / 5, 0, 255),
+        lambda hu: (hu + 950) * 0.7 + 5,
+        lambda hu: -hu,
+        lambda hu: hu.max() + 400.0 - hu,
+    ],
+    ids=["0..1", "z-score", "0..255", "MR", "inverted", "inverted, positive"],
+)
 def test_fault_40_not_hounsfield_units(tmp_path, make):
-    refuse(save(tmp_path / "a.nii", make(chest().astype(float)), dtype="f4"), "not HU.*Hounsfield units")
+    refuse(
+        save(tmp_path / "a.nii", make(chest().astype(float)), dtype="f4"),
+        "not HU.*Hounsfield units",
+    )
 
 
 def test_fault_41_offset_missing(tmp_path):
@@ -379,7 +442,10 @@ def test_fault_41_offset_missing(tmp_path):
 def test_fault_42_metal_and_padding_are_read_as_they_are(tmp_path, capsys):
     hu = chest()
     hu[0, 0, :3] = 30000, -3024, -32768
-    assert np.array_equal(volume.read(save(tmp_path / "a.nii", hu)).hu, hu) and capsys.readouterr().err == ""
+    assert (
+        np.array_equal(volume.read(save(tmp_path / "a.nii", hu)).hu, hu)
+        and capsys.readouterr().err == ""
+    )
 
 
 # --- labels -----------------------------------------------------------------------------------------------------
@@ -391,30 +457,50 @@ def tumour() -> np.ndarray:
     return label
 
 
-@pytest.mark.parametrize("values, shown", [
-    ([255], "255"), ([1, 2], "2"), ([-1], "-1"), ([0.5], "0.5"), ([np.nan], "nan"),
-    ([3, 4, 5, 6, 7, 8], "3, 4, 5, 6, 7, …"),
-    ([0.9998], "0.9998"), ([1.00011, np.inf], "1.00011, inf"), ([2e-4], "0.0002"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, shown",
+    [
+        ([255], "255"),
+        ([1, 2], "2"),
+        ([-1], "-1"),
+        ([0.5], "0.5"),
+        ([np.nan], "nan"),
+        ([3, 4, 5, 6, 7, 8], "3, 4, 5, 6, 7, …"),
+        ([0.9998], "0.9998"),
+        ([1.00011, np.inf], "1.00011, inf"),
+        ([2e-4], "0.0002"),
+    ],
+)
 def test_fault_52_wrong_label_values(tmp_path, scan_path, values, shown):
     label = tumour().astype(np.float32)
     label.flat[: len(values)] = values
-    refuse(save(tmp_path / "label.nii", label, dtype="f4"), f"not a label of 0 and 1: it holds {shown}",
-           read=volume.read_label, like=volume.read(scan_path))  # fmt: skip
+    refuse(
+        save(tmp_path / "label.nii", label, dtype="f4"),
+        f"not a label of 0 and 1: it holds {shown}",
+        read=volume.read_label,
+        like=volume.read(scan_path),
+    )
     refuse(scan_path, "not a label", read=volume.read_label)  # a CT
 
 
-@pytest.mark.parametrize("dtype, slope, inter", [("i8", None, 0), ("f8", None, 0), ("u1", 1 / 255, 0), ("i2", 0.1, -3)])
+@pytest.mark.parametrize(
+    "dtype, slope, inter", [("i8", None, 0), ("f8", None, 0), ("u1", 1 / 255, 0), ("i2", 0.1, -3)]
+)
 def test_fault_53_zero_and_one_in_any_guise(tmp_path, dtype, slope, inter):
     path = save(tmp_path / "label.nii", tumour(), dtype=dtype, slope=slope, inter=inter)
-    assert np.array_equal(volume.read_label(path), tumour()) and volume.read_label(path).dtype == np.uint8
+    assert (
+        np.array_equal(volume.read_label(path), tumour())
+        and volume.read_label(path).dtype == np.uint8
+    )
 
 
 def test_what_is_0_or_1_but_for_rounding_is_read_as_such(tmp_path):
     label = tumour().astype(np.float32)
     label[label == 1] = 1 - 6e-8
     label[0, 0, :3] = 3e-8, -5e-5, 5e-5
-    assert np.array_equal(volume.read_label(save(tmp_path / "label.nii", label, dtype="f4")), tumour())
+    assert np.array_equal(
+        volume.read_label(save(tmp_path / "label.nii", label, dtype="f4")), tumour()
+    )
 
 
 def test_fault_54_label_of_another_shape(tmp_path, scan_path):
@@ -429,9 +515,17 @@ def test_fault_54_label_of_another_shape(tmp_path, scan_path):
 
 def test_fault_55_label_elsewhere(tmp_path, scan_path):
     scan = volume.read(scan_path)
-    for name, change in (("voxel", np.eye(4) + 0.7 * np.eye(4, k=3)), ("flip", np.diag([-1, 1, 1, 1]))):
+    for name, change in (
+        ("voxel", np.eye(4) + 0.7 * np.eye(4, k=3)),
+        ("flip", np.diag([-1, 1, 1, 1])),
+    ):
         path = save(tmp_path / f"{name}.nii", tumour(), change @ affine())
-        refuse(path, "its affine puts it up to .* mm away from scan.nii", read=volume.read_label, like=scan)
+        refuse(
+            path,
+            "its affine puts it up to .* mm away from scan.nii",
+            read=volume.read_label,
+            like=scan,
+        )
     lost = save(tmp_path / "lost.nii", tumour(), sform=0, qform=0)
     refuse(lost, "its affine puts it", read=volume.read_label, like=scan)
     rounded = save(tmp_path / "rounded.nii", tumour(), affine(origin=(20.0001, -30, 40)))
@@ -450,7 +544,9 @@ def test_fault_56_label_stored_along_other_axes(tmp_path, orientation, tilt):
 
 def test_two_threads_may_read_at_once(tmp_path, scan_path):
     read = []
-    threads = [threading.Thread(target=lambda: read.append(volume.read(scan_path).hu)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: read.append(volume.read(scan_path).hu)) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

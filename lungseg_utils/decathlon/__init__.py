@@ -13,5 +13,16 @@ from lungseg_utils.decathlon.download import TASK06_MD5, TASK06_URL, download
 from lungseg_utils.decathlon.fingerprint import fingerprint
 from lungseg_utils.decathlon.folds import split
 
-__all__ = ["TASK06_MD5", "TASK06_URL", "Case", "Dataset", "DatasetError", "Report", "check", "download", "fingerprint",
-           "load", "split"]
+__all__ = [
+    "TASK06_MD5",
+    "TASK06_URL",
+    "Case",
+    "Dataset",
+    "DatasetError",
+    "Report",
+    "check",
+    "download",
+    "fingerprint",
+    "load",
+    "split",
+]

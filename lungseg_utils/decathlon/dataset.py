@@ -44,9 +44,15 @@ class DatasetError(LungsegError):
         self.faults = list(faults)
         lines = [f"\n  {fault}" for fault in self.faults[:SHOWN_FAULTS]]
         if len(self.faults) > SHOWN_FAULTS:
-            lines.append(f"\n  and {len(self.faults) - SHOWN_FAULTS} more; `lungseg check` lists them all")
-        super().__init__(subject, f"{len(self.faults)} faults:{''.join(lines)}", "mend them and try again")
-        self.args = ("".join([f"{self.subject}: {len(self.faults)} faults:", *lines, f"\n{self.remedy}."]),)  # a list
+            lines.append(
+                f"\n  and {len(self.faults) - SHOWN_FAULTS} more; `lungseg check` lists them all"
+            )
+        super().__init__(
+            subject, f"{len(self.faults)} faults:{''.join(lines)}", "mend them and try again"
+        )
+        self.args = (
+            "".join([f"{self.subject}: {len(self.faults)} faults:", *lines, f"\n{self.remedy}."]),
+        )  # a list
 
     def __reduce__(self):
         return type(self), (self.subject, self.faults)
@@ -105,13 +111,24 @@ class _Reader:
         if not isinstance(entries, list):
             self.fault(f'"{part}" is a {type(entries).__name__}, not a list of cases', ENTRY)
             return []
-        kept = [(f"{part} entry {i}", entry) for i, entry in enumerate(entries, 1) if not _is_apple_double(entry)]
+        kept = [
+            (f"{part} entry {i}", entry)
+            for i, entry in enumerate(entries, 1)
+            if not _is_apple_double(entry)
+        ]
         if len(kept) < len(entries):
             ignored = len(entries) - len(kept)
-            self.warnings.append(f"{self.json}: {ignored} {part} entries name macOS's ._ files: ignored")
+            self.warnings.append(
+                f"{self.json}: {ignored} {part} entries name macOS's ._ files: ignored"
+            )
         if part == "training" and not kept:
-            self.fault('"training" names no case' if part in content else 'the key "training" is missing', RESTORE)
-        self.compare_count(content, {"training": "numTraining", "test": "numTest"}[part], {len(kept), len(entries)})
+            self.fault(
+                '"training" names no case' if part in content else 'the key "training" is missing',
+                RESTORE,
+            )
+        self.compare_count(
+            content, {"training": "numTraining", "test": "numTest"}[part], {len(kept), len(entries)}
+        )
         return [case for where, entry in kept if (case := self.case(where, entry, part))]
 
     def compare_count(self, content: dict, key: str, counts: set[int]) -> None:
@@ -121,13 +138,17 @@ class _Reader:
             return
         said = content[key]
         if isinstance(said, bool) or not isinstance(said, (int, float)) or said not in counts:
-            self.fault(f'"{key}" is {str(said)[:40]}, but {min(counts)} cases are listed',
-                       f"set it to {min(counts)}, or restore the missing entries")
+            self.fault(
+                f'"{key}" is {str(said)[:40]}, but {min(counts)} cases are listed',
+                f"set it to {min(counts)}, or restore the missing entries",
+            )
 
     def case(self, where: str, entry: object, part: str) -> Case | None:
         fields = {"image": entry} if part == "test" and isinstance(entry, str) else entry
         if not isinstance(fields, dict):
-            self.fault(f"{where} is a {type(entry).__name__}, not an object with image and label", ENTRY)
+            self.fault(
+                f"{where} is a {type(entry).__name__}, not an object with image and label", ENTRY
+            )
             return None
         kinds = ["image"] + ["label"] * (part == "training" or fields.get("label") is not None)
         paths = {kind: self.path(where, kind, fields.get(kind)) for kind in kinds}
@@ -145,27 +166,47 @@ class _Reader:
         if said in (None, ""):
             return ""
         if isinstance(said, bool) or not isinstance(said, (str, int, float)) or said != said:
-            return self.fault(f"{where} has {str(said)[:60]!r} as its patient", "write a name or a number")
+            return self.fault(
+                f"{where} has {str(said)[:60]!r} as its patient", "write a name or a number"
+            )
         return str(said)
 
     def path(self, where: str, kind: str, text: object) -> Path | None:
         if not isinstance(text, str) or not text.strip():
-            what = f"has no {kind}" if text is None else f"has {str(text)[:60]!r} as its {kind}, not a path"
+            what = (
+                f"has no {kind}"
+                if text is None
+                else f"has {str(text)[:60]!r} as its {kind}, not a path"
+            )
             return self.fault(f"{where} {what}", ENTRY)
         clean = os.path.normpath(text.replace("\\", "/")).replace(os.sep, "/")
         if clean.startswith("/") or re.match("[A-Za-z]:", clean):
-            return self.fault(f"{where}: {text[:200]!r} is an absolute path", "write ./imagesTr/ID.nii.gz or the like")
+            return self.fault(
+                f"{where}: {text[:200]!r} is an absolute path",
+                "write ./imagesTr/ID.nii.gz or the like",
+            )
         if clean.split("/")[0] == "..":
-            return self.fault(f"{where}: {text[:200]!r} leads outside the dataset", "name files inside it")
+            return self.fault(
+                f"{where}: {text[:200]!r} leads outside the dataset", "name files inside it"
+            )
         if not is_nifti(clean.rsplit("/", 1)[-1]):
-            return self.fault(f"{where}: {text[:200]!r} is not called .nii or .nii.gz", "convert it to NIfTI")
+            return self.fault(
+                f"{where}: {text[:200]!r} is not called .nii or .nii.gz", "convert it to NIfTI"
+            )
         path = self.root / clean
         try:
             cause = None if path.is_file() else _why_missing(path)
-        except (OSError, ValueError) as error:  # a name too long, a NUL in it, a lone surrogate, no permission
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # a name too long, a NUL in it, a lone surrogate, no permission
             cause = f"it cannot be looked up ({getattr(error, 'strerror', None) or error})"
         if cause:
-            return self.fault(f"named as {kind} by {where}, but {cause}", "restore the file or mend the entry", path)
+            return self.fault(
+                f"named as {kind} by {where}, but {cause}",
+                "restore the file or mend the entry",
+                path,
+            )
         self.named.add(path)
         return path
 
@@ -173,14 +214,24 @@ class _Reader:
         """Find cases named twice and labels swapped; a case or patient in both lists flatters every score."""
         ids = {case.id for case in training}
         seen: dict[tuple, tuple[str, Case]] = {}
-        for part, case in [("training", case) for case in training] + [("test", case) for case in test]:
+        for part, case in [("training", case) for case in training] + [
+            ("test", case) for case in test
+        ]:
             if case.label and stem(case.label) in ids - {case.id}:
-                self.fault(f"{case.id} is paired with the label of {stem(case.label)}", "pair it with its own label")
+                self.fault(
+                    f"{case.id} is paired with the label of {stem(case.label)}",
+                    "pair it with its own label",
+                )
             files = [("image", case.image)] + [("label", case.label)] * (case.label is not None)
-            keys = [("id", case.id.casefold()), *((kind, _identity(path)) for kind, path in files),
-                    ("patient", case.patient)]
+            keys = [
+                ("id", case.id.casefold()),
+                *((kind, _identity(path)) for kind, path in files),
+                ("patient", case.patient),
+            ]
             met = [(key[0], *seen.setdefault(key, (part, case))) for key in keys]
-            for kind, earlier_part, earlier in [m for m in met if m[2] is not case and m[:2] != ("patient", part)][:1]:
+            for kind, earlier_part, earlier in [
+                m for m in met if m[2] is not case and m[:2] != ("patient", part)
+            ][:1]:
                 if kind == "patient":
                     what = f"the test case {case.id} is of the same patient as the training case {earlier.id}: a leak"
                 elif earlier_part != part:
@@ -192,29 +243,48 @@ class _Reader:
                 self.fault(what, "keep each scan once, and each patient in one of the two lists")
 
     def find_extra_files(self) -> None:
-        for folder in sorted({path.parent for path in self.named} | {self.root / name for name in FOLDERS}):
+        for folder in sorted(
+            {path.parent for path in self.named} | {self.root / name for name in FOLDERS}
+        ):
             try:
-                extra = sorted(path.name for path in folder.iterdir() if is_nifti(path.name) and path not in self.named)
+                extra = sorted(
+                    path.name
+                    for path in folder.iterdir()
+                    if is_nifti(path.name) and path not in self.named
+                )
             except OSError:
                 continue  # no such folder: what should be in it is a fault already
             if extra:
                 more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
-                self.warnings.append(f"{folder}: {len(extra)} files that no sound entry names are ignored: "
-                                     f"{', '.join(extra[:3])}{more}")
+                self.warnings.append(
+                    f"{folder}: {len(extra)} files that no sound entry names are ignored: "
+                    f"{', '.join(extra[:3])}{more}"
+                )
 
     def compare_purpose(self, content: dict) -> None:
         """Say where the set is not what this package is for: one class, in CT."""
-        modality, labels = content.get("modality", content.get("channel_names")), content.get("labels")
+        modality, labels = (
+            content.get("modality", content.get("channel_names")),
+            content.get("labels"),
+        )
         if modality is None:
             self.warnings.append(f'{self.json}: the key "modality" is missing: taken for CT')
         elif not re.search(r"\bCT\b", str(modality), re.IGNORECASE):
-            self.warnings.append(f"{self.json}: the modality is {str(modality)[:60]}, not CT: values may not be HU")
+            self.warnings.append(
+                f"{self.json}: the modality is {str(modality)[:60]}, not CT: values may not be HU"
+            )
         if labels is None:
-            self.warnings.append(f'{self.json}: the key "labels" is missing: taken for 0 background, 1 tumour')
+            self.warnings.append(
+                f'{self.json}: the key "labels" is missing: taken for 0 background, 1 tumour'
+            )
         elif not isinstance(labels, dict):
-            self.fault(f'"labels" is a {type(labels).__name__}', 'write {"0": "background", "1": "cancer"}')
+            self.fault(
+                f'"labels" is a {type(labels).__name__}', 'write {"0": "background", "1": "cancer"}'
+            )
         elif len(labels) != 2:
-            self.warnings.append(f"{self.json}: {len(labels)} classes are declared, not two (0 background, 1 tumour)")
+            self.warnings.append(
+                f"{self.json}: {len(labels)} classes are declared, not two (0 background, 1 tumour)"
+            )
 
 
 def _by_id(cases: list[Case]) -> tuple[Case, ...]:
@@ -239,5 +309,9 @@ def _why_missing(path: Path) -> str:
         return "it is a link that leads nowhere"
     if not path.parent.is_dir():
         return "its folder is missing"
-    same = [other.name for other in path.parent.iterdir() if other.name.casefold() == path.name.casefold()]
+    same = [
+        other.name
+        for other in path.parent.iterdir()
+        if other.name.casefold() == path.name.casefold()
+    ]
     return f"it is missing; there is {same[0]}, in other letter case" if same else "it is missing"

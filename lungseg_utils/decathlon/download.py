@@ -29,8 +29,14 @@ TIMEOUT_S = 30  # without a byte
 ORIGIN = ".origin.json"  # inside a dataset that was extracted here
 
 
-def download(folder: str | Path, *, url: str = TASK06_URL, md5: str = TASK06_MD5,
-             delays_s: Sequence[float] = DELAYS_S, timeout_s: float = TIMEOUT_S) -> Path:
+def download(
+    folder: str | Path,
+    *,
+    url: str = TASK06_URL,
+    md5: str = TASK06_MD5,
+    delays_s: Sequence[float] = DELAYS_S,
+    timeout_s: float = TIMEOUT_S,
+) -> Path:
     """Fetch the tar at `url` into `folder`, compare its md5, extract it, and give the folder of the dataset.
 
     What is there already is used: the dataset, the tar, a part of it. `url` may be the path of a tar on this
@@ -53,7 +59,9 @@ def download(folder: str | Path, *, url: str = TASK06_URL, md5: str = TASK06_MD5
                 else:
                     fetch(url, tar, md5, delays_s=delays_s, timeout_s=timeout_s)
                 _unpack(tar, stage, target, {"url": url, "md5": md5})
-    shutil.rmtree(stage, ignore_errors=True)  # and the next line: what a run left that was killed at its very end
+    shutil.rmtree(
+        stage, ignore_errors=True
+    )  # and the next line: what a run left that was killed at its very end
     forget(folder / tar.name)
     return target
 
@@ -62,7 +70,9 @@ def _local_path(url: str) -> Path | None:
     """Give the path of a tar on this machine; None for an http address, which must be a sound one."""
     shown = re.sub("(?<=://)[^/?#]*@", "…@", url)
     if shown != url:
-        raise LungsegError(shown, "holds a user's name, which would be shown and written down", ELSEWHERE)
+        raise LungsegError(
+            shown, "holds a user's name, which would be shown and written down", ELSEWHERE
+        )
     try:
         address = urlsplit(url)
         scheme, is_sound = address.scheme, address.hostname and address.port != 0
@@ -70,10 +80,16 @@ def _local_path(url: str) -> Path | None:
         raise LungsegError(url, f"is not a sound address ({error})", "mend it") from error
     if scheme in ("http", "https"):
         if not is_sound:
-            raise LungsegError(url, "is not a sound address (it names no server, or port 0)", "mend it")
+            raise LungsegError(
+                url, "is not a sound address (it names no server, or port 0)", "mend it"
+            )
         return None
     if len(scheme) > 1 and not Path(url).exists():  # a single letter is a drive of Windows
-        raise LungsegError(url, f"{scheme}: addresses are not fetched", "give an https address, or the path of a tar")
+        raise LungsegError(
+            url,
+            f"{scheme}: addresses are not fetched",
+            "give an https address, or the path of a tar",
+        )
     path = Path(os.path.expanduser(url))
     if not path.is_file():
         raise LungsegError(path, "no such file", "give an https address, or the path of a tar")
@@ -83,7 +99,11 @@ def _local_path(url: str) -> Path | None:
 def _file_name(url: str) -> str:
     name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
     if not re.fullmatch(r"[\w][\w .-]*\.tar", name):
-        raise LungsegError(url, "does not end in the name of a .tar file", "give the address of a plain .tar archive")
+        raise LungsegError(
+            url,
+            "does not end in the name of a .tar file",
+            "give the address of a plain .tar archive",
+        )
     return name
 
 
@@ -92,14 +112,22 @@ def _is_there(target: Path, md5: str) -> bool:
     if not target.exists():
         return False
     if not (target / "dataset.json").is_file():
-        raise LungsegError(target, "is in the way of the dataset of that name", "move it away or choose another folder")
+        raise LungsegError(
+            target,
+            "is in the way of the dataset of that name",
+            "move it away or choose another folder",
+        )
     try:
         origin = json.loads((target / ORIGIN).read_text(encoding="utf-8"))["md5"]
     except (OSError, ValueError, KeyError, TypeError):
-        runtime.warn(f"{target}: was there already, not extracted by this program: used unchecked; see `lungseg check`")
+        runtime.warn(
+            f"{target}: was there already, not extracted by this program: used unchecked; see `lungseg check`"
+        )
         return True
     if origin != md5:
-        raise LungsegError(target, f"comes from another archive (md5 {origin}, not {md5})", "move it away first")
+        raise LungsegError(
+            target, f"comes from another archive (md5 {origin}, not {md5})", "move it away first"
+        )
     return True
 
 
@@ -129,7 +157,9 @@ def _unpack(tar: Path, stage: Path, target: Path, origin: dict) -> None:
         try:
             load(found)
         except LungsegError as fault:
-            raise LungsegError(tar, f"holds no sound dataset: {fault.cause}", "choose another archive") from fault
+            raise LungsegError(
+                tar, f"holds no sound dataset: {fault.cause}", "choose another archive"
+            ) from fault
         (found / ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
         os.replace(found, target)
     except OSError as error:
@@ -141,5 +171,8 @@ def _unpack(tar: Path, stage: Path, target: Path, origin: dict) -> None:
 def _require_md5(path: Path, md5: str) -> None:
     found = md5_of(path)
     if found != md5:
-        raise LungsegError(path, f"has md5 {found}, not {md5}: damaged, or another archive; it was left as it is",
-                           "move or delete it to download it anew, or name its own md5")
+        raise LungsegError(
+            path,
+            f"has md5 {found}, not {md5}: damaged, or another archive; it was left as it is",
+            "move or delete it to download it anew, or name its own md5",
+        )

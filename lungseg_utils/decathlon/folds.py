@@ -8,16 +8,21 @@ from lungseg_utils.decathlon.dataset import Case, Dataset
 from lungseg_utils.runtime import LungsegError
 
 # The validation cases of nnU-Net's five folds (MONAI uses the same), so that scores can be compared with theirs.
-TASK06_FOLDS = tuple(tuple(f"lung_{number}" for number in numbers.split()) for numbers in (
-    "006 010 033 034 041 042 046 048 059 065 066 070 079",
-    "004 015 022 031 036 038 053 062 064 069 071 075 081",
-    "001 005 009 026 037 044 047 049 074 078 080 083 086",
-    "014 016 018 020 023 027 028 029 043 057 058 084",
-    "003 025 045 051 054 055 061 073 092 093 095 096",
-))
+TASK06_FOLDS = tuple(
+    tuple(f"lung_{number}" for number in numbers.split())
+    for numbers in (
+        "006 010 033 034 041 042 046 048 059 065 066 070 079",
+        "004 015 022 031 036 038 053 062 064 069 071 075 081",
+        "001 005 009 026 037 044 047 049 074 078 080 083 086",
+        "014 016 018 020 023 027 028 029 043 057 058 084",
+        "003 025 045 051 054 055 061 073 092 093 095 096",
+    )
+)
 
 
-def split(dataset: Dataset, fold: int = 0, seed: int = 0, folds: int = 5) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+def split(
+    dataset: Dataset, fold: int = 0, seed: int = 0, folds: int = 5
+) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     """Give the training and the validation cases of fold `fold`.
 
     Task06's 63 cases are split in five as nnU-Net does, whatever the seed. Any other set is shuffled by `seed`
@@ -27,10 +32,17 @@ def split(dataset: Dataset, fold: int = 0, seed: int = 0, folds: int = 5) -> tup
     patients = sorted({case.patient or case.id for case in dataset.training})
     for name, value, least in (("folds", folds, 2), ("fold", fold, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise LungsegError(name, f"{value!r} is not a whole number from {least} up", f"{name}={least} is the least")
+            raise LungsegError(
+                name,
+                f"{value!r} is not a whole number from {least} up",
+                f"{name}={least} is the least",
+            )
     if len(patients) < 2:
-        raise LungsegError(dataset.root, f"{len(patients)} patients with a label cannot be split into training and "
-                           "validation", "add cases of at least one more patient")
+        raise LungsegError(
+            dataset.root,
+            f"{len(patients)} patients with a label cannot be split into training and validation",
+            "add cases of at least one more patient",
+        )
     if folds == 5 and set(patients) == {case for part in TASK06_FOLDS for case in part}:
         parts = TASK06_FOLDS
     else:
@@ -38,8 +50,11 @@ def split(dataset: Dataset, fold: int = 0, seed: int = 0, folds: int = 5) -> tup
         count = min(folds, len(patients))
         parts = tuple(tuple(patients[i::count]) for i in range(count))
     if fold >= len(parts):
-        raise LungsegError("fold", f"{fold} is out of range for {len(parts)} folds of {len(patients)} patients",
-                           f"choose one of 0 to {len(parts) - 1}")
+        raise LungsegError(
+            "fold",
+            f"{fold} is out of range for {len(parts)} folds of {len(patients)} patients",
+            f"choose one of 0 to {len(parts) - 1}",
+        )
     validation = set(parts[fold])
     inside = tuple(case for case in dataset.training if (case.patient or case.id) in validation)
     return tuple(case for case in dataset.training if case not in inside), inside

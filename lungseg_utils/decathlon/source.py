@@ -20,23 +20,35 @@ def find_root(folder: Path, warnings: list[str]) -> Path:
     if folder.name == "dataset.json" and folder.is_file():
         folder = folder.parent
     if not folder.is_dir():
-        raise LungsegError(folder, "is a file, not a folder" if folder.exists() else "no such folder",
-                           "name the folder that holds dataset.json; `lungseg phantom` or `lungseg download` makes one")
+        raise LungsegError(
+            folder,
+            "is a file, not a folder" if folder.exists() else "no such folder",
+            "name the folder that holds dataset.json; `lungseg phantom` or `lungseg download` makes one",
+        )
     if os.path.lexists(folder / "dataset.json"):
         return folder
     above = folder.resolve().parent
     is_inner = folder.resolve().name in FOLDERS and (above / "dataset.json").is_file()
     try:
-        near = [above] if is_inner else sorted(path.parent for path in folder.glob("*/dataset.json"))
+        near = (
+            [above] if is_inner else sorted(path.parent for path in folder.glob("*/dataset.json"))
+        )
     except OSError as error:
         raise runtime.file_error(folder, error) from error
     if len(near) == 1:
         warnings.append(f"{folder}: has no dataset.json; using {near[0]}, which has one")
         return near[0]
     if near:
-        raise LungsegError(folder, f"holds {len(near)} datasets ({', '.join(path.name for path in near[:5])})",
-                           "name one of them")
-    raise LungsegError(folder, "has no dataset.json", "name the folder that holds dataset.json, imagesTr and labelsTr")
+        raise LungsegError(
+            folder,
+            f"holds {len(near)} datasets ({', '.join(path.name for path in near[:5])})",
+            "name one of them",
+        )
+    raise LungsegError(
+        folder,
+        "has no dataset.json",
+        "name the folder that holds dataset.json, imagesTr and labelsTr",
+    )
 
 
 def read_json(path: Path) -> dict:
@@ -52,23 +64,40 @@ def read_json(path: Path) -> dict:
     except OSError as error:
         raise runtime.file_error(path, error) from error
     if data is None:
-        raise LungsegError(path, f"has {path.stat().st_size:,} bytes, too many for a dataset.json", RESTORE)
+        raise LungsegError(
+            path, f"has {path.stat().st_size:,} bytes, too many for a dataset.json", RESTORE
+        )
     if not data.strip(b" \t\r\n\0\xef\xbb\xbf"):
         raise LungsegError(path, "line 1: is empty", RESTORE)
     try:
-        content = json.loads(data, object_pairs_hook=without_repeats)  # from bytes: it sees to the byte-order mark
+        content = json.loads(
+            data, object_pairs_hook=without_repeats
+        )  # from bytes: it sees to the byte-order mark
     except json.JSONDecodeError as error:
-        raise LungsegError(path, f"line {error.lineno}: malformed JSON: {error.msg.lower()}, column {error.colno}",
-                           f"mend that line, or {RESTORE}") from error
+        raise LungsegError(
+            path,
+            f"line {error.lineno}: malformed JSON: {error.msg.lower()}, column {error.colno}",
+            f"mend that line, or {RESTORE}",
+        ) from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise LungsegError(path, f"line {line}: is not UTF-8 text (byte {error.start:,})", RESTORE) from error
+        raise LungsegError(
+            path, f"line {line}: is not UTF-8 text (byte {error.start:,})", RESTORE
+        ) from error
     except RecursionError as error:
-        raise LungsegError(path, "line 1: brackets are nested too deep for a dataset.json", RESTORE) from error
+        raise LungsegError(
+            path, "line 1: brackets are nested too deep for a dataset.json", RESTORE
+        ) from error
     except (ValueError, MemoryError) as error:  # a number of thousands of digits, for one
         raise LungsegError(path, f"line 1: cannot be read as JSON: {error}", RESTORE) from error
     if not isinstance(content, dict):
-        raise LungsegError(path, f'line 1: holds a {type(content).__name__}, not an object with "training"', RESTORE)
+        raise LungsegError(
+            path,
+            f'line 1: holds a {type(content).__name__}, not an object with "training"',
+            RESTORE,
+        )
     if repeated:
-        raise LungsegError(path, f"the key {repeated[0][:60]!r} occurs twice in one object", "keep one of the two")
+        raise LungsegError(
+            path, f"the key {repeated[0][:60]!r} occurs twice in one object", "keep one of the two"
+        )
     return content

@@ -8,8 +8,16 @@ import numpy as np
 
 from lungseg_utils import runtime
 
-COLUMNS = ("dice", "nsd_2mm", "hd95_mm", "lesions_true", "lesions_found", "false_positives",
-           "volume_ml_true", "volume_ml_pred")
+COLUMNS = (
+    "dice",
+    "nsd_2mm",
+    "hd95_mm",
+    "lesions_true",
+    "lesions_found",
+    "false_positives",
+    "volume_ml_true",
+    "volume_ml_pred",
+)
 MINIMUM_OVERLAP = 0.1
 MINIMUM_FALSE_POSITIVE_MM3 = 100.0
 
@@ -39,8 +47,14 @@ def hd95(truth, prediction, spacing_mm) -> float:
     return _hd95(*_border_distances(truth, prediction, spacing_mm))
 
 
-def lesion_detection(truth, prediction, spacing_mm, *, minimum_overlap: float = MINIMUM_OVERLAP,
-                     minimum_mm3: float = MINIMUM_FALSE_POSITIVE_MM3) -> dict:
+def lesion_detection(
+    truth,
+    prediction,
+    spacing_mm,
+    *,
+    minimum_overlap: float = MINIMUM_OVERLAP,
+    minimum_mm3: float = MINIMUM_FALSE_POSITIVE_MM3,
+) -> dict:
     """Count the true lesions that were found, and the predicted ones that are none.
 
     A lesion is a component whose voxels touch by face, edge or corner (26 neighbours).
@@ -69,8 +83,13 @@ def lesion_detection(truth, prediction, spacing_mm, *, minimum_overlap: float = 
     touching = np.bincount(alarms[truth & prediction], minlength=alarm_count + 1)[1:]
     is_false = (touching == 0) & (alarm_voxels * voxel_mm3 >= minimum_mm3)
     found = covered >= np.maximum(minimum_overlap * voxels, 1)
-    return {"lesions_true": count, "lesions_found": int(found.sum()), "false_positives": int(is_false.sum()),
-            "volume_ml": voxels * voxel_mm3 / 1000, "found": found}
+    return {
+        "lesions_true": count,
+        "lesions_found": int(found.sum()),
+        "false_positives": int(is_false.sum()),
+        "volume_ml": voxels * voxel_mm3 / 1000,
+        "found": found,
+    }
 
 
 def case_metrics(truth, prediction, spacing_mm) -> dict[str, float | int]:
@@ -82,17 +101,27 @@ def case_metrics(truth, prediction, spacing_mm) -> dict[str, float | int]:
     distances = _border_distances(truth, prediction, spacing_mm)
     detection = lesion_detection(truth, prediction, spacing_mm)
     voxel_ml = math.prod(map(float, spacing_mm)) / 1000
-    values = (dice(truth, prediction), _surface_dice(*distances, 2.0), _hd95(*distances),
-              detection["lesions_true"], detection["lesions_found"], detection["false_positives"],
-              int(truth.sum()) * voxel_ml, int(prediction.sum()) * voxel_ml)
+    values = (
+        dice(truth, prediction),
+        _surface_dice(*distances, 2.0),
+        _hd95(*distances),
+        detection["lesions_true"],
+        detection["lesions_found"],
+        detection["false_positives"],
+        int(truth.sum()) * voxel_ml,
+        int(prediction.sum()) * voxel_ml,
+    )
     return dict(zip(COLUMNS, values, strict=True))
 
 
 def _masks(truth, prediction) -> tuple[np.ndarray, np.ndarray]:
     truth, prediction = np.asarray(truth) != 0, np.asarray(prediction) != 0
     if truth.shape != prediction.shape:
-        raise runtime.LungsegError("masks", f"truth has the shape {truth.shape}, prediction {prediction.shape}",
-                                   "compare masks of one scan, on its own grid")
+        raise runtime.LungsegError(
+            "masks",
+            f"truth has the shape {truth.shape}, prediction {prediction.shape}",
+            "compare masks of one scan, on its own grid",
+        )
     return truth, prediction
 
 
@@ -132,9 +161,13 @@ def _border_mm(mask: np.ndarray, spacing_mm) -> np.ndarray:
     return np.argwhere(mask & ~inner) * np.asarray(spacing_mm, float)
 
 
-def _surface_dice(from_truth: np.ndarray, from_prediction: np.ndarray, tolerance_mm: float) -> float:
+def _surface_dice(
+    from_truth: np.ndarray, from_prediction: np.ndarray, tolerance_mm: float
+) -> float:
     distances = np.concatenate([from_truth, from_prediction])
-    return float((distances <= tolerance_mm + 1e-6).mean()) if distances.size else 1.0  # 1e-6 mm: rounding only
+    return (
+        float((distances <= tolerance_mm + 1e-6).mean()) if distances.size else 1.0
+    )  # 1e-6 mm: rounding only
 
 
 def _hd95(from_truth: np.ndarray, from_prediction: np.ndarray) -> float:

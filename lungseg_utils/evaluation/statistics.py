@@ -27,7 +27,9 @@ def paired_difference(a, b, *, seed: int = 0, confidence: float = 0.95) -> dict[
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
-        raise runtime.LungsegError("paired difference", f"{a.size} values against {b.size}", "give both per case")
+        raise runtime.LungsegError(
+            "paired difference", f"{a.size} values against {b.size}", "give both per case"
+        )
     difference = _finite(a - b)
     low, high = bootstrap_interval(difference, seed=seed, confidence=confidence)
     return {"mean": _mean(difference), "low": low, "high": high, "cases": len(difference)}
@@ -44,17 +46,32 @@ def summarise(rows: list[dict], seed: int = 0) -> dict:
         values = _column(rows, name)
         low, high = bootstrap_interval(values, seed=seed)
         defined = _finite(values)
-        summary[name] = {"mean": _mean(defined), "median": float(np.median(defined)) if defined.size else math.nan,
-                         "low": low, "high": high, "undefined": len(values) - len(defined)}
-    summary["lesion_recall"] = _ratio(_column(rows, "lesions_found"), _column(rows, "lesions_true"), seed)
-    summary["false_positives_per_scan"] = _ratio(_column(rows, "false_positives"), np.ones(len(rows)), seed)
+        summary[name] = {
+            "mean": _mean(defined),
+            "median": float(np.median(defined)) if defined.size else math.nan,
+            "low": low,
+            "high": high,
+            "undefined": len(values) - len(defined),
+        }
+    summary["lesion_recall"] = _ratio(
+        _column(rows, "lesions_found"), _column(rows, "lesions_true"), seed
+    )
+    summary["false_positives_per_scan"] = _ratio(
+        _column(rows, "false_positives"), np.ones(len(rows)), seed
+    )
     by_size = sorted(rows, key=lambda row: row["volume_ml_true"])
     thirds = [[by_size[i] for i in part] for part in np.array_split(np.arange(len(rows)), 3)]
     summary["by_size"] = {
-        name: {"cases": len(third), "volume_ml": [third[0]["volume_ml_true"], third[-1]["volume_ml_true"]],
-               "dice": _mean(_column(third, "dice")),
-               "lesion_recall": _ratio(_column(third, "lesions_found"), _column(third, "lesions_true"), seed)["value"]}
-        for name, third in zip(("small", "middle", "large"), thirds, strict=True) if third
+        name: {
+            "cases": len(third),
+            "volume_ml": [third[0]["volume_ml_true"], third[-1]["volume_ml_true"]],
+            "dice": _mean(_column(third, "dice")),
+            "lesion_recall": _ratio(
+                _column(third, "lesions_found"), _column(third, "lesions_true"), seed
+            )["value"],
+        }
+        for name, third in zip(("small", "middle", "large"), thirds, strict=True)
+        if third
     }
     return summary
 
@@ -73,13 +90,17 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else math.nan
 
 
-def _interval(numerator: np.ndarray, denominator: np.ndarray, seed: int, confidence: float) -> tuple[float, float]:
+def _interval(
+    numerator: np.ndarray, denominator: np.ndarray, seed: int, confidence: float
+) -> tuple[float, float]:
     """Give the percentile interval of sum(numerator) / sum(denominator) over cases drawn with replacement."""
     cases = len(numerator)
     if cases < 2:
         return math.nan, math.nan
     # how often each case is drawn in each resample: (RESAMPLES, cases), the whole bootstrap in two products
-    drawn = np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), size=RESAMPLES)
+    drawn = np.random.default_rng(seed).multinomial(
+        cases, np.full(cases, 1 / cases), size=RESAMPLES
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         estimates = (drawn @ numerator) / (drawn @ denominator)
     estimates = _finite(estimates)  # a draw without any lesion has no recall
@@ -92,4 +113,8 @@ def _interval(numerator: np.ndarray, denominator: np.ndarray, seed: int, confide
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int) -> dict[str, float]:
     low, high = _interval(numerator, denominator, seed, 0.95)
     total = float(denominator.sum())
-    return {"value": float(numerator.sum()) / total if total else math.nan, "low": low, "high": high}
+    return {
+        "value": float(numerator.sum()) / total if total else math.nan,
+        "low": low,
+        "high": high,
+    }

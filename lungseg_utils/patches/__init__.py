@@ -27,8 +27,16 @@ from lungseg_utils.prediction.tumours import list_components
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.runtime import LungsegError, warn
 
-__all__ = ["AIR_HU", "NO_AUGMENTATION", "USUAL_AUGMENTATION", "Augmentation", "Source", "cut_patches", "draw_batch",
-           "make_source"]
+__all__ = [
+    "AIR_HU",
+    "NO_AUGMENTATION",
+    "USUAL_AUGMENTATION",
+    "Augmentation",
+    "Source",
+    "cut_patches",
+    "draw_batch",
+    "make_source",
+]
 
 WARP_POINTS = 5  # a side, of the coarse grid of random shifts
 
@@ -42,21 +50,30 @@ class Source:
     label: Tensor  # (D, H, W) uint8
     lesions: list[Tensor]  # of each lesion: voxels (n, 3)
     elsewhere: Tensor  # voxels (n, 3) of the region
-    mistakes: list[Tensor] = field(default_factory=list)  # as lesions: what a network has missed or wrongly marked
+    mistakes: list[Tensor] = field(
+        default_factory=list
+    )  # as lesions: what a network has missed or wrongly marked
 
 
-def make_source(case: Prepared, device: torch.device | str = "cpu", most_centres: int = 20_000) -> Source:
+def make_source(
+    case: Prepared, device: torch.device | str = "cpu", most_centres: int = 20_000
+) -> Source:
     """Put a prepared case on `device` and list the centres for its patches; needs a label."""
     if case.label is None:
         raise LungsegError(case.name, "it has no label", "train on labelled cases only")
     covered = float(np.asarray(case.label).mean())
     if covered > 0.5:
-        raise LungsegError(case.name, f"its label covers {covered:.0%} of the lungs' box: inverted, or no tumour",
-                           "mark the tumour with 1 and everything else with 0")
+        raise LungsegError(
+            case.name,
+            f"its label covers {covered:.0%} of the lungs' box: inverted, or no tumour",
+            "mark the tumour with 1 and everything else with 0",
+        )
     if not covered:
         warn(f"{case.name}: its label is empty: no tumour is marked")
     lesions = list_components(case.label)
-    lesions = [lesion for lesion in lesions if len(lesion) > 2] or lesions  # no crumbs that resampling has split off
+    lesions = [
+        lesion for lesion in lesions if len(lesion) > 2
+    ] or lesions  # no crumbs that resampling has split off
     elsewhere = np.argwhere(np.asarray(case.region) > 0)
     return Source(
         name=case.name,
@@ -113,7 +130,9 @@ def draw_batch(
             regions = source.mistakes
         centre = _choose(_choose(regions, chance) if regions else source.elsewhere, chance).numpy()
         drawn.append(source)
-        centres.append(centre + np.array([0.5 * side * (next(chance) - 0.5) for side in patch_size]))
+        centres.append(
+            centre + np.array([0.5 * side * (next(chance) - 0.5) for side in patch_size])
+        )
     matrices = warps = None
     if augmentation.mirror or augmentation.rotate_degrees or augmentation.scale:
         matrices = [random_matrix(augmentation, chance) for _ in drawn]
@@ -128,8 +147,13 @@ def draw_batch(
     return hu[:, None], label[:, None], [source.name for source in drawn]
 
 
-def cut_patches(sources: Sequence[Source], centres: Sequence[np.ndarray], patch_size: Sequence[int],
-                matrices: Sequence[np.ndarray] | None = None, warps: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def cut_patches(
+    sources: Sequence[Source],
+    centres: Sequence[np.ndarray],
+    patch_size: Sequence[int],
+    matrices: Sequence[np.ndarray] | None = None,
+    warps: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Cut HU and labels (B, d, h, w), a patch round each of `centres` (voxel); air outside.
 
     Without `matrices` they are plain crops. With them, each (3, 3), one trilinear resampling of the whole batch does
@@ -139,7 +163,10 @@ def cut_patches(sources: Sequence[Source], centres: Sequence[np.ndarray], patch_
     size, count, device = np.array(patch_size), len(sources), sources[0].hu.device
     cuts, offsets = [], []
     for number, (source, centre) in enumerate(zip(sources, centres)):
-        extent, matrix = np.array(source.hu.shape), np.eye(3) if matrices is None else matrices[number]
+        extent, matrix = (
+            np.array(source.hu.shape),
+            np.eye(3) if matrices is None else matrices[number],
+        )
         # Patches stay inside the scan where it is large enough: air beside the box is no anatomy.
         low, high = (size - 1) / 2, extent - 1 - (size - 1) / 2
         centre = np.where(high > low, np.clip(centre, low, np.maximum(low, high)), (extent - 1) / 2)
@@ -166,8 +193,12 @@ def cut_patches(sources: Sequence[Source], centres: Sequence[np.ndarray], patch_
     theta = np.concatenate([theta[:, ::-1, 2::-1], theta[:, ::-1, 3:]], 2).astype(np.float32)
     grid = F.affine_grid(to_device(torch.from_numpy(theta), device), [count, 1, *patch_size], False)
     if warps is not None:
-        shifts = to_device((warps * torch.from_numpy(2 / box).float()[:, None, None, None]).flip(1), device)
-        grid = grid + F.interpolate(shifts, list(patch_size), mode="trilinear", align_corners=True).movedim(1, -1)
+        shifts = to_device(
+            (warps * torch.from_numpy(2 / box).float()[:, None, None, None]).flip(1), device
+        )
+        grid = grid + F.interpolate(
+            shifts, list(patch_size), mode="trilinear", align_corners=True
+        ).movedim(1, -1)
     both = F.grid_sample(both, grid, mode="bilinear", align_corners=False)
     return both[:, 0] + AIR_HU, (both[:, 1] >= 0.5).to(torch.uint8)
 

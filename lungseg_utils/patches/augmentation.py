@@ -20,7 +20,9 @@ AIR_HU = -1024.0
 class Augmentation:
     """How far patches are varied; all zero leaves them as they are."""
 
-    mirror: float = 0.5  # probability; left and right only: nobody lies with the head where the feet are
+    mirror: float = (
+        0.5  # probability; left and right only: nobody lies with the head where the feet are
+    )
     rotate_degrees: float = 20.0
     scale: float = 0.2  # relative
     gain: float = 0.08  # relative, of HU + 1000
@@ -28,9 +30,15 @@ class Augmentation:
     noise_hu: float = 40.0
     blur: float = 0.25  # probability of a softer kernel or thicker slices
     sharpen: float = 0.15  # probability of a sharper kernel
-    elastic_voxels: float = 0.0  # largest shift of an elastic deformation, its waves a quarter of the patch long
-    low_resolution: float = 0.0  # probability of being seen as through voxels 1.2 to 2.5 times as large
-    cut_off: float = 0.0  # probability of air beyond a box round the lesions, as in a scan cut to a part
+    elastic_voxels: float = (
+        0.0  # largest shift of an elastic deformation, its waves a quarter of the patch long
+    )
+    low_resolution: float = (
+        0.0  # probability of being seen as through voxels 1.2 to 2.5 times as large
+    )
+    cut_off: float = (
+        0.0  # probability of air beyond a box round the lesions, as in a scan cut to a part
+    )
 
 
 USUAL_AUGMENTATION = Augmentation()
@@ -90,16 +98,25 @@ def cut_off(hu: Tensor, label: Tensor, chance: Chance) -> Tensor:
         return _column([next(chance) for _ in range(len(hu))], hu)
 
     is_marked = label.amax((1, 2, 3), keepdim=True) > 0
-    most = torch.where(is_marked, draws(), 1.0)  # of the room beside the lesions: some boxes are tight
+    most = torch.where(
+        is_marked, draws(), 1.0
+    )  # of the room beside the lesions: some boxes are tight
     inside = torch.ones((), dtype=torch.bool, device=hu.device)
     for axis in (1, 2, 3):
         others = [other for other in (1, 2, 3) if other != axis]
-        size, marked = hu.shape[axis], label.amax(others, keepdim=True)  # argmax gives the first of equals
+        size, marked = (
+            hu.shape[axis],
+            label.amax(others, keepdim=True),
+        )  # argmax gives the first of equals
         anywhere = (size * draws()).floor()
         first = torch.where(is_marked, marked.argmax(axis, keepdim=True), anywhere)
-        last = torch.where(is_marked, size - 1 - marked.flip(axis).argmax(axis, keepdim=True), anywhere)
+        last = torch.where(
+            is_marked, size - 1 - marked.flip(axis).argmax(axis, keepdim=True), anywhere
+        )
         before, behind = most * draws() * first, most * draws() * (size - 1 - last)
-        at = torch.arange(size, device=hu.device).view([-1 if other == axis else 1 for other in range(4)])
+        at = torch.arange(size, device=hu.device).view(
+            [-1 if other == axis else 1 for other in range(4)]
+        )
         inside = inside & (at >= (first - before).floor()) & (at < (last + 1 + behind).ceil())
     return torch.where(inside, hu, AIR_HU + 224 * draws())
 
@@ -109,7 +126,9 @@ def _coarsen(hu: Tensor, factors: Sequence[float]) -> Tensor:
     for axis, (side, factor) in enumerate(zip(hu.shape, factors)):
         coarse = max(1, round(side / factor))
         there_and_back = axis_weights(coarse, side) @ axis_weights(side, coarse)
-        hu = torch.tensordot(to_device(there_and_back, hu.device), hu, ([1], [axis])).movedim(0, axis)
+        hu = torch.tensordot(to_device(there_and_back, hu.device), hu, ([1], [axis])).movedim(
+            0, axis
+        )
     return hu
 
 
@@ -122,7 +141,9 @@ def _smooth(hu: Tensor, sigmas: Sequence[Sequence[float]]) -> Tensor:
         shape, padding = [1, 1, 1], [0] * 6
         shape[axis], padding[4 - 2 * axis], padding[5 - 2 * axis] = 7, 3, 3
         kernel = to_device(torch.from_numpy(kernels[:, axis]), hu.device)
-        hu = F.conv3d(F.pad(hu[None], padding, mode="replicate"), kernel.view(-1, 1, *shape), groups=len(hu))[0]
+        hu = F.conv3d(
+            F.pad(hu[None], padding, mode="replicate"), kernel.view(-1, 1, *shape), groups=len(hu)
+        )[0]
     return hu
 
 

@@ -8,4 +8,12 @@ same voxels. No real scan is copied: anatomy is built from formulas and random n
 from .chest import TIERS, Chest, make_case, synthesise
 from .dataset import is_of_another_version, remove_dataset, write_dataset
 
-__all__ = ["TIERS", "Chest", "is_of_another_version", "make_case", "remove_dataset", "synthesise", "write_dataset"]
+__all__ = [
+    "TIERS",
+    "Chest",
+    "is_of_another_version",
+    "make_case",
+    "remove_dataset",
+    "synthesise",
+    "write_dataset",
+]

@@ -8,13 +8,23 @@ from .distractors import blob, haze, pick
 from .fields import Canvas, coverage, noise
 
 
-def paint_collapse(rng: np.random.Generator, canvas: Canvas, world, centre: np.ndarray, radius_mm: float) -> None:
+def paint_collapse(
+    rng: np.random.Generator, canvas: Canvas, world, centre: np.ndarray, radius_mm: float
+) -> None:
     """Paint lung that has collapsed or filled up beyond a central tumour, on the side away from the midline."""
     away = np.array([rng.normal(0, 0.6), rng.normal(0.1, 0.4), np.sign(centre[2])])
     middle = centre + away / np.linalg.norm(away) * (0.8 * radius_mm + 12)
     rise = rng.uniform(500, 900)
     haze(
-        rng, canvas, world, middle, rng.uniform(0.6, 1.1, 3) * radius_mm + 10, 0.3, rise, 90, most=rng.uniform(10, 70)
+        rng,
+        canvas,
+        world,
+        middle,
+        rng.uniform(0.6, 1.1, 3) * radius_mm + 10,
+        0.3,
+        rise,
+        90,
+        most=rng.uniform(10, 70),
     )
 
 
@@ -38,9 +48,13 @@ def paint_scars(rng: np.random.Generator, canvas: Canvas, world) -> list[tuple[t
         if kind == "cap":
             thick = rng.uniform(3, 9) * (1 + 0.4 * noise(rng, canvas.fine, 25, box))
             distance = np.maximum(distance, -depth - thick)
-        cover = np.clip(0.5 - distance / np.float32(canvas.edge_mm + edge), 0, 1) * coverage(depth, canvas.edge_mm)
+        cover = np.clip(0.5 - distance / np.float32(canvas.edge_mm + edge), 0, 1) * coverage(
+            depth, canvas.edge_mm
+        )
         if kind == "fibrosis":
-            cysts = np.clip(2 * noise(rng, canvas.fine, rng.uniform(6, 14), box) - rng.uniform(1.5, 4), 0, 1)
+            cysts = np.clip(
+                2 * noise(rng, canvas.fine, rng.uniform(6, 14), box) - rng.uniform(1.5, 4), 0, 1
+            )
             cover *= 1 - cysts
         target = canvas.hu[box]
         target += cover * np.maximum(dense + grain * noise(rng, canvas.fine, 7, box) - target, 0)

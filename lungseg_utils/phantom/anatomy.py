@@ -27,7 +27,9 @@ class Frame:
         self.grid, self.person = grid, person
         z, y, x = (np.broadcast_to(axis, grid.shape) for axis in grid.mesh())
         turn = np.float32(np.deg2rad(person.rotation_deg))
-        self.bumps = [noise(rng, grid, wavelength) for wavelength in (130, 130, 130, 60, 60, 60, 38, 38)]
+        self.bumps = [
+            noise(rng, grid, wavelength) for wavelength in (130, 130, 130, 60, 60, 60, 38, 38)
+        ]
         self.z = z / np.float32(person.height) + np.float32(person.tilt) * y + 5 * self.bumps[0]
         self.y = (y - turn * x) / np.float32(person.depth) + 4 * self.bumps[1] + 1.2 * self.bumps[3]
         self.x = (x + turn * y) / np.float32(person.width) + 5 * self.bumps[2] + 1.2 * self.bumps[4]
@@ -36,7 +38,9 @@ class Frame:
         """Give the world position (mm) of a point in body coordinates."""
         far = (self.z - point[0]) ** 2 + (self.y - point[1]) ** 2 + (self.x - point[2]) ** 2
         index = np.unravel_index(int(np.argmin(far)), far.shape)
-        return np.array([self.grid.origin_mm[k] + self.grid.spacing_mm[k] * index[k] for k in range(3)])
+        return np.array(
+            [self.grid.origin_mm[k] + self.grid.spacing_mm[k] * index[k] for k in range(3)]
+        )
 
     def profile(self, heights, values) -> np.ndarray:
         """Interpolate a curve over the height at every voxel."""
@@ -47,15 +51,19 @@ class Frame:
         """Give the coarse voxels that may lie between two corners of body coordinates."""
         scale = (self.person.height, self.person.depth, self.person.width)
         return self.grid.box(
-            [a * s - margin for a, s in zip(low, scale)], [b * s + margin for b, s in zip(high, scale)]
+            [a * s - margin for a, s in zip(low, scale)],
+            [b * s + margin for b, s in zip(high, scale)],
         )
 
-    def ellipsoid(self, centre, radii, bump: float = 0.12, which: int = 5, turn: float = 0.0) -> np.ndarray:
+    def ellipsoid(
+        self, centre, radii, bump: float = 0.12, which: int = 5, turn: float = 0.0
+    ) -> np.ndarray:
         """Draw an ellipsoid (z, y, x), turned about the body's axis and dented by noise."""
         out = np.full(self.grid.shape, FAR_MM, np.float32)
         reach = max(radii) if turn else 0
         part = self.box(
-            [c - max(r, reach) for c, r in zip(centre, radii)], [c + max(r, reach) for c, r in zip(centre, radii)]
+            [c - max(r, reach) for c, r in zip(centre, radii)],
+            [c + max(r, reach) for c, r in zip(centre, radii)],
         )
         z, y, x = self.z[part] - centre[0], self.y[part] - centre[1], self.x[part] - centre[2]
         if turn:
@@ -76,7 +84,9 @@ class Frame:
             d = b - a
             z, y, x = self.z[part] - a[0], self.y[part] - a[1], self.x[part] - a[2]
             t = np.clip((z * d[0] + y * d[1] + x * d[2]) / max(float(d @ d), 1e-3), 0, 1)
-            distance = np.sqrt((z - t * d[0]) ** 2 + (y - t * d[1]) ** 2 + (x - t * d[2]) ** 2) - (ra + t * (rb - ra))
+            distance = np.sqrt((z - t * d[0]) ** 2 + (y - t * d[1]) ** 2 + (x - t * d[2]) ** 2) - (
+                ra + t * (rb - ra)
+            )
             out[part] = np.minimum(out[part], distance)
         return out
 
@@ -121,14 +131,19 @@ def mediastinum(rng: np.random.Generator, f: Frame, *, kind: bool = False) -> di
         "ra": f.ellipsoid((-60 + hz, -22, -30 + hx), (33 * big, 26 * big, 19 * big), 0.08, 5),
         "la": f.ellipsoid((-42 + hz, 14, 4 + hx), (23 * big, 20 * big, 33 * big), 0.08, 6),
         "aorta": _aorta(f, lumps.spawn(1)[0] if lumps else None, r, (j(), j())),
-        "cava": f.tube([(-38, -18, -28), (0, -14, -28), (40, -18, -27), (56, -28, -22)], [10, 9.5, 8.5, 8]),
+        "cava": f.tube(
+            [(-38, -18, -28), (0, -14, -28), (40, -18, -27), (56, -28, -22)], [10, 9.5, 8.5, 8]
+        ),
         "brachial": np.minimum(
             f.tube([(56, -28, -22), (88, -22, -38), (100, -20, -80)], [8, 7, 6]),
             f.tube([(52, -30, -20), (62, -36, 12), (92, -24, 38), (100, -20, 80)], [8, 7, 7, 6]),
         ),
         "arch_branches": np.minimum(
             np.minimum(
-                f.tube([(48, -12, -6), (76, -12, -18), (120, -4, -28), (240, -6, -30)], [6.5, 6, 4.5, 4]),
+                f.tube(
+                    [(48, -12, -6), (76, -12, -18), (120, -4, -28), (240, -6, -30)],
+                    [6.5, 6, 4.5, 4],
+                ),
                 f.tube([(50, 2, 4), (85, 2, 18), (130, -2, 27), (240, -6, 30)], [4.5, 4, 4, 3.5]),
             ),
             f.tube([(50, 14, 12), (88, 16, 25), (108, 6, 60), (104, 0, 110)], [5.5, 5, 5, 5]),
@@ -144,30 +159,50 @@ def mediastinum(rng: np.random.Generator, f: Frame, *, kind: bool = False) -> di
             f.tube([hilum_l, (hilum_l[0] - 28, 28, 58)], [8.5, 6]),
         ),
         "veins": np.minimum(
-            np.minimum(f.tube([(-38, 10, 26), (-26, 4, 54)], [8, 6]), f.tube([(-50, 20, 24), (-56, 30, 50)], [8, 6])),
             np.minimum(
-                f.tube([(-36, 8, -20), (-24, -2, -48)], [8, 6]), f.tube([(-50, 18, -20), (-58, 28, -46)], [8, 6])
+                f.tube([(-38, 10, 26), (-26, 4, 54)], [8, 6]),
+                f.tube([(-50, 20, 24), (-56, 30, 50)], [8, 6]),
+            ),
+            np.minimum(
+                f.tube([(-36, 8, -20), (-24, -2, -48)], [8, 6]),
+                f.tube([(-50, 18, -20), (-58, 28, -46)], [8, 6]),
             ),
         ),
-        "lower_cava": f.tube([(-80, -8, -28), (-120, 0, -27), (-200, 14, -25), (-400, 22, -22)], [12, 12, 11, 10]),
-        "azygos": f.tube([(-200, 26, -8), (0, 28, -12), (18, 26, -14), (20, 6, -22), (20, -12, -27)], 4.0),
+        "lower_cava": f.tube(
+            [(-80, -8, -28), (-120, 0, -27), (-200, 14, -25), (-400, 22, -22)], [12, 12, 11, 10]
+        ),
+        "azygos": f.tube(
+            [(-200, 26, -8), (0, 28, -12), (18, 26, -14), (20, 6, -22), (20, -12, -27)], 4.0
+        ),
         "gullet": f.tube(
             [(260, 10, 2), (90, 18, 4), (20, 18, 4), (-60, 22, 4), (-115, 14, 16), (-140, 0, 34)],
             [7, 8, 8.5, 9, 9.5, 10],
         ),
         "trachea": np.minimum(
             np.minimum(
-                f.tube([(260, -8, 0), (110, -2, 0), (50, 2, -2), (0, 7, 0)], np.array([8.5, 9, 9, 9]) * r),
-                f.tube([(2, 7, -1), (-20, 14, -side), (-40, 22, -side - 12)], np.array([8, 6.8, 5.4]) * r),
+                f.tube(
+                    [(260, -8, 0), (110, -2, 0), (50, 2, -2), (0, 7, 0)],
+                    np.array([8.5, 9, 9, 9]) * r,
+                ),
+                f.tube(
+                    [(2, 7, -1), (-20, 14, -side), (-40, 22, -side - 12)],
+                    np.array([8, 6.8, 5.4]) * r,
+                ),
             ),
-            f.tube([(2, 7, 1), (-20, 16, side + 4), (-34, 26, side + 20)], np.array([7.5, 6.2, 5]) * r),
+            f.tube(
+                [(2, 7, 1), (-20, 16, side + 4), (-34, 26, side + 20)], np.array([7.5, 6.2, 5]) * r
+            ),
         ),
-        "thyroid": np.minimum(f.ellipsoid((128, -2, -16), (22, 10, 9)), f.ellipsoid((128, -2, 16), (22, 10, 9))),
+        "thyroid": np.minimum(
+            f.ellipsoid((128, -2, -16), (22, 10, 9)), f.ellipsoid((128, -2, 16), (22, 10, 9))
+        ),
     }
     shapes["heart"] = smooth_min(
         smooth_min(shapes["lv"], shapes["rv"], 14), smooth_min(shapes["ra"], shapes["la"], 14), 16
     )
-    shapes["hilar"] = np.full(f.grid.shape, FAR_MM, np.float32)  # nodes and loose tissue between a hilum's vessels
+    shapes["hilar"] = np.full(
+        f.grid.shape, FAR_MM, np.float32
+    )  # nodes and loose tissue between a hilum's vessels
     if lumps:
         for hilum in (hilum_r, hilum_l):
             for _ in range(lumps.integers(1, 7)):
@@ -177,11 +212,26 @@ def mediastinum(rng: np.random.Generator, f: Frame, *, kind: bool = False) -> di
     return shapes
 
 
-def _aorta(f: Frame, aged: np.random.Generator | None, r: float, sway: tuple[float, float]) -> np.ndarray:
+def _aorta(
+    f: Frame, aged: np.random.Generator | None, r: float, sway: tuple[float, float]
+) -> np.ndarray:
     """Give the aorta of relative width `r`; drawn from `aged`, three in ten are wide and bulge into the left lung."""
-    points = np.array([
-        (-42, -25, 6), (-12, -30, -14), (25, -26, -16), (44, -10, -2), (46, 8, 12), (34, 26, 24), (0, 32, 26),
-        (-60, 34, 22 + sway[0]), (-140, 26, 10 + sway[1]), (-250, 16, 6), (-400, 14, 4)], float)  # fmt: skip
+    points = np.array(
+        [
+            (-42, -25, 6),
+            (-12, -30, -14),
+            (25, -26, -16),
+            (44, -10, -2),
+            (46, 8, 12),
+            (34, 26, 24),
+            (0, 32, 26),
+            (-60, 34, 22 + sway[0]),
+            (-140, 26, 10 + sway[1]),
+            (-250, 16, 6),
+            (-400, 14, 4),
+        ],
+        float,
+    )
     radii = np.array([17, 17, 16, 14, 13.5, 13, 12.5, 12, 11, 10.5, 9]) * r
     if aged and aged.random() < 0.3:
         share = np.array([0, 0, 0.3, 0.8, 1, 1, 1, 1, 0.7, 0.3, 0])
@@ -215,7 +265,9 @@ def lungs(
         ("lower_cava", 2),
     ):
         keep_out = smooth_min(keep_out, m[name] - fat_mm, 9)
-    keep_out = np.minimum(keep_out, np.maximum(m["hilar"], keep_out - 3))  # hilar tissue bulges by 3 mm, no more
+    keep_out = np.minimum(
+        keep_out, np.maximum(m["hilar"], keep_out - 3)
+    )  # hilar tissue bulges by 3 mm, no more
     keep_out = smooth_min(keep_out, spine(f), 10)
     inside = smooth_max(smooth_max(shell + 2.5, -dome, 5), -keep_out, 5)
     return np.maximum(inside, f.x - 2), np.maximum(inside, 2 - f.x)

@@ -14,18 +14,32 @@ def torso(frame: Frame, shell: np.ndarray) -> dict[str, np.ndarray]:
     front = np.clip(-f.y / 90, 0, 1)
     back = np.clip(f.y / 90, 0, 1)
     upper = np.clip((f.z + 60) / 120, 0, 1)
-    muscle = shell - (9 + p.muscle_mm * (0.3 + 0.45 * upper * (front + back) + 0.2 * back) + 1.2 * f.bumps[6])
+    muscle = shell - (
+        9 + p.muscle_mm * (0.3 + 0.45 * upper * (front + back) + 0.2 * back) + 1.2 * f.bumps[6]
+    )
     for side in (-1, 1):  # the muscles round the shoulder blade, and those beside the spine
         muscle = smooth_min(
             muscle,
-            f.ellipsoid((30, 56, 104 * side), (88, 34 + p.muscle_mm, 44 + 0.6 * p.muscle_mm), 0.06, 3, -0.55 * side),
+            f.ellipsoid(
+                (30, 56, 104 * side),
+                (88, 34 + p.muscle_mm, 44 + 0.6 * p.muscle_mm),
+                0.06,
+                3,
+                -0.55 * side,
+            ),
             24,
         )
     muscle = smooth_min(
-        muscle, np.sqrt((f.x / 1.5) ** 2 + (f.y - f.profile(SPINE_Z, SPINE_Y) - 40) ** 2) - 26 - 0.5 * p.muscle_mm, 24
+        muscle,
+        np.sqrt((f.x / 1.5) ** 2 + (f.y - f.profile(SPINE_Z, SPINE_Y) - 40) ** 2)
+        - 26
+        - 0.5 * p.muscle_mm,
+        24,
     )
     shoulders = smooth_min(
-        f.ellipsoid((72, 22, 105), (44, 40, 68), 0.05), f.ellipsoid((72, 22, -105), (44, 40, 68), 0.05), 5
+        f.ellipsoid((72, 22, 105), (44, 40, 68), 0.05),
+        f.ellipsoid((72, 22, -105), (44, 40, 68), 0.05),
+        5,
     )
     low_neck = f.tube([(60, 22, 0), (140, 12, 0), (260, 0, 0)], [62, 56, 54])
     muscle = smooth_min(smooth_min(muscle, shoulders, 30), low_neck, 40)
@@ -42,7 +56,11 @@ def torso(frame: Frame, shell: np.ndarray) -> dict[str, np.ndarray]:
     if p.breasts_mm:
         for side in (-1, 1):
             skin = smooth_min(
-                skin, f.ellipsoid((-45, -92 - 0.3 * p.breasts_mm, 80 * side), (62, p.breasts_mm * 0.75, 66), 0.06), 40
+                skin,
+                f.ellipsoid(
+                    (-45, -92 - 0.3 * p.breasts_mm, 80 * side), (62, p.breasts_mm * 0.75, 66), 0.06
+                ),
+                40,
             )
     # a shape that ends inside the grid, however stout the patient
     y, x = f.grid.mesh()[1:]
@@ -51,17 +69,23 @@ def torso(frame: Frame, shell: np.ndarray) -> dict[str, np.ndarray]:
     return {"skin": skin, "muscle": muscle}
 
 
-def belly(rng: np.random.Generator, f: Frame, shell: np.ndarray, dome: np.ndarray) -> list[tuple[np.ndarray, object]]:
+def belly(
+    rng: np.random.Generator, f: Frame, shell: np.ndarray, dome: np.ndarray
+) -> list[tuple[np.ndarray, object]]:
     """Give organs under the diaphragm as (signed distance, HU), in painting order."""
     hu, j = f.person.organs, (lambda spread=8.0: rng.normal(0, spread))
     under = smooth_max(dome + 3, shell + 4, 6)  # the peritoneal cavity
     right, left = f.person.dome_mm
-    loops = smooth_max(np.maximum(under, f.z - left + 50), (0.75 - np.abs(f.bumps[6] + 0.7 * f.bumps[7])) * 22, 4)
+    loops = smooth_max(
+        np.maximum(under, f.z - left + 50), (0.75 - np.abs(f.bumps[6] + 0.7 * f.bumps[7])) * 22, 4
+    )
     steps = [(under, hu["fat"]), (loops, hu["wall"])]
     liver = smooth_max(under, (f.x - 0.55 * (f.z - right) - 30 - j()) * 0.8 - 0.25 * (f.y + 40), 14)
     liver = smooth_max(liver, right - 165 + 0.5 * (f.x + 60) - f.z + j(15), 16)
     veins = np.clip(1 - 7 * np.abs(f.bumps[6] + 0.5 * f.bumps[7]), 0, 1) * rng.normal(8, 12)
-    steps.append((smooth_max(liver, f.y - 78, 12), hu["liver"] + rng.uniform(1, 5) * f.bumps[7] + veins))
+    steps.append(
+        (smooth_max(liver, f.y - 78, 12), hu["liver"] + rng.uniform(1, 5) * f.bumps[7] + veins)
+    )
     spleen = f.ellipsoid((left - 62 + j(), 48 + j(5), 92 + j(4)), (48, 32, 26), 0.1)
     steps.append((np.maximum(spleen, dome + 3), hu["spleen"]))
     for side in (-1, 1):

@@ -13,7 +13,9 @@ from .fields import Canvas, coverage, resample, slabs
 
 RIB_PITCH_MM, RIB_TOP_MM = 23.0, 92.0  # height between ribs, height of the first one at the spine
 VERTEBRA_MM = 22.5
-ROUND_END = np.array([0.93, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8, 0.76, 0.72, 0.68, 0.5, 0.34], np.float32)
+ROUND_END = np.array(
+    [0.93, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8, 0.76, 0.72, 0.68, 0.5, 0.34], np.float32
+)
 
 
 def _lay(canvas: Canvas, part, near, cover, hu) -> None:
@@ -23,11 +25,15 @@ def _lay(canvas: Canvas, part, near, cover, hu) -> None:
     target[near] = old + cover * (hu - old)
 
 
-def paint_ribs(canvas: Canvas, frame: Frame, shell: np.ndarray, muscle: np.ndarray, rng: np.random.Generator) -> None:
+def paint_ribs(
+    canvas: Canvas, frame: Frame, shell: np.ndarray, muscle: np.ndarray, rng: np.random.Generator
+) -> None:
     """Paint ribs with cortex, marrow and cartilage, the sternum and the shoulder blades."""
     organs, edge = frame.person.organs, canvas.edge_mm
     a, b = frame.profile(CAGE_Z, CAGE_WIDTH), frame.profile(CAGE_Z, CAGE_DEPTH)
-    round_ = np.arctan2(np.abs(frame.x) / a, (frame.y - frame.profile(CAGE_Z, CAGE_CENTRE)) / b) / np.float32(np.pi)
+    round_ = np.arctan2(
+        np.abs(frame.x) / a, (frame.y - frame.profile(CAGE_Z, CAGE_CENTRE)) / b
+    ) / np.float32(np.pi)
     slope = rng.uniform(62, 92)
     height = (
         frame.z
@@ -50,7 +56,10 @@ def paint_ribs(canvas: Canvas, frame: Frame, shell: np.ndarray, muscle: np.ndarr
             way[near],
         )
         number = np.clip(np.rint(high_n), 0, 11).astype(np.int8)
-        bar = (np.sqrt(((high_n - number) * (RIB_PITCH_MM / tall)) ** 2 + ((depth_n - 6) / thick) ** 2) - 1) * thick
+        bar = (
+            np.sqrt(((high_n - number) * (RIB_PITCH_MM / tall)) ** 2 + ((depth_n - 6) / thick) ** 2)
+            - 1
+        ) * thick
         bar = np.maximum(bar, (0.055 - way_n) * 200)
         ends = (way_n - ROUND_END[number]) * 200
         bone = np.maximum(bar, ends)
@@ -67,14 +76,17 @@ def paint_ribs(canvas: Canvas, frame: Frame, shell: np.ndarray, muscle: np.ndarr
         if sternum.any():
             xs, zs, ds = np.abs(x[sternum]), z[sternum], depth[sternum]
             half = 15 + 11 * np.clip((zs - 22) / 14, 0, 1)
-            plate = np.maximum(np.maximum(np.abs(ds - 9) - 5.5, xs - half), np.maximum(zs - 58, -112 - zs))
+            plate = np.maximum(
+                np.maximum(np.abs(ds - 9) - 5.5, xs - half), np.maximum(zs - 58, -112 - zs)
+            )
             _lay(canvas, part, sternum, coverage(plate, edge), organs["cortex"] * 0.7)
             _lay(canvas, part, sternum, coverage(plate + 1.4, edge), organs["marrow"] * 0.75)
         blade = (np.abs(depth - scapula_mm - 8) < 26) & (way > 0.1) & (way < 0.52) & (flesh < -2)
         if blade.any():
             ds, zs, ws = depth[blade] - scapula_mm, z[blade], way[blade]
             edge_of = np.maximum(
-                np.maximum(zs - 84, -72 - zs), np.maximum(0.18 + (zs - 10) * 0.0004 - ws, ws - 0.40 - zs * 0.0006) * 180
+                np.maximum(zs - 84, -72 - zs),
+                np.maximum(0.18 + (zs - 10) * 0.0004 - ws, ws - 0.40 - zs * 0.0006) * 180,
             )
             rim = np.clip(1 + edge_of / 14, 0, 1)
             plate = np.maximum(np.abs(ds) - 1.9 - 2.6 * rim, edge_of)
@@ -98,7 +110,10 @@ def paint_spine(canvas: Canvas, frame: Frame, rng: np.random.Generator) -> None:
     box = np.maximum(np.maximum(np.abs(frame.x) - 40, np.abs(behind - 22) - 46), frame.z - 240)
     size, shift = rng.uniform(0.92, 1.1), rng.random()
     for part in slabs(canvas.extent(box, 4)):
-        x, y, z = (resample(field, canvas.coarse, canvas.fine, part) for field in (frame.x, behind, frame.z))
+        x, y, z = (
+            resample(field, canvas.coarse, canvas.fine, part)
+            for field in (frame.x, behind, frame.z)
+        )
         near = (np.abs(x) < 42) & (np.abs(y - 22) < 48)
         x, y, z = np.abs(x[near]), y[near], z[near]
         neck = np.clip((z - 60) / 80, 0, 1) * 0.28
@@ -112,9 +127,12 @@ def paint_spine(canvas: Canvas, frame: Frame, rng: np.random.Generator) -> None:
         canal = np.sqrt(x**2 + (y - radius - 8) ** 2) - 8.5 * (1 - neck)
         arch = np.maximum(np.abs(canal - 2.2) - 2.4, np.abs(up + 2) - 8.5)
         yy = y - radius - 17
-        spinous = np.maximum(np.maximum(x - 3.2, np.abs(yy - 12) - 17), np.abs(up + 2 + 0.45 * yy) - 5.5)
+        spinous = np.maximum(
+            np.maximum(x - 3.2, np.abs(yy - 12) - 17), np.abs(up + 2 + 0.45 * yy) - 5.5
+        )
         transverse = np.maximum(
-            np.maximum(np.abs(y - radius - 9 - 0.22 * x) - 4.5, np.abs(x - 19) - 12), np.abs(up - 3) - 5
+            np.maximum(np.abs(y - radius - 9 - 0.22 * x) - 4.5, np.abs(x - 19) - 12),
+            np.abs(up - 3) - 5,
         )
         rear = np.maximum(np.minimum(np.minimum(arch, spinous), transverse), -canal)
         for cover, hu in (
@@ -133,7 +151,13 @@ def paint_shoulders(canvas: Canvas, frame: Frame) -> None:
     """Paint clavicles and upper arms as cortex round marrow."""
     for side in (-1, 1):
         clavicle = frame.tube(
-            [(62, -34, 24 * side), (72, -38, 60 * side), (88, -8, 110 * side), (98, 10, 142 * side)], [8, 6, 5.5, 6.5]
+            [
+                (62, -34, 24 * side),
+                (72, -38, 60 * side),
+                (88, -8, 110 * side),
+                (98, 10, 142 * side),
+            ],
+            [8, 6, 5.5, 6.5],
         )
         head = frame.ellipsoid((82, 14, 150 * side), (24, 23, 23), 0.04)
         shaft = (

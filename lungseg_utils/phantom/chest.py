@@ -53,7 +53,12 @@ class World:
 
 
 def synthesise(
-    seed: int, *, spacing_mm=(2.0, 2.0, 2.0), shape=None, mix: str = "task06", slabs: int | None = None
+    seed: int,
+    *,
+    spacing_mm=(2.0, 2.0, 2.0),
+    shape=None,
+    mix: str = "task06",
+    slabs: int | None = None,
 ) -> Chest:
     """Make one chest CT at `spacing_mm` (D, H, W).
 
@@ -81,9 +86,13 @@ def synthesise(
     lungs = anatomy.lungs(rng, frame, shell, dome, parts)
     muscle = tissue.paint_soft_tissue(rng, canvas, frame, shell, dome, parts, settings)
     in_view = _in_view(coarse, grid)
-    spared = np.minimum.reduce([parts[k] for k in ("heart", "aorta", "cava", "trachea")] + [parts["pulmonary"] + 4])
+    spared = np.minimum.reduce(
+        [parts[k] for k in ("heart", "aorta", "cava", "trachea")] + [parts["pulmonary"] + 4]
+    )
     none = np.empty((0, 8))
-    world = World(coarse, frame, person, shell, dome, lungs, spared, parts["hila"], in_view, none, none, thin)
+    world = World(
+        coarse, frame, person, shell, dome, lungs, spared, parts["hila"], in_view, none, none, thin
+    )
     distractors.paint_nodes(rng, canvas, world)
     label = tissue.paint_lungs(rng, canvas, world, mix)
     bones.paint_ribs(canvas, frame, shell, muscle, rng)
@@ -112,7 +121,9 @@ def _without_specks(label: np.ndarray, spacing_mm) -> np.ndarray:
     import cc3d
 
     parts = cc3d.connected_components(label, connectivity=26)
-    return label * (np.bincount(parts.ravel()) * np.prod(spacing_mm) >= SMALLEST_LABEL_MM3)[parts].astype(np.uint8)
+    return label * (np.bincount(parts.ravel()) * np.prod(spacing_mm) >= SMALLEST_LABEL_MM3)[
+        parts
+    ].astype(np.uint8)
 
 
 def _place_grids(rng, person: Person, spacing_mm, shape, slabs: int) -> tuple[Grid, Grid]:
@@ -121,7 +132,11 @@ def _place_grids(rng, person: Person, spacing_mm, shape, slabs: int) -> tuple[Gr
     bottom = person.dome_mm[1] * person.height - rng.uniform(70, 150)
     if shape is None:
         field = rng.uniform(330, 430) if rng.random() < 0.7 else rng.uniform(430, 500)
-        shape = (int((top - bottom) / spacing_mm[0]), int(field / spacing_mm[1]), int(field / spacing_mm[2]))
+        shape = (
+            int((top - bottom) / spacing_mm[0]),
+            int(field / spacing_mm[1]),
+            int(field / spacing_mm[2]),
+        )
     middle = ((top + bottom) / 2, rng.normal(4, 8), rng.normal(0, 6))
     origin = tuple(m - s * (n - 1) / 2 for m, s, n in zip(middle, spacing_mm, shape))
     grid = Grid(origin, tuple(spacing_mm), tuple(shape))
@@ -143,7 +158,9 @@ def _coarse_grid(thin: Grid, step: float) -> Grid:
     ]
     far = [o + s * n for o, s, n in zip(thin.origin_mm, thin.spacing_mm, thin.shape)]
     high = [far[0] + step, min(far[1] + step, 195.0), min(far[2] + step, 292.0)]
-    return Grid(tuple(low), (step,) * 3, tuple(int(np.ceil((b - a) / step)) + 1 for a, b in zip(low, high)))
+    return Grid(
+        tuple(low), (step,) * 3, tuple(int(np.ceil((b - a) / step)) + 1 for a, b in zip(low, high))
+    )
 
 
 def _in_view(coarse: Grid, grid: Grid) -> np.ndarray:
@@ -155,7 +172,9 @@ def _in_view(coarse: Grid, grid: Grid) -> np.ndarray:
     return view
 
 
-def _paint_lesions(rng, canvas: Canvas, world: World, label: np.ndarray, mix: str) -> list[lesions.Lesion]:
+def _paint_lesions(
+    rng, canvas: Canvas, world: World, label: np.ndarray, mix: str
+) -> list[lesions.Lesion]:
     """Paint one to four tumours and fill the label in."""
     found = []
     shares = lesions.MIXES[mix]
@@ -195,7 +214,10 @@ def make_case(seed: int, *, tier: str = "quick"):
     elif tier == "medium":
         chest = synthesise(seed, spacing_mm=(2.5, 2.5, 2.5), mix="broad")
     else:
-        in_plane, slice_mm = rng.uniform(0.62, 0.9), float(rng.choice([0.625, 1.0, 1.25, 1.25, 1.5, 2.5, 3.0]))
+        in_plane, slice_mm = (
+            rng.uniform(0.62, 0.9),
+            float(rng.choice([0.625, 1.0, 1.25, 1.25, 1.5, 2.5, 3.0])),
+        )
         slice_mm = max(slice_mm, 1.0) if in_plane > 0.7 else slice_mm
         depth = int(np.clip(330 / slice_mm, 112, 300))
         chest = synthesise(seed, spacing_mm=(slice_mm, in_plane, in_plane), shape=(depth, 512, 512))
@@ -210,6 +232,11 @@ def make_case(seed: int, *, tier: str = "quick"):
     affine[:3, 3] = rng.uniform(-300, 300, 3).round(3)
     name = f"phantom_{seed:06d}"
     scan = volume.Volume(
-        chest.hu, chest.spacing_mm, affine, name, Path(f"{name}.nii.gz"), grid_along("LPS", chest.hu.shape, affine)
+        chest.hu,
+        chest.spacing_mm,
+        affine,
+        name,
+        Path(f"{name}.nii.gz"),
+        grid_along("LPS", chest.hu.shape, affine),
     )
     return scan, chest.label

@@ -15,7 +15,9 @@ SEEDS_PER_SET = 10_000  # set `seed` owns the case seeds from seed * SEEDS_PER_S
 RECIPE_VERSION = 14  # to be raised when the same seed gives other voxels
 
 
-def write_dataset(out: str | Path, *, cases: int = 12, test_cases: int = 4, seed: int = 0, tier: str = "quick") -> Path:
+def write_dataset(
+    out: str | Path, *, cases: int = 12, test_cases: int = 4, seed: int = 0, tier: str = "quick"
+) -> Path:
     """Write a set of `cases` labelled and `test_cases` test scans to `out` and return it.
 
     Test labels lie hidden in labelsTs, which dataset.json does not list. A complete set of the same parameters is
@@ -29,7 +31,9 @@ def write_dataset(out: str | Path, *, cases: int = 12, test_cases: int = 4, seed
             or not low <= value <= SEEDS_PER_SET // 2
         ):
             raise LungsegError(
-                name, f"{value!r} is out of range", f"Use a whole number from {low} to {SEEDS_PER_SET // 2}"
+                name,
+                f"{value!r} is out of range",
+                f"Use a whole number from {low} to {SEEDS_PER_SET // 2}",
             )
     if tier not in TIERS:
         raise LungsegError("tier", f"unknown tier {tier!r}", f"Use one of {', '.join(TIERS)}")
@@ -43,7 +47,10 @@ def write_dataset(out: str | Path, *, cases: int = 12, test_cases: int = 4, seed
     }
     ids = [f"lung_{number:03d}" for number in range(1, cases + test_cases + 1)]
     jobs = [(name, seed * SEEDS_PER_SET + k, "Tr") for k, name in enumerate(ids[:cases])]
-    jobs += [(name, seed * SEEDS_PER_SET + SEEDS_PER_SET // 2 + k, "Ts") for k, name in enumerate(ids[cases:])]
+    jobs += [
+        (name, seed * SEEDS_PER_SET + SEEDS_PER_SET // 2 + k, "Ts")
+        for k, name in enumerate(ids[cases:])
+    ]
     if _is_begun(out, recipe):
         jobs = [job for job in jobs if not all(path.is_file() for path in _files(out, job))]
         if not jobs and (out / "dataset.json").is_file():
@@ -58,7 +65,9 @@ def write_dataset(out: str | Path, *, cases: int = 12, test_cases: int = 4, seed
     for job in progress(jobs, f"making {len(jobs)} synthetic CTs"):
         _write_case(out, job, tier)
     with writing(out / "dataset.json") as partial:
-        partial.write_text(json.dumps(_description(recipe, ids[:cases], ids[cases:]), indent=2) + "\n")
+        partial.write_text(
+            json.dumps(_description(recipe, ids[:cases], ids[cases:]), indent=2) + "\n"
+        )
     return out
 
 
@@ -74,12 +83,17 @@ def _is_begun(out: Path, recipe: dict) -> bool:
         return False
     except (OSError, ValueError) as error:
         raise LungsegError(
-            out / "phantom.json", f"cannot be read ({error})", "Remove this folder or choose another"
+            out / "phantom.json",
+            f"cannot be read ({error})",
+            "Remove this folder or choose another",
         ) from error
     if found != recipe:
         differ = [k for k in recipe if not isinstance(found, dict) or found.get(k) != recipe[k]]
-        raise LungsegError(out, f"a synthetic set with other parameters is there ({', '.join(differ)} differ)",
-                           "Choose another folder, or remove it")  # fmt: skip
+        raise LungsegError(
+            out,
+            f"a synthetic set with other parameters is there ({', '.join(differ)} differ)",
+            "Choose another folder, or remove it",
+        )
     return True
 
 
@@ -87,7 +101,9 @@ def is_of_another_version(out: Path, **parameters: object) -> bool:
     """Tell whether `out` holds a set of these `parameters` that another version of the generator made."""
     try:
         found = json.loads((out / "phantom.json").read_text())
-        return found["version"] != RECIPE_VERSION and all(found[name] == value for name, value in parameters.items())
+        return found["version"] != RECIPE_VERSION and all(
+            found[name] == value for name, value in parameters.items()
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -131,7 +147,9 @@ def _description(recipe: dict, training: list[str], test: list[str]) -> dict:
         "labels": {"0": "background", "1": "cancer"},
         "numTraining": len(training),
         "numTest": len(test),
-        "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in training],
+        "training": [
+            {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in training
+        ],
         "test": [f"./imagesTs/{n}.nii.gz" for n in test],
         "synthetic": recipe,
     }

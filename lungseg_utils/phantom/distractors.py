@@ -15,11 +15,15 @@ def paint_lungs(rng: np.random.Generator, canvas: Canvas, world) -> None:
     b = frame.bumps
     tissue = p.lung_hu + p.dorsal_gradient_hu * frame.y / 80 + 14 * b[3] + 10 * b[6] + 8 * b[7]
     if p.emphysema > 0:
-        holes = np.clip(noise(rng, canvas.coarse, 22) + 0.004 * frame.z - 1.5 + 1.3 * p.emphysema, 0, 1)
+        holes = np.clip(
+            noise(rng, canvas.coarse, 22) + 0.004 * frame.z - 1.5 + 1.3 * p.emphysema, 0, 1
+        )
         tissue = tissue + holes * (-965 - tissue)
     union = np.minimum(*world.lungs)
     if rng.random() < 0.5:  # tissue collapsed by its own weight along the back
-        band = np.clip((world.shell + rng.uniform(5, 16)) / 8, 0, 1) * np.clip((frame.y - 35 + 10 * b[6]) / 25, 0, 1)
+        band = np.clip((world.shell + rng.uniform(5, 16)) / 8, 0, 1) * np.clip(
+            (frame.y - 35 + 10 * b[6]) / 25, 0, 1
+        )
         tissue = tissue + band * rng.uniform(60, 380)
     canvas.paint(union, np.minimum(tissue, 30).astype(np.float32))
 
@@ -36,11 +40,19 @@ def paint_fissures(rng: np.random.Generator, canvas: Canvas, world, box, lung: n
     thick = rng.uniform(0.4, 1.1) * (2.2 if rng.random() < 0.1 else 1)
     surfaces = []
     for index in (0, 1):
-        surfaces.append((index, (f.z + rng.normal(12, 10) + 0.95 * f.y + 7 * f.bumps[3]) * 0.7, None))
-    surfaces.append((0, (f.z + rng.normal(18, 8) - 0.12 * f.y + 7 * f.bumps[4]) * 0.97, surfaces[0][1]))
+        surfaces.append(
+            (index, (f.z + rng.normal(12, 10) + 0.95 * f.y + 7 * f.bumps[3]) * 0.7, None)
+        )
+    surfaces.append(
+        (0, (f.z + rng.normal(18, 8) - 0.12 * f.y + 7 * f.bumps[4]) * 0.97, surfaces[0][1])
+    )
     for index, surface, stop in surfaces:
         distance = np.abs(resample(surface, canvas.coarse, canvas.fine, box))
-        cover = np.clip(1 - distance / canvas.edge_mm, 0, 1) * np.float32(min(thick / canvas.edge_mm, 1)) * lung
+        cover = (
+            np.clip(1 - distance / canvas.edge_mm, 0, 1)
+            * np.float32(min(thick / canvas.edge_mm, 1))
+            * lung
+        )
         side = canvas.fine.axis(2, box[2])[None, None, :]
         cover *= (side < 0) if index == 0 else (side > 0)
         if stop is not None:
@@ -54,9 +66,13 @@ def blob(rng, canvas, centre, radii, rough):
     box = canvas.fine.box(centre - reach, centre + reach)
     if any(s.stop - s.start < 2 for s in box):
         return box, None
-    z, y, x = ((a - np.float32(c)) / np.float32(r) for a, c, r in zip(canvas.fine.mesh(box), centre, radii))
+    z, y, x = (
+        (a - np.float32(c)) / np.float32(r) for a, c, r in zip(canvas.fine.mesh(box), centre, radii)
+    )
     distance = (np.sqrt(z * z + y * y + x * x) - 1) * np.float32(min(radii))
-    return box, distance + np.float32(rough * min(radii)) * noise(rng, canvas.fine, max(0.8 * min(radii), 3), box)
+    return box, distance + np.float32(rough * min(radii)) * noise(
+        rng, canvas.fine, max(0.8 * min(radii), 3), box
+    )
 
 
 def pick(rng, world, wanted):
@@ -65,10 +81,14 @@ def pick(rng, world, wanted):
     if not len(choices):
         return None
     index = np.unravel_index(choices[rng.integers(len(choices))], wanted.shape)
-    return np.array([o + s * i for o, s, i in zip(world.coarse.origin_mm, world.coarse.spacing_mm, index)])
+    return np.array(
+        [o + s * i for o, s, i in zip(world.coarse.origin_mm, world.coarse.spacing_mm, index)]
+    )
 
 
-def haze(rng, canvas, world, centre, radii, rough, rise_hu, grain_hu, most=10.0, edge=3.0, patchy=0.0):
+def haze(
+    rng, canvas, world, centre, radii, rough, rise_hu, grain_hu, most=10.0, edge=3.0, patchy=0.0
+):
     """Raise the lung's HU in a rough ellipsoid by `rise_hu`, at most up to `most`; give its box and coverage.
 
     `patchy` is how far the coverage varies from lobule to lobule.
@@ -107,7 +127,15 @@ def paint_opacities(rng: np.random.Generator, canvas: Canvas, world, *, kind: bo
         centre = pick(rng, world, deep | near_wall)
         if centre is not None:
             r = rng.uniform(1.0, 2.8)
-            add(centre, (r, r, r), 0.1, rng.uniform(900, 1700), 0, most=rng.uniform(250, 900), edge=0.3)
+            add(
+                centre,
+                (r, r, r),
+                0.1,
+                rng.uniform(900, 1700),
+                0,
+                most=rng.uniform(250, 900),
+                edge=0.3,
+            )
     for _ in range(rng.poisson(1.5 * often)):  # scars and atelectatic bands
         r = rng.uniform(8, 28, 3)
         r[rng.integers(3)] = rng.uniform(0.8, 2.5)
@@ -142,14 +170,32 @@ def paint_mounds(rng: np.random.Generator, canvas: Canvas, world, *, kind: bool)
     if rng.random() < (0.04 if kind else 0.2):  # plaques, partly calcified
         for _ in range(rng.integers(1, 6)):
             hu = rng.choice([60.0, 250.0, 500.0])
-            mound(rng, canvas, world, pick(rng, world, on_wall), rng.uniform(6, 24, 3), rng.uniform(1.5, 4), 2.0, hu)
+            mound(
+                rng,
+                canvas,
+                world,
+                pick(rng, world, on_wall),
+                rng.uniform(6, 24, 3),
+                rng.uniform(1.5, 4),
+                2.0,
+                hu,
+            )
     beside_spine = on_wall & (f.y > 25) & (np.abs(f.x) < 50)
     behind_sternum = on_wall & (f.y < -20) & (f.z > 0) & (np.abs(f.x) < 60)
     for place, many in ((beside_spine, 1.5), (behind_sternum, 0.8)):
         for _ in range(0 if kind else rng.poisson(many)):
             base = rng.uniform(7, 16, 3)
             high = rng.uniform(0.3, 0.6) * base.min()
-            mound(rng, canvas, world, pick(rng, world, place), base, high, base.min(), rng.uniform(20, 350))
+            mound(
+                rng,
+                canvas,
+                world,
+                pick(rng, world, place),
+                base,
+                high,
+                base.min(),
+                rng.uniform(20, 350),
+            )
 
 
 def mound(rng, canvas, world, centre, base_mm, high_mm: float, slope_mm: float, hu: float) -> None:
@@ -173,7 +219,10 @@ def effusion(rng: np.random.Generator, world) -> np.ndarray | None:
         return None
     lung = world.lungs[rng.integers(2)]
     level = np.float32(rng.uniform(38, 85))
-    return np.maximum(lung, level - world.frame.y - 0.12 * np.minimum(-world.frame.z, 100) + 3 * world.frame.bumps[6])
+    return np.maximum(
+        lung,
+        level - world.frame.y - 0.12 * np.minimum(-world.frame.z, 100) + 3 * world.frame.bumps[6],
+    )
 
 
 def paint_nodes(rng: np.random.Generator, canvas: Canvas, world) -> None:
@@ -183,4 +232,7 @@ def paint_nodes(rng: np.random.Generator, canvas: Canvas, world) -> None:
         centre = (rng.uniform(-50, 80), rng.uniform(-30, 30), rng.uniform(-45, 45))
         radii = rng.uniform(2.5, 7.5, 3) * (1.6 if rng.random() < 0.12 else 1)
         node = np.maximum(f.ellipsoid(centre, radii, 0.15, 7), -world.spared)
-        canvas.paint(node, 400.0 if rng.random() < 0.06 else world.person.organs["node"] + rng.uniform(-10, 15))
+        canvas.paint(
+            node,
+            400.0 if rng.random() < 0.06 else world.person.organs["node"] + rng.uniform(-10, 15),
+        )

@@ -25,11 +25,13 @@ class Grid:
 
     def axis(self, number: int, part: slice = slice(None)) -> np.ndarray:
         """Give the voxel centres along one axis in mm."""
-        return (self.origin_mm[number] + self.spacing_mm[number] * np.arange(self.shape[number])[part]).astype(
-            np.float32
-        )
+        return (
+            self.origin_mm[number] + self.spacing_mm[number] * np.arange(self.shape[number])[part]
+        ).astype(np.float32)
 
-    def mesh(self, box: tuple[slice, slice, slice] = (slice(None),) * 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def mesh(
+        self, box: tuple[slice, slice, slice] = (slice(None),) * 3
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Give broadcastable z, y, x coordinates in mm of the voxels in `box`."""
         return (
             self.axis(0, box[0])[:, None, None],
@@ -39,13 +41,17 @@ class Grid:
 
     def cut(self, box: tuple[slice, slice, slice]) -> Grid:
         """Give the grid of the voxels in `box`."""
-        origin = tuple(o + s * part.start for o, s, part in zip(self.origin_mm, self.spacing_mm, box))
+        origin = tuple(
+            o + s * part.start for o, s, part in zip(self.origin_mm, self.spacing_mm, box)
+        )
         return Grid(origin, self.spacing_mm, tuple(part.stop - part.start for part in box))
 
     def box(self, low_mm, high_mm) -> tuple[slice, slice, slice]:
         """Give the slices of the voxels between two corners in mm (clipped; perhaps empty)."""
         slices = []
-        for low, high, origin, step, size in zip(low_mm, high_mm, self.origin_mm, self.spacing_mm, self.shape):
+        for low, high, origin, step, size in zip(
+            low_mm, high_mm, self.origin_mm, self.spacing_mm, self.shape
+        ):
             start = min(max(int(np.floor((low - origin) / step)), 0), size)
             stop = max(min(int(np.ceil((high - origin) / step)) + 1, size), start)
             slices.append(slice(start, stop))
@@ -62,7 +68,12 @@ def _along(field: np.ndarray, position: np.ndarray, axis: int, cubic: bool) -> n
     base = np.clip(np.floor(position), 0, max(size - 2, 0)).astype(int)
     t = np.clip(position - base, 0, 1).astype(np.float32)
     if cubic:  # uniform B-spline weights: smooth to the second derivative
-        weights = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
+        weights = (
+            (1 - t) ** 3 / 6,
+            (3 * t**3 - 6 * t**2 + 4) / 6,
+            (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
+            t**3 / 6,
+        )
         taps = [(np.clip(base + k, 0, size - 1), w) for k, w in zip((-1, 0, 1, 2), weights)]
     else:
         taps = [(base, 1 - t), (np.minimum(base + 1, size - 1), t)]
@@ -75,7 +86,9 @@ def _along(field: np.ndarray, position: np.ndarray, axis: int, cubic: bool) -> n
     return out
 
 
-def resample(field: np.ndarray, source: Grid, target: Grid, box=WHOLE, *, cubic: bool = False) -> np.ndarray:
+def resample(
+    field: np.ndarray, source: Grid, target: Grid, box=WHOLE, *, cubic: bool = False
+) -> np.ndarray:
     """Interpolate a field of one grid at the voxels in `box` of another (float32)."""
     positions, needed = [], []
     for axis in range(3):
@@ -96,8 +109,12 @@ def noise(rng: np.random.Generator, grid: Grid, wavelength_mm: float, box=WHOLE)
     step = wavelength_mm / 2
     low = [grid.axis(k, box[k])[0] - step * (1 + rng.random()) for k in range(3)]
     high = [grid.axis(k, box[k])[-1] + 2 * step for k in range(3)]
-    lattice = Grid(tuple(low), (step,) * 3, tuple(int((b - a) / step) + 2 for a, b in zip(low, high)))
-    values = rng.standard_normal(lattice.shape, dtype=np.float32) * np.float32(3.0)  # B-splines average: regain sd 1
+    lattice = Grid(
+        tuple(low), (step,) * 3, tuple(int((b - a) / step) + 2 for a, b in zip(low, high))
+    )
+    values = rng.standard_normal(lattice.shape, dtype=np.float32) * np.float32(
+        3.0
+    )  # B-splines average: regain sd 1
     return resample(values, lattice, grid, box, cubic=True)
 
 
@@ -133,7 +150,9 @@ class Canvas:
     def __init__(self, fine: Grid, coarse: Grid, background_hu: float):
         self.fine, self.coarse = fine, coarse
         self.hu = np.full(fine.shape, background_hu, np.float32)
-        self.edge_mm = float(np.mean(fine.spacing_mm))  # a surface's partial volume spreads over one voxel
+        self.edge_mm = float(
+            np.mean(fine.spacing_mm)
+        )  # a surface's partial volume spreads over one voxel
 
     def extent(self, distance_mm: np.ndarray, margin_mm: float = 0.0) -> tuple[slice, slice, slice]:
         """Give the fine box in which a coarse shape lies (empty slices when it lies nowhere)."""
@@ -156,7 +175,11 @@ class Canvas:
         for part in slabs(box):
             cover = coverage(resample(distance_mm, self.coarse, self.fine, part), self.edge_mm)
             target = self.hu[part]
-            value = resample(hu, self.coarse, self.fine, part) if isinstance(hu, np.ndarray) else np.float32(hu)
+            value = (
+                resample(hu, self.coarse, self.fine, part)
+                if isinstance(hu, np.ndarray)
+                else np.float32(hu)
+            )
             cover *= value - target
             target += cover
 

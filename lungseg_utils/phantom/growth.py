@@ -42,12 +42,16 @@ def shape(rng: np.random.Generator, canvas: Canvas, lesion: Lesion, centre: np.n
             way = rng.standard_normal(3)
             way /= np.linalg.norm(way)
             start, length = 0.7 * r, rng.uniform(0.25, 0.8) * min(r, 14) + 3
-            t = np.clip((z * way[0] + y * way[1] + x * way[2] - start) / (0.3 * r + length), 0, 1).astype(np.float32)
+            t = np.clip(
+                (z * way[0] + y * way[1] + x * way[2] - start) / (0.3 * r + length), 0, 1
+            ).astype(np.float32)
             along = start + t * (0.3 * r + length)
-            off = np.sqrt((z - along * way[0]) ** 2 + (y - along * way[1]) ** 2 + (x - along * way[2]) ** 2).astype(
-                np.float32
+            off = np.sqrt(
+                (z - along * way[0]) ** 2 + (y - along * way[1]) ** 2 + (x - along * way[2]) ** 2
+            ).astype(np.float32)
+            distance = np.minimum(
+                distance, off - np.float32(rng.uniform(0.5, 1.3) + 0.03 * r) * (1.15 - t)
             )
-            distance = np.minimum(distance, off - np.float32(rng.uniform(0.5, 1.3) + 0.03 * r) * (1.15 - t))
     return box, body, distance
 
 
@@ -77,7 +81,9 @@ def paint(
         share = (0.375, 1.5) if lesion.site == "central" else (0.15, 0.6)
         deep = rng.uniform(*share) * r + (2 if lesion.site in ("hilum", "central") else 0)
         allowed = np.maximum(
-            np.maximum(world.sample(np.minimum(*world.lungs), box) - deep, -world.sample(world.spared, box)),
+            np.maximum(
+                world.sample(np.minimum(*world.lungs), box) - deep, -world.sample(world.spared, box)
+            ),
             -world.sample(world.dome, box),
         )
         if lesion.site == "central":
@@ -86,7 +92,9 @@ def paint(
     else:
         may = lung
     soft = rng.uniform(0.6, 4.2)
-    haze_hu = rng.uniform(350, 620) if lesion.texture in ("ground-glass", "part-solid") else 850.0  # rise at the border
+    haze_hu = (
+        rng.uniform(350, 620) if lesion.texture in ("ground-glass", "part-solid") else 850.0
+    )  # rise at the border
     seen = OUTLINE_MM + (0.5 - rng.uniform(*SEEN_HU) / haze_hu) * soft
     cover = np.clip(0.5 - distance / (canvas.edge_mm + soft), 0, 1) * may
     outline = _largest_part(np.clip(0.5 - (body - np.float32(seen)) / canvas.edge_mm, 0, 1) * may)
@@ -94,7 +102,9 @@ def paint(
     target = canvas.hu[box]
     enhanced = 0.25 * max(world.person.blood["aorta"] - 40, 0) * rng.uniform(0, 1)
     solid = rng.uniform(5, 55) + min(enhanced, 60) + rng.uniform(3, 22) * grain
-    if lesion.site == "central" and rng.random() < 0.6:  # as bright as the nodes and tissue that it grows among
+    if (
+        lesion.site == "central" and rng.random() < 0.6
+    ):  # as bright as the nodes and tissue that it grows among
         solid = world.person.organs["node"] + rng.normal(0, 8) + rng.uniform(0, 12) * grain
     if lesion.texture in ("ground-glass", "part-solid"):
         haze = haze_hu + rng.uniform(20, 90) * grain
@@ -107,17 +117,29 @@ def paint(
         return box, outline
     target += cover * (solid - target)
     wall = rng.uniform(2, 4) if lesion.texture == "thin-walled" else rng.uniform(0.2, 0.5) * r
-    inner = np.clip(0.5 - (distance + np.maximum(wall + 0.2 * r * grain, WALL_MM)) / (canvas.edge_mm + 2), 0, 1)
+    inner = np.clip(
+        0.5 - (distance + np.maximum(wall + 0.2 * r * grain, WALL_MM)) / (canvas.edge_mm + 2), 0, 1
+    )
     if lesion.texture == "necrotic":
         target += inner * cover * (rng.uniform(0, 25) - target)
     elif lesion.texture == "calcified":
         target += cover * (rng.uniform(100, 900) + 60 * grain - target)
     elif lesion.texture in ("cavitated", "thin-walled"):
-        level = np.float32(rng.uniform(-0.3, 1.2) * r)  # fluid below, air above, for a patient on the back
+        level = np.float32(
+            rng.uniform(-0.3, 1.2) * r
+        )  # fluid below, air above, for a patient on the back
         air = np.broadcast_to(canvas.fine.mesh(box)[1] - np.float32(centre[1]) < level, cover.shape)
-        target += inner * cover * (np.where(air, np.float32(rng.uniform(-980, -850)), np.float32(10)) - target)
+        target += (
+            inner
+            * cover
+            * (np.where(air, np.float32(rng.uniform(-980, -850)), np.float32(10)) - target)
+        )
     elif rng.random() < 0.15:  # specks of calcium
-        target += np.clip(noise(rng, canvas.fine, 4, box) - rng.uniform(0, 2), 0, 1) * cover * rng.uniform(150, 500)
+        target += (
+            np.clip(noise(rng, canvas.fine, 4, box) - rng.uniform(0, 2), 0, 1)
+            * cover
+            * rng.uniform(150, 500)
+        )
     if lesion.site == "central":
         _spare_tubes(rng, canvas, world, box, cover)
     return box, outline

@@ -14,7 +14,15 @@ SITE_SHARES = {  # small, large; "central": to half in the mediastinum, among ti
     "kind": ([0.7, 0.3, 0, 0, 0, 0, 0], [0.7, 0.3, 0, 0, 0, 0, 0]),
     "broad": ([0.33, 0.2, 0.12, 0.13, 0.05, 0.06, 0.11], [0.17, 0.1, 0.06, 0.16, 0.09, 0.12, 0.3]),
 }
-TEXTURES = ("solid", "part-solid", "ground-glass", "necrotic", "cavitated", "thin-walled", "calcified")
+TEXTURES = (
+    "solid",
+    "part-solid",
+    "ground-glass",
+    "necrotic",
+    "cavitated",
+    "thin-walled",
+    "calcified",
+)
 TEXTURE_SHARES = {  # small, large
     "task06": ([0.66, 0.12, 0.1, 0.04, 0.04, 0.02, 0.02], [0.57, 0.05, 0.02, 0.26, 0.10, 0, 0]),
     "kind": ([0.68, 0.12, 0.1, 0.04, 0.06, 0, 0], [0.55, 0.05, 0.02, 0.26, 0.12, 0, 0]),
@@ -23,7 +31,11 @@ TEXTURE_SHARES = {  # small, large
 OUTLINES = ("round", "lobulated", "spiculated")
 # What is smaller, in the hilum or across a bronchus or large vessel, nobody tells from a node or a branching.
 SMALL_ML, WIDE_AIRWAY_MM, WIDE_VESSEL_MM = 1.767, 1.2, 2.5  # a ball of 15 mm; radii
-MIXES = {"task06": (0.72, 0.2, 0.08), "kind": (0.72, 0.2, 0.08), "broad": (0.25, 0.35, 0.25, 0.15)}  # 1, 2, … a case
+MIXES = {
+    "task06": (0.72, 0.2, 0.08),
+    "kind": (0.72, 0.2, 0.08),
+    "broad": (0.25, 0.35, 0.25, 0.15),
+}  # 1, 2, … a case
 
 
 @dataclass(frozen=True)
@@ -54,18 +66,30 @@ def draw_lesion(rng: np.random.Generator, mix: str = "task06", *, first: bool = 
     elif not first and rng.random() < 0.5:
         volume = np.pi / 6 * rng.uniform(6, 12) ** 3 / 1000  # a nodule
     else:
-        volume = float(np.clip(MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()), SMALLEST_ML, LARGEST_ML))
+        volume = float(
+            np.clip(MEDIAN_ML * np.exp(LOG_SD * rng.standard_normal()), SMALLEST_ML, LARGEST_ML)
+        )
     large = volume > (8 if mix == "broad" else 12)
     site = rng.choice(SITES, p=SITE_SHARES[mix][int(large)])
     texture = rng.choice(TEXTURES, p=TEXTURE_SHARES[mix][int(large)])
     if volume < SMALL_ML:
-        site = {"wall": "pleura", "mediastinum": "lung", "hilum": "lung", "central": "lung"}.get(site, site)
-    if (mix == "kind" or site == "central") and texture in ("ground-glass", "part-solid", "thin-walled"):
+        site = {"wall": "pleura", "mediastinum": "lung", "hilum": "lung", "central": "lung"}.get(
+            site, site
+        )
+    if (mix == "kind" or site == "central") and texture in (
+        "ground-glass",
+        "part-solid",
+        "thin-walled",
+    ):
         texture = "solid"
-    return Lesion(str(site), str(texture), str(rng.choice(OUTLINES, p=[0.3, 0.4, 0.3])), float(volume))
+    return Lesion(
+        str(site), str(texture), str(rng.choice(OUTLINES, p=[0.3, 0.4, 0.3])), float(volume)
+    )
 
 
-def place(rng: np.random.Generator, lesion: Lesion, world, mix: str = "task06") -> np.ndarray | None:
+def place(
+    rng: np.random.Generator, lesion: Lesion, world, mix: str = "task06"
+) -> np.ndarray | None:
     """Find a centre in world mm for the lesion's site, or None when the lungs have no such place.
 
     By the mix "broad" a pleural tumour may also lie on the diaphragm, where thick voxels hardly tell it from the belly.
@@ -82,7 +106,9 @@ def place(rng: np.random.Generator, lesion: Lesion, world, mix: str = "task06") 
         "pleura": (np.abs(d + 0.75 * r) < 3) & on_pleura,
         "wall": (np.abs(d + 0.3 * r) < 3) & (world.shell > -r - 8),
         "mediastinum": (np.abs(d + 0.35 * r) < 3) & ~wall & (world.dome > r),
-        "hilum": d < -0.25 * r,  # most of it in the lung: what lies wholly in the mediastinum nobody could outline
+        "hilum": d
+        < -0.25
+        * r,  # most of it in the lung: what lies wholly in the mediastinum nobody could outline
         "vessel": d < -max(0.9 * min(r, 25), 6),
         "central": (d > -0.5 * r) & (d < 0.15 * r),  # about half of it in the lung
     }[lesion.site]
@@ -90,7 +116,8 @@ def place(rng: np.random.Generator, lesion: Lesion, world, mix: str = "task06") 
         z, y, x = grid.mesh()
         hilum = world.hila[rng.integers(2)]
         wanted = wanted & (
-            (z - hilum[0]) ** 2 + (y - hilum[1]) ** 2 + (x - hilum[2]) ** 2 < (reach_hilum + 0.8 * r) ** 2
+            (z - hilum[0]) ** 2 + (y - hilum[1]) ** 2 + (x - hilum[2]) ** 2
+            < (reach_hilum + 0.8 * r) ** 2
         )
     wanted = wanted & world.in_view
     choices = np.flatnonzero(wanted.ravel())

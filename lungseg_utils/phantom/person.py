@@ -65,7 +65,9 @@ def draw_person(rng: np.random.Generator, *, kind: bool = False) -> Person:
         "cord": rng.uniform(22, 36),
         "content": rng.uniform(-20, 60),
     }
-    lean = rng.spawn(1)[0]  # a stream of its own: whoever draws from it leaves all other numbers as they are
+    lean = rng.spawn(1)[
+        0
+    ]  # a stream of its own: whoever draws from it leaves all other numbers as they are
     if not kind and lean.random() < 0.4:
         organs["mediastinal_fat"] = lean.uniform(-60, 30)
     # Deep inspiration is dark and large; a shallow one brighter, with a higher diaphragm.
@@ -103,6 +105,12 @@ def with_less_contrast(rng: np.random.Generator, person: Person) -> Person:
     """Draw blood, muscle and organs closer to one HU, as without contrast agent: only outlines tell them apart."""
     middle, share = rng.uniform(30, 50), rng.uniform(0, 0.6)
     near = lambda hu: middle + share * (hu - middle)  # noqa: E731
-    organs = {name: near(person.organs[name]) for name in ("muscle", "myocardium", "liver", "spleen", "wall", "node")}
-    return replace(person, blood={name: near(hu) for name, hu in person.blood.items()},
-                   organs={**person.organs, **organs})  # fmt: skip
+    organs = {
+        name: near(person.organs[name])
+        for name in ("muscle", "myocardium", "liver", "spleen", "wall", "node")
+    }
+    return replace(
+        person,
+        blood={name: near(hu) for name, hu in person.blood.items()},
+        organs={**person.organs, **organs},
+    )

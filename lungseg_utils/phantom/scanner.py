@@ -30,10 +30,18 @@ def draw_scanner(rng: np.random.Generator, spacing_mm, *, kind: bool) -> Scanner
     thickness = spacing_mm[0] * rng.choice([1.0, 1.0, 1.25, 1.6])
     dose = rng.lognormal(0, 0.5) * (0.6 if kind else 1)
     noise = np.clip(
-        34 * dose * 1.6**sharp * np.sqrt(1.5 / max(thickness, 0.5)) * min(1.0, 1.4 / spacing_mm[2]) ** 0.5, 3, 130
+        34
+        * dose
+        * 1.6**sharp
+        * np.sqrt(1.5 / max(thickness, 0.5))
+        * min(1.0, 1.4 / spacing_mm[2]) ** 0.5,
+        3,
+        130,
     )
     metal = (
-        str(rng.choice(["wires", "port", "pacemaker", "screws"])) if rng.random() < (0.03 if kind else 0.1) else None
+        str(rng.choice(["wires", "port", "pacemaker", "screws"]))
+        if rng.random() < (0.03 if kind else 0.1)
+        else None
     )
     return Scanner(
         float(noise),
@@ -53,7 +61,11 @@ def paint_table(rng: np.random.Generator, canvas: Canvas, skin: np.ndarray) -> N
     back = canvas.coarse.origin_mm[1] + canvas.coarse.spacing_mm[1] * (low[-1] if len(low) else 0)
     y, x = grid.axis(1)[:, None], grid.axis(2)[None, :]
     bend = np.float32(rng.choice([0.0, 0.0008, 0.0014]))
-    depth = y - np.float32(back + rng.uniform(4, 22)) - bend * (200**2 * 0.3 - x**2) * (1 if rng.random() < 0.7 else 0)
+    depth = (
+        y
+        - np.float32(back + rng.uniform(4, 22))
+        - bend * (200**2 * 0.3 - x**2) * (1 if rng.random() < 0.7 else 0)
+    )
     thick, half = rng.uniform(14, 45), rng.uniform(190, 250)
     side = np.abs(x) - np.float32(half)
     slab = np.maximum(np.abs(depth - thick / 2) - thick / 2, side)
@@ -63,7 +75,10 @@ def paint_table(rng: np.random.Generator, canvas: Canvas, skin: np.ndarray) -> N
         (shell, rng.uniform(-500, 100)),
         (np.maximum(np.abs(depth + 5) - 4, side), rng.uniform(-980, -800)),
     ):
-        cover = coverage(np.ascontiguousarray(np.broadcast_to(distance, y.shape[:1] + x.shape[1:])), canvas.edge_mm)
+        cover = coverage(
+            np.ascontiguousarray(np.broadcast_to(distance, y.shape[:1] + x.shape[1:])),
+            canvas.edge_mm,
+        )
         outside = canvas.hu < -800  # never over the patient
         canvas.hu += np.where(outside, cover * (np.float32(hu) - canvas.hu), 0)
 
@@ -119,7 +134,9 @@ def _smooth(a: np.ndarray, axis: int, share: float) -> np.ndarray:
     return np.moveaxis(out, 0, axis)
 
 
-def expose(rng: np.random.Generator, hu: np.ndarray, grid: Grid, scanner: Scanner, background_hu: float) -> np.ndarray:
+def expose(
+    rng: np.random.Generator, hu: np.ndarray, grid: Grid, scanner: Scanner, background_hu: float
+) -> np.ndarray:
     """Turn ideal slices into measured ones: blur or overshoot, correlated noise, streaks, padding. Gives int16."""
     out = np.empty(hu.shape, np.int16)
     y, x = grid.axis(1)[:, None], grid.axis(2)[None, :]
@@ -150,14 +167,23 @@ def expose(rng: np.random.Generator, hu: np.ndarray, grid: Grid, scanner: Scanne
         share = 0.25 if scanner.sharpness < 0.3 else 0.12
         for _ in range(passes):
             grain = _smooth(_smooth(grain, 0, share), 1, share)
-        grain *= np.float32(scanner.noise_hu * load[k] ** 1.5 / max(float(grain[::7, ::7].std()), 1e-3)) * radial
-        if scanner.streaks and load[k] > 1.1:  # shoulders starve the detector: noise drawn out from side to side
+        grain *= (
+            np.float32(scanner.noise_hu * load[k] ** 1.5 / max(float(grain[::7, ::7].std()), 1e-3))
+            * radial
+        )
+        if (
+            scanner.streaks and load[k] > 1.1
+        ):  # shoulders starve the detector: noise drawn out from side to side
             lines = np.cumsum(rng.standard_normal(slice_.shape, dtype=np.float32), axis=1)
             window = max(int(60 / grid.spacing_mm[2]), 2)
             lines[:, window:] -= lines[:, :-window].copy()
-            lines *= np.float32(scanner.streaks * scanner.noise_hu * (load[k] - 1.1) * 2 / np.sqrt(window))
+            lines *= np.float32(
+                scanner.streaks * scanner.noise_hu * (load[k] - 1.1) * 2 / np.sqrt(window)
+            )
             grain += lines * (slice_ > -700)
-        measured = np.rint(np.clip(slice_ + grain, -1024 if background_hu > -1024 else background_hu, 30000))
+        measured = np.rint(
+            np.clip(slice_ + grain, -1024 if background_hu > -1024 else background_hu, 30000)
+        )
         if scanner.padding_hu is not None:
             measured = np.where(field > 0, scanner.padding_hu, measured)
         out[k] = measured

@@ -11,7 +11,9 @@ from .fields import Canvas, coverage, resample
 BRONCHOGRAM_MM = 0.75  # radius of the thinnest artery whose bronchus is seen in consolidated lung
 
 
-def paint_soft_tissue(rng, canvas: Canvas, f: anatomy.Frame, shell, dome, parts, settings) -> np.ndarray:
+def paint_soft_tissue(
+    rng, canvas: Canvas, f: anatomy.Frame, shell, dome, parts, settings
+) -> np.ndarray:
     """Paint trunk, belly and mediastinum, outside in. Returns the surface of the muscles."""
     hu, blood = f.person.organs, f.person.blood
     body = torso(f, shell)
@@ -33,7 +35,12 @@ def paint_soft_tissue(rng, canvas: Canvas, f: anatomy.Frame, shell, dome, parts,
     for distance, value in belly(rng, f, shell, dome):
         canvas.paint(distance, value)
     canvas.paint(parts["heart"] - 2, hu["myocardium"] + 4 * f.bumps[7])
-    for name, value, wall in (("rv", "right", 2), ("ra", "right", 1), ("la", "left", 1), ("lv", "left", 10)):
+    for name, value, wall in (
+        ("rv", "right", 2),
+        ("ra", "right", 1),
+        ("la", "left", 1),
+        ("lv", "left", 10),
+    ):
         canvas.paint(parts[name] + wall, blood[value] + 4 * f.bumps[7])
     for name, value in (
         ("gullet", None),
@@ -50,9 +57,13 @@ def paint_soft_tissue(rng, canvas: Canvas, f: anatomy.Frame, shell, dome, parts,
         if name in ("aorta", "arch_branches"):
             canvas.paint(
                 parts[name] - 1.3,
-                45.0 if not f.person.calcified else np.where(f.bumps[7] > 1.1, 500.0, 45.0).astype(np.float32),
+                45.0
+                if not f.person.calcified
+                else np.where(f.bumps[7] > 1.1, 500.0, 45.0).astype(np.float32),
             )
-        canvas.paint(parts[name], blood[value] if value else hu["thyroid" if name == "thyroid" else "wall"])
+        canvas.paint(
+            parts[name], blood[value] if value else hu["thyroid" if name == "thyroid" else "wall"]
+        )
     canvas.paint(parts["trachea"] - rng.uniform(1.2, 2.2), hu["wall"])
     canvas.paint(parts["trachea"], -990.0)
     if rng.random() < 0.5:
@@ -95,17 +106,28 @@ def paint_lungs(rng, canvas: Canvas, world, mix: str) -> np.ndarray:
     distractors.paint_mounds(rng, canvas, world, kind=mix == "kind")
     without_air = [] if consolidation is None else [(*consolidation, 0.0)]
     if mix == "broad" and rng.random() < 0.3:
-        without_air += [(*scar, rng.uniform(0, 1)) for scar in airless.paint_scars(rng, canvas, world)]
+        without_air += [
+            (*scar, rng.uniform(0, 1)) for scar in airless.paint_scars(rng, canvas, world)
+        ]
     tubes = world.airways = trees.bronchi(arteries, rng.uniform(1.7, 2.3))
     near_lung = coverage(resample(union - 6, canvas.coarse, canvas.fine, box), canvas.edge_mm)
-    for segments, hu in ((veins, world.person.blood["left"]), (arteries, world.person.blood["right"])):
+    for segments, hu in (
+        (veins, world.person.blood["left"]),
+        (arteries, world.person.blood["right"]),
+    ):
         cover = trees.rasterise(canvas, segments)[box] * near_lung
         canvas.hu[box] += cover * (np.float32(hu) - canvas.hu[box])
     cover = trees.rasterise(canvas, tubes, rng.uniform(0.5, 0.9))[box] * near_lung
     canvas.hu[box] += cover * np.maximum(np.float32(30) - canvas.hu[box], 0)
     air = trees.rasterise(canvas, tubes)[box] * near_lung
     canvas.hu[box] += air * (np.float32(-975) - canvas.hu[box])
-    for part, cover, wider_mm in without_air:  # air bronchograms: there the small bronchi stand out too
-        air = trees.rasterise(canvas, trees.bronchi(arteries, BRONCHOGRAM_MM), wider_mm)[part] * cover
+    for (
+        part,
+        cover,
+        wider_mm,
+    ) in without_air:  # air bronchograms: there the small bronchi stand out too
+        air = (
+            trees.rasterise(canvas, trees.bronchi(arteries, BRONCHOGRAM_MM), wider_mm)[part] * cover
+        )
         canvas.hu[part] += air * (np.float32(-975) - canvas.hu[part])
     return np.zeros(canvas.fine.shape, np.float32)

@@ -12,11 +12,18 @@ from .fields import Canvas, Grid
 
 
 def grow(
-    root: np.ndarray, targets: np.ndarray, rng: np.random.Generator, *, tip_mm: float, stem_mm: float
+    root: np.ndarray,
+    targets: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    tip_mm: float,
+    stem_mm: float,
 ) -> np.ndarray:
     """Grow a tree to `targets` (n, 3), world mm. Returns segments (m, 8): start, end, radius at each."""
     segments = []
-    exponent = np.log(stem_mm / tip_mm) / np.log(max(len(targets), 2))  # the stem's radius is met exactly
+    exponent = np.log(stem_mm / tip_mm) / np.log(
+        max(len(targets), 2)
+    )  # the stem's radius is met exactly
     targets = np.asarray(targets, float)
     if len(targets) == 1:
         return np.array([[*root, *targets[0], stem_mm, 0.7 * tip_mm]])
@@ -34,7 +41,11 @@ def grow(
                 continue
             middle = half.sum(0) / len(half)
             way = middle - start
-            end = start + rng.uniform(0.32, 0.5) * way + rng.normal(0, 0.05, 3) * np.sqrt((way * way).sum())
+            end = (
+                start
+                + rng.uniform(0.32, 0.5) * way
+                + rng.normal(0, 0.05, 3) * np.sqrt((way * way).sum())
+            )
             segments.append([*start, *end, min(radius, child * 1.12), child])
             stack.append((end, half, middle, child))
     return np.array(segments)
@@ -49,7 +60,9 @@ def targets_in(
         return np.empty((0, 3))
     # one from each equal run of a space-filling order keeps them apart
     chosen = voxels[((np.arange(count) + rng.random(count)) * (len(voxels) / count)).astype(int)]
-    index = np.stack(np.unravel_index(chosen, distance_mm.shape), 1) + rng.uniform(-0.5, 0.5, (count, 3))
+    index = np.stack(np.unravel_index(chosen, distance_mm.shape), 1) + rng.uniform(
+        -0.5, 0.5, (count, 3)
+    )
     return np.asarray(grid.origin_mm) + index * np.asarray(grid.spacing_mm)
 
 
@@ -92,7 +105,9 @@ def _splat(out: np.ndarray, segments: np.ndarray, grid: Grid, grow_mm: float) ->
     which = np.repeat(np.arange(len(segments)), count)
     t = (np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count) + 0.5) / count[which]
     rows = segments[which]
-    position = (rows[:, :3] + t[:, None] * (rows[:, 3:6] - rows[:, :3]) - np.asarray(grid.origin_mm)) / spacing
+    position = (
+        rows[:, :3] + t[:, None] * (rows[:, 3:6] - rows[:, :3]) - np.asarray(grid.origin_mm)
+    ) / spacing
     radius = rows[:, 6] + t * (rows[:, 7] - rows[:, 6]) + grow_mm
     share = np.pi * radius**2 * (length / count)[which] / spacing.prod()
     base = np.floor(position).astype(int)
@@ -104,7 +119,9 @@ def _splat(out: np.ndarray, segments: np.ndarray, grid: Grid, grow_mm: float) ->
         inside = ((index >= 0) & (index < shape)).all(1)
         index = index[inside]
         np.add.at(
-            flat, (index[:, 0] * shape[1] + index[:, 1]) * shape[2] + index[:, 2], weight[inside].astype(np.float32)
+            flat,
+            (index[:, 0] * shape[1] + index[:, 1]) * shape[2] + index[:, 2],
+            weight[inside].astype(np.float32),
         )
 
 

@@ -16,12 +16,24 @@ LUNG_WINDOW_HU = (-1350, 150)
 SOFT_TISSUE_WINDOW_HU = (-160, 240)
 BONE_WINDOW_HU = (-450, 1050)
 FULL_WINDOW_HU = (-1024, 1024)
-WINDOWS_HU = {"lung": LUNG_WINDOW_HU, "soft tissue": SOFT_TISSUE_WINDOW_HU, "bone": BONE_WINDOW_HU,
-              "full": FULL_WINDOW_HU}
+WINDOWS_HU = {
+    "lung": LUNG_WINDOW_HU,
+    "soft tissue": SOFT_TISSUE_WINDOW_HU,
+    "bone": BONE_WINDOW_HU,
+    "full": FULL_WINDOW_HU,
+}
 
 # Okabe & Ito's palette for colour-blind readers (jfly.uni-koeln.de/color)
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, BLACK = (
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#000000",
+)
 TRUTH_COLOUR, PREDICTION_COLOUR = SKY, ORANGE
 TRUTH_LINE, PREDICTION_LINE = "solid", "dashed"
 
@@ -32,15 +44,31 @@ def use_style() -> None:
     from cycler import cycler
 
     # blue and vermillion first: the pair that differs most in lightness as well; line styles differ too
-    mpl.rcParams.update({
-        "figure.dpi": 100, "figure.facecolor": "white", "savefig.facecolor": "white",
-        "font.family": "sans-serif", "font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11,
-        "legend.fontsize": 10, "legend.frameon": False, "xtick.labelsize": 10, "ytick.labelsize": 10,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-        "grid.color": "0.9", "grid.linewidth": 0.8, "lines.linewidth": 2, "image.cmap": "gray",
-        "axes.prop_cycle": cycler(color=[BLUE, VERMILLION, SKY, ORANGE, PURPLE, GREEN, BLACK])
-        + cycler(linestyle=["-", "--", "-.", ":", "-", "--", "-."]),
-    })
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "font.family": "sans-serif",
+            "font.size": 11,
+            "axes.titlesize": 12,
+            "axes.labelsize": 11,
+            "legend.fontsize": 10,
+            "legend.frameon": False,
+            "xtick.labelsize": 10,
+            "ytick.labelsize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "0.9",
+            "grid.linewidth": 0.8,
+            "lines.linewidth": 2,
+            "image.cmap": "gray",
+            "axes.prop_cycle": cycler(color=[BLUE, VERMILLION, SKY, ORANGE, PURPLE, GREEN, BLACK])
+            + cycler(linestyle=["-", "--", "-.", ":", "-", "--", "-."]),
+        }
+    )
 
 
 class Figure(matplotlib.figure.Figure):
@@ -67,7 +95,11 @@ def png(figure: matplotlib.figure.Figure, dpi: float, *, few_colours: bool = Fal
     from PIL import Image
 
     # maximum coverage keeps a thin outline's colour; the median cut turns it grey in favour of the many greys
-    few = Image.open(page).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = (
+        Image.open(page)
+        .convert("RGB")
+        .quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    )
     packed = io.BytesIO()
     few.save(packed, format="png", optimize=True, dpi=(dpi, dpi))
     return packed.getvalue()
@@ -78,7 +110,10 @@ def save_figure(figure: Figure, name: str, folder: str | Path | None = None) -> 
 
     `name` is the notebook's number and what is to be seen: "05_dice_by_size".
     """
-    path = Path(folder or os.environ.get("LUNGSEG_FIGURES") or runtime.home() / "figures") / f"{name}.png"
+    path = (
+        Path(folder or os.environ.get("LUNGSEG_FIGURES") or runtime.home() / "figures")
+        / f"{name}.png"
+    )
     with runtime.writing(path) as partial:
         partial.write_bytes(png(figure, dpi=150))
     return path

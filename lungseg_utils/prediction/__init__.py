@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungseg_utils.checkpoint import SHIPPED, load_networks
-from lungseg_utils.prediction.tumours import drop_small, drop_unsure, list_components, measure_tumours
+from lungseg_utils.prediction.tumours import (
+    drop_small,
+    drop_unsure,
+    list_components,
+    measure_tumours,
+)
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.preprocess import CLIP_HU, Prepared, normalise, prepare, resampled_slabs
 from lungseg_utils.preprocess.oblique import put_back, straighten
@@ -20,8 +25,16 @@ from lungseg_utils.runtime import LungsegError, is_out_of_memory, pick_device, p
 from lungseg_utils.segunet import SegUNet, fold_batch_norms
 from lungseg_utils.volume import Volume
 
-__all__ = ["OVERLAP", "Predictor", "drop_small", "drop_unsure", "list_components", "measure_tumours", "predict",
-           "predict_files"]
+__all__ = [
+    "OVERLAP",
+    "Predictor",
+    "drop_small",
+    "drop_unsure",
+    "list_components",
+    "measure_tumours",
+    "predict",
+    "predict_files",
+]
 
 OVERLAP = 0.25  # of a window's side, where one window cannot hold the lungs
 # The network's widest features in one window, in bytes; it needs about ten times that in all.
@@ -35,8 +48,15 @@ class Predictor:
     Of several checkpoints, as of a cross-validation's folds, the probabilities are averaged.
     """
 
-    def __init__(self, checkpoint: str | Path | Sequence[str | Path] | None = None, device: str = "auto", *,
-                 model: SegUNet | None = None, facts: dict | None = None, precision: torch.dtype | None = None):
+    def __init__(
+        self,
+        checkpoint: str | Path | Sequence[str | Path] | None = None,
+        device: str = "auto",
+        *,
+        model: SegUNet | None = None,
+        facts: dict | None = None,
+        precision: torch.dtype | None = None,
+    ):
         self.device = pick_device(device)
         self.wanted = precision  # on whatever device
         self.precision = precision or pick_precision(self.device)
@@ -44,11 +64,17 @@ class Predictor:
         if model is None:
             models, facts = load_networks(SHIPPED if checkpoint in (None, "") else checkpoint)
         self.facts = facts
-        self.models = [fold_batch_norms(one).to(self.device, self.precision, memory_format=torch.channels_last_3d)
-                       for one in models]
+        self.models = [
+            fold_batch_norms(one).to(
+                self.device, self.precision, memory_format=torch.channels_last_3d
+            )
+            for one in models
+        ]
         self.least_peak = float((facts or {}).get("least_peak", 0))
         self.mirror = bool((facts or {}).get("mirror", False))
-        self.width = max(len(next(one.parameters())) for one in self.models)  # channels at full resolution
+        self.width = max(
+            len(next(one.parameters())) for one in self.models
+        )  # channels at full resolution
 
     def prepare(self, volume: Volume) -> Prepared:
         """Prepare `volume` for this network: on its device, or on the CPU where that has no memory left."""
@@ -61,8 +87,14 @@ class Predictor:
         warn(f"{volume.name}: out of GPU memory; prepared on the CPU")
         return prepare(volume, spacing_mm=self.facts["spacing_mm"])
 
-    def probabilities(self, prepared: Prepared, *, window: Sequence[int] | None = None, overlap: float = OVERLAP,
-                      batch_size: int = 8) -> Tensor:
+    def probabilities(
+        self,
+        prepared: Prepared,
+        *,
+        window: Sequence[int] | None = None,
+        overlap: float = OVERLAP,
+        batch_size: int = 8,
+    ) -> Tensor:
         """Give the tumour probability, float32 (D, H, W), on the working grid of `prepared`; 0 where none was asked.
 
         Without `window` the whole grid is one, as no seam is the best seam, or a few where memory forbids it.
@@ -73,10 +105,15 @@ class Predictor:
         features, on_last_resort = LARGEST_FEATURES[self.device.type], False
         while True:
             try:
-                probability = self._blend(hu.to(self.device), region, window, overlap, batch_size, features)
+                probability = self._blend(
+                    hu.to(self.device), region, window, overlap, batch_size, features
+                )
                 if not torch.isfinite(probability).all():
-                    raise LungsegError(prepared.name, "the network answers with what is no number: its weights are bad",
-                                       "give another checkpoint, or train it anew")
+                    raise LungsegError(
+                        prepared.name,
+                        "the network answers with what is no number: its weights are bad",
+                        "give another checkpoint, or train it anew",
+                    )
                 return probability
             except (RuntimeError, MemoryError) as error:
                 if on_last_resort or not is_out_of_memory(error):
@@ -94,11 +131,20 @@ class Predictor:
                 features, on_last_resort = LARGEST_FEATURES["cpu"], True
 
     @torch.inference_mode()
-    def _blend(self, image: Tensor, region: np.ndarray, window: Sequence[int] | None, overlap: float,
-               batch_size: int, features: int) -> Tensor:
+    def _blend(
+        self,
+        image: Tensor,
+        region: np.ndarray,
+        window: Sequence[int] | None,
+        overlap: float,
+        batch_size: int,
+        features: int,
+    ) -> Tensor:
         shape = image.shape
-        multiple = [math.lcm(*(math.prod(pool[axis] for pool in model.pools) for model in self.models))
-                    for axis in range(3)]
+        multiple = [
+            math.lcm(*(math.prod(pool[axis] for pool in model.pools) for model in self.models))
+            for axis in range(3)
+        ]
         voxels = features / (self.width * self.precision.itemsize)
         if window is None:
             window = fit_window(shape, multiple, overlap, voxels)
@@ -114,13 +160,17 @@ class Predictor:
         batch_size = max(1, min(batch_size, int(voxels // np.prod(window))))
         for first in range(0, len(windows), batch_size):
             cuts = windows[first : first + batch_size]
-            batch = torch.stack([normalise(image[cut].float()) for cut in cuts])[:, None]  # (B, 1, d, h, w)
+            batch = torch.stack([normalise(image[cut].float()) for cut in cuts])[
+                :, None
+            ]  # (B, 1, d, h, w)
             batch = batch.to(self.precision).contiguous(memory_format=torch.channels_last_3d)
             for cut, probability in zip(cuts, self._mean_probability(batch)):
                 total[cut] += probability * weight
                 weights[cut] += weight
         probability = (total / weights.clamp_(min=1e-6))[tuple(slice(0, n) for n in shape)]
-        return probability * torch.from_numpy(np.array(region)).to(self.device)  # no lung tumour far from the lungs
+        return probability * torch.from_numpy(np.array(region)).to(
+            self.device
+        )  # no lung tumour far from the lungs
 
     def _mean_probability(self, batch: Tensor) -> Tensor:
         """Ask one network after another, so that the features of one are gone before the next one's: (B, d, h, w).
@@ -134,7 +184,9 @@ class Predictor:
                 total += model(batch.flip(-1)).float().sigmoid_()[:, 0].flip(-1)
         return total.div_(len(self.models) * (1 + self.mirror))
 
-    def mask(self, volume: Volume, prepared: Prepared, probability: Tensor, threshold: float = 0.5) -> np.ndarray:
+    def mask(
+        self, volume: Volume, prepared: Prepared, probability: Tensor, threshold: float = 0.5
+    ) -> np.ndarray:
         """Bring `probability` back to the scan's grid and cut it at `threshold`: uint8 (D, H, W) as `volume.hu`.
 
         Tumours that nowhere reach the checkpoint's `least_peak`, where it has one, are left out.

@@ -18,7 +18,14 @@ from lungseg_utils import __version__, volume
 from lungseg_utils.prediction import Predictor, measure_tumours
 from lungseg_utils.preprocess import Prepared, resampled_slabs
 from lungseg_utils.preprocess.oblique import put_back, straighten
-from lungseg_utils.runtime import LungsegError, file_error, is_out_of_memory, require_writable, warn, writing
+from lungseg_utils.runtime import (
+    LungsegError,
+    file_error,
+    is_out_of_memory,
+    require_writable,
+    warn,
+    writing,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,9 @@ def predict_files(
         predictor = Predictor(checkpoint, device)
         waiting: list[tuple[Job, dict, Future]] = []
 
-        def settle() -> None:  # what fails on its way to the disk fails its own scan, not the present one
+        def settle() -> (
+            None
+        ):  # what fails on its way to the disk fails its own scan, not the present one
             job, row, written = waiting.pop(0)
             try:
                 written.result()
@@ -81,9 +90,16 @@ def predict_files(
                 prepared = predictor.prepare(upright)
                 probability = predictor.probabilities(prepared)
                 mask = put_back(predictor.mask(upright, prepared, probability), upright, scan)
-                row = {"name": job.name, "tumours": measure_tumours(mask, scan), "mask": job.mask.name,
-                       "version": __version__, "weights": predictor.facts["digest"]}
-                extra = _full_map(probability, prepared, upright, scan) if job.probabilities else None
+                row = {
+                    "name": job.name,
+                    "tumours": measure_tumours(mask, scan),
+                    "mask": job.mask.name,
+                    "version": __version__,
+                    "weights": predictor.facts["digest"],
+                }
+                extra = (
+                    _full_map(probability, prepared, upright, scan) if job.probabilities else None
+                )
                 while len(waiting) > 1:  # at most one scan waits for the disk
                     settle()
                 waiting.append((job, row, writer.submit(_write, job, scan, mask, extra)))
@@ -105,7 +121,9 @@ def predict_files(
     if len(failures) == 1:
         raise failures[0]
     if failures:
-        raise LungsegError(f"{len(failures)} of {len(jobs)} scans", "; ".join(str(f).rstrip(".") for f in failures))
+        raise LungsegError(
+            f"{len(failures)} of {len(jobs)} scans", "; ".join(str(f).rstrip(".") for f in failures)
+        )
 
 
 def _failure_of(job: Job, error: Exception) -> LungsegError:
@@ -115,14 +133,22 @@ def _failure_of(job: Job, error: Exception) -> LungsegError:
     if isinstance(error, OSError) and error.filename is not None:
         return file_error(error.filename, error)
     # what it says is not quoted: it may name the patient
-    cause = "not enough memory" if is_out_of_memory(error) else f"failed with {type(error).__name__}"
+    cause = (
+        "not enough memory" if is_out_of_memory(error) else f"failed with {type(error).__name__}"
+    )
     failure = LungsegError(job.source, cause, "Predict it alone, with --debug, to see where")
     failure.__cause__ = error
     return failure
 
 
-def plan(inputs: Sequence[str | Path], output: str | Path, *, dicom_seg: bool = False, probabilities: bool = False,
-         report: str | Path | None = None) -> list[Job]:
+def plan(
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    *,
+    dicom_seg: bool = False,
+    probabilities: bool = False,
+    report: str | Path | None = None,
+) -> list[Job]:
     """Give a job for each scan of `inputs`; refuse outputs that would collide or overwrite an input."""
     sources = [scan for path in inputs for scan in find_scans(Path(path))]
     output = Path(output)
@@ -133,29 +159,48 @@ def plan(inputs: Sequence[str | Path], output: str | Path, *, dicom_seg: bool = 
     for source in sources:
         is_folder = os.path.isdir(source)
         if dicom_seg and not is_folder:
-            raise LungsegError(source, "not a DICOM series, which a DICOM SEG has to refer to",
-                               "predict it without --dicom-seg")
+            raise LungsegError(
+                source,
+                "not a DICOM series, which a DICOM SEG has to refer to",
+                "predict it without --dicom-seg",
+            )
         name = volume.stem(os.path.basename(os.path.realpath(source)) if is_folder else source)
         mask = output if is_file else output / f"{name}.nii.gz"
         base = volume.stem(mask)
-        jobs.append(Job(name, source, mask, mask.with_name(f"{base}_probability.nii.gz") if probabilities else None,
-                        mask.with_name(f"{base}.dcm") if dicom_seg else None))
+        jobs.append(
+            Job(
+                name,
+                source,
+                mask,
+                mask.with_name(f"{base}_probability.nii.gz") if probabilities else None,
+                mask.with_name(f"{base}.dcm") if dicom_seg else None,
+            )
+        )
     taken: dict[Path, Path] = {}
     for job in jobs:
         for path in job.outputs:
             other = taken.setdefault(path, job.source)
             if other != job.source:
-                raise LungsegError(job.source, f"{path.name} would be named as that of {other}",
-                                   "predict them one by one")
+                raise LungsegError(
+                    job.source,
+                    f"{path.name} would be named as that of {other}",
+                    "predict them one by one",
+                )
     originals = {os.path.realpath(source) for source in sources}
-    if report and (os.path.isdir(report) or os.path.realpath(report) in map(os.path.realpath, taken)):
-        raise LungsegError(report, "a folder, or an output of another kind", "choose another file for the report")
+    if report and (
+        os.path.isdir(report) or os.path.realpath(report) in map(os.path.realpath, taken)
+    ):
+        raise LungsegError(
+            report, "a folder, or an output of another kind", "choose another file for the report"
+        )
     for path in [*taken, *([Path(report)] if report else [])]:
         real = os.path.realpath(path)
         if real in originals:
             raise LungsegError(path, "it would overwrite a scan", "choose another output")
         if path.suffix == ".dcm" and any(str(folder) in originals for folder in Path(real).parents):
-            raise LungsegError(path, "it would lie among the slices of a scan", "choose another output")
+            raise LungsegError(
+                path, "it would lie among the slices of a scan", "choose another output"
+            )
     return jobs
 
 
@@ -168,12 +213,23 @@ def find_scans(path: Path) -> list[Path]:
 
         dataset = decathlon.load(path)
         return [case.image for case in dataset.test or dataset.training]
-    found = sorted(p for p in path.iterdir() if p.name.lower().endswith((".nii", ".nii.gz")) and p.name[0] != ".")
+    found = sorted(
+        p
+        for p in path.iterdir()
+        if p.name.lower().endswith((".nii", ".nii.gz")) and p.name[0] != "."
+    )
     if not found and not any(path.iterdir()):
-        raise LungsegError(path, "the folder is empty", "give a scan, a folder of scans or of one DICOM series")
-    if found and sum(1 for _ in islice(_dicom_files(path), len(found) + 1)) > len(found):  # more than a SEG each
-        raise LungsegError(path, f"holds DICOM slices and NIfTI files too ({found[0].name})",
-                           "give a folder of one kind, or the files")
+        raise LungsegError(
+            path, "the folder is empty", "give a scan, a folder of scans or of one DICOM series"
+        )
+    if found and sum(1 for _ in islice(_dicom_files(path), len(found) + 1)) > len(
+        found
+    ):  # more than a SEG each
+        raise LungsegError(
+            path,
+            f"holds DICOM slices and NIfTI files too ({found[0].name})",
+            "give a folder of one kind, or the files",
+        )
     return found or [path]
 
 
@@ -186,7 +242,9 @@ def _dicom_files(folder: Path) -> Iterator[str]:
                     yield os.path.join(root, name)
 
 
-def _full_map(probability, prepared: Prepared, upright: volume.Volume, scan: volume.Volume) -> np.ndarray:
+def _full_map(
+    probability, prepared: Prepared, upright: volume.Volume, scan: volume.Volume
+) -> np.ndarray:
     full = np.zeros(upright.hu.shape, np.float32)
     for planes, piece in resampled_slabs(probability, full[prepared.box].shape):
         full[prepared.box][planes] = piece.cpu().numpy()

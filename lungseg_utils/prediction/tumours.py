@@ -11,7 +11,9 @@ from lungseg_utils.volume import Volume
 SMALLEST_TUMOUR_MM3 = 50.0  # smaller components are noise at the working spacing
 
 
-def drop_small(mask: np.ndarray, spacing_mm: Sequence[float], smallest_mm3: float = SMALLEST_TUMOUR_MM3) -> None:
+def drop_small(
+    mask: np.ndarray, spacing_mm: Sequence[float], smallest_mm3: float = SMALLEST_TUMOUR_MM3
+) -> None:
     """Remove components below `smallest_mm3` from `mask`, in place."""
     import cc3d
 
@@ -47,8 +49,11 @@ def list_components(mask: np.ndarray) -> list[np.ndarray]:
         return []
     parts = cc3d.connected_components(np.ascontiguousarray(mask[box]), connectivity=26)
     boxes = cc3d.statistics(parts)["bounding_boxes"]
-    return [np.argwhere(parts[boxes[number]] == number) + [a.start + b.start for a, b in zip(box, boxes[number])]
-            for number in range(1, int(parts.max(initial=0)) + 1)]
+    return [
+        np.argwhere(parts[boxes[number]] == number)
+        + [a.start + b.start for a, b in zip(box, boxes[number])]
+        for number in range(1, int(parts.max(initial=0)) + 1)
+    ]
 
 
 def measure_tumours(mask: np.ndarray, volume: Volume) -> list[dict]:
@@ -59,11 +64,13 @@ def measure_tumours(mask: np.ndarray, volume: Volume) -> list[dict]:
     tumours = []
     for voxels in list_components(mask):
         world = voxels @ volume.affine[:3, :3].T + volume.affine[:3, 3]
-        tumours.append({
-            "volume_ml": round(len(voxels) * float(np.prod(volume.spacing_mm)) / 1000, 3),
-            "longest_mm": round(_longest_mm(world) + min(volume.spacing_mm), 1),
-            "centre_mm": [round(float(c), 1) for c in world.mean(axis=0)],
-        })
+        tumours.append(
+            {
+                "volume_ml": round(len(voxels) * float(np.prod(volume.spacing_mm)) / 1000, 3),
+                "longest_mm": round(_longest_mm(world) + min(volume.spacing_mm), 1),
+                "centre_mm": [round(float(c), 1) for c in world.mean(axis=0)],
+            }
+        )
     return sorted(tumours, key=lambda tumour: -tumour["volume_ml"])
 
 

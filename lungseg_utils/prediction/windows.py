@@ -17,7 +17,9 @@ def fit_window(
     Else the longest side is cut, again and again, into one window more. Cut sides are whole multiples of `multiple`.
     """
     counts, window = [1, 1, 1], list(shape)
-    while np.prod(window, dtype=float) > largest_voxels and any(w > m for w, m in zip(window, multiple)):
+    while np.prod(window, dtype=float) > largest_voxels and any(
+        w > m for w, m in zip(window, multiple)
+    ):
         axis = max((a for a in range(3) if window[a] > multiple[a]), key=lambda a: window[a])
         counts[axis] += 1
         side = shape[axis] / (counts[axis] * (1 - overlap) + overlap)
@@ -26,7 +28,10 @@ def fit_window(
 
 
 def window_positions(
-    region: np.ndarray, shape: Sequence[int], window: Sequence[int], overlap: float,
+    region: np.ndarray,
+    shape: Sequence[int],
+    window: Sequence[int],
+    overlap: float,
     multiple: Sequence[int] = (1, 1, 1),
 ) -> list[tuple[slice, slice, slice]]:
     """Give the windows of a regular grid over `shape` whose own middle part holds any of `region`.
@@ -37,17 +42,24 @@ def window_positions(
     """
     starts = []
     for size, side, step in zip(shape, window, multiple):
-        count = 1 + int(np.ceil((size - side) / (side * (1 - overlap)) - 1e-9)) if size > side else 1
+        count = (
+            1 + int(np.ceil((size - side) / (side * (1 - overlap)) - 1e-9)) if size > side else 1
+        )
         starts.append(np.round(np.linspace(0, (size - side) / step, count)).astype(int) * step)
     # each window answers for the voxels up to half-way to its neighbours
-    borders = [np.concatenate([[0], (s[1:] + s[:-1] + w) // 2, [n]]) for s, w, n in zip(starts, window, shape)]
+    borders = [
+        np.concatenate([[0], (s[1:] + s[:-1] + w) // 2, [n]])
+        for s, w, n in zip(starts, window, shape)
+    ]
     windows = []
     for i, d in enumerate(starts[0]):
         for j, h in enumerate(starts[1]):
             for k, w in enumerate(starts[2]):
                 own = tuple(slice(b[n], b[n + 1]) for b, n in zip(borders, (i, j, k)))
                 if region[own].any():
-                    windows.append(tuple(slice(int(a), int(a) + n) for a, n in zip((d, h, w), window)))
+                    windows.append(
+                        tuple(slice(int(a), int(a) + n) for a, n in zip((d, h, w), window))
+                    )
     return windows
 
 

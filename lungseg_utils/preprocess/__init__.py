@@ -13,8 +13,17 @@ from lungseg_utils.preprocess.resample import axis_weights, resample, resampled_
 from lungseg_utils.runtime import LungsegError, warn
 from lungseg_utils.volume import Volume
 
-__all__ = ["CLIP_HU", "LungRegion", "Prepared", "axis_weights", "find_lungs", "normalise", "prepare", "resample",
-           "resampled_slabs"]
+__all__ = [
+    "CLIP_HU",
+    "LungRegion",
+    "Prepared",
+    "axis_weights",
+    "find_lungs",
+    "normalise",
+    "prepare",
+    "resample",
+    "resampled_slabs",
+]
 
 LARGEST_MM = (2500, 1000, 1000)  # (D, H, W) of a scan: the length of a table, the width of a gantry
 CLIP_HU = (-1024, 400)  # below is padding, above is bone and metal: neither tells of tumours
@@ -61,20 +70,35 @@ def prepare(
     whole box. A label is averaged and cut at one half: small ones lose a little of their corners (notebook 02).
     """
     if label is not None and label.shape != volume.hu.shape:
-        raise LungsegError(volume.name, f"its label has the shape {label.shape}, the scan {volume.hu.shape}",
-                           "give the label of this scan")
+        raise LungsegError(
+            volume.name,
+            f"its label has the shape {label.shape}, the scan {volume.hu.shape}",
+            "give the label of this scan",
+        )
     sides_mm = np.array(volume.hu.shape) * volume.spacing_mm
     if (sides_mm > LARGEST_MM).any():
-        raise LungsegError(volume.name, f"{' x '.join(f'{side:.0f}' for side in sides_mm)} mm large, which no CT is",
-                           "check the voxel sizes and their unit in the header")
+        raise LungsegError(
+            volume.name,
+            f"{' x '.join(f'{side:.0f}' for side in sides_mm)} mm large, which no CT is",
+            "check the voxel sizes and their unit in the header",
+        )
     lungs = find_lungs(volume)
     extent_mm = np.array([cut.stop - cut.start for cut in lungs.box]) * volume.spacing_mm
     shape = working_shape(extent_mm, spacing_mm)
-    hu = resample(volume.hu[lungs.box], shape, device).clamp_(*CLIP_HU).round_().to(torch.int16).cpu().numpy()
+    hu = (
+        resample(volume.hu[lungs.box], shape, device)
+        .clamp_(*CLIP_HU)
+        .round_()
+        .to(torch.int16)
+        .cpu()
+        .numpy()
+    )
     if label is not None:
         marked, inside = np.count_nonzero(label), np.count_nonzero(label[lungs.box])
         if inside < marked:
-            warn(f"{volume.name}: {1 - inside / marked:.0%} of its label lies outside the lungs' box and is left out")
+            warn(
+                f"{volume.name}: {1 - inside / marked:.0%} of its label lies outside the lungs' box and is left out"
+            )
         label = (resample(label[lungs.box], shape, device) >= 0.5).to(torch.uint8).cpu().numpy()
     return Prepared(
         name=volume.name,

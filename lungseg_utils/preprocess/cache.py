@@ -51,7 +51,11 @@ def prepare_cases(
                 return prepared
             warn(f"{path}: damaged; made anew")
         for stale in folder.glob(f"{glob.escape(case.id)}-*.safetensors"):
-            if stale != path and len(stale.name) == len(path.name) and _sources_of(stale) == _resolved(sources):
+            if (
+                stale != path
+                and len(stale.name) == len(path.name)
+                and _sources_of(stale) == _resolved(sources)
+            ):
                 changed.append(case.id)
                 stale.unlink(missing_ok=True)
         scan = volume.read(case.image)
@@ -68,7 +72,9 @@ def prepare_cases(
     return prepared
 
 
-def _straighten_both(scan: volume.Volume, label: np.ndarray | None) -> tuple[volume.Volume, np.ndarray | None]:
+def _straighten_both(
+    scan: volume.Volume, label: np.ndarray | None
+) -> tuple[volume.Volume, np.ndarray | None]:
     """Give a scan that leans, and its label, upright, as prediction will see it."""
     upright = straighten(scan)
     if upright is scan or label is None:
@@ -91,7 +97,9 @@ def save(path: Path, prepared: Prepared, sources: Sequence[Path] = ()) -> None:
         "sources": _resolved(sources),
     }
     # not save_file, which leaves a file of another name behind when it is killed
-    content = to_bytes({k: np.ascontiguousarray(v) for k, v in tensors.items()}, {"facts": json.dumps(facts)})
+    content = to_bytes(
+        {k: np.ascontiguousarray(v) for k, v in tensors.items()}, {"facts": json.dumps(facts)}
+    )
     with writing(path) as partial:
         partial.write_bytes(content)
 
@@ -102,23 +110,33 @@ def load(path: Path) -> Prepared | None:
 
     try:
         content = np.memmap(path, np.uint8, "r")
-        with safe_open(path, framework="numpy") as file:  # checks the header, the sizes and their sum
+        with safe_open(
+            path, framework="numpy"
+        ) as file:  # checks the header, the sizes and their sum
             facts = json.loads(file.metadata()["facts"])
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
         header = json.loads(content[8:start].tobytes())
         header.pop("__metadata__")
         arrays = {
             name: content[start + one["data_offsets"][0] : start + one["data_offsets"][1]]
-            .view({"I16": np.int16, "U8": np.uint8}[one["dtype"]]).reshape(one["shape"])
+            .view({"I16": np.int16, "U8": np.uint8}[one["dtype"]])
+            .reshape(one["shape"])
             for name, one in header.items()
         }
         return Prepared(
-            name=facts["name"], hu=arrays["hu"], region=arrays["region"], lungs=arrays["lungs"],
-            label=arrays.get("label"), box=tuple(slice(*cut) for cut in facts["box"]),
+            name=facts["name"],
+            hu=arrays["hu"],
+            region=arrays["region"],
+            lungs=arrays["lungs"],
+            label=arrays.get("label"),
+            box=tuple(slice(*cut) for cut in facts["box"]),
             spacing_mm=tuple(facts["spacing_mm"]),
         )
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):  # the file is sound: only there are too many open
+        if error.errno in (
+            errno.EMFILE,
+            errno.ENFILE,
+        ):  # the file is sound: only there are too many open
             raise file_error(path, error, "allow more open files: ulimit -n 4096") from error
         return None
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

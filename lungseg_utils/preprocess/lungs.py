@@ -38,7 +38,9 @@ class LungRegion:
         """Give a coarse mask (`lungs` or `region`) inside the box on a grid of `shape`, by nearest neighbour."""
         for axis, (cut, step, size) in enumerate(zip(self.box, self.step, shape)):
             centres = cut.start + (np.arange(size) + 0.5) * (cut.stop - cut.start) / size
-            mask = mask.take(np.minimum((centres / step).astype(int), mask.shape[axis] - 1), axis=axis)
+            mask = mask.take(
+                np.minimum((centres / step).astype(int), mask.shape[axis] - 1), axis=axis
+            )
         return mask
 
 
@@ -60,7 +62,9 @@ def find_lungs(volume: Volume) -> LungRegion:
     outside = _outside(air)
     enclosed = air & ~outside | _cut_lungs(outside & (coarse > CUT_LUNG_FROM_HU), body)
     lungs = _large_parts(enclosed, voxel_ml)
-    if lungs.sum() * voxel_ml < LEAK_BELOW_ML:  # an airway cut slantwise joins the lungs to the air outside
+    if (
+        lungs.sum() * voxel_ml < LEAK_BELOW_ML
+    ):  # an airway cut slantwise joins the lungs to the air outside
         by_slice = air & ~np.stack([_outside(plane) for plane in air])
         slices = _large_parts(by_slice, voxel_ml)
         if slices.sum() > 3 * lungs.sum():
@@ -68,10 +72,14 @@ def find_lungs(volume: Volume) -> LungRegion:
     if not lungs.any() or not body.any():
         warn(f"{volume.name}: no lungs found; the whole scan is searched")
         everything = np.ones(air.shape, bool)
-        return LungRegion(tuple(slice(0, n) for n in volume.hu.shape), air, everything, step, found=False)
+        return LungRegion(
+            tuple(slice(0, n) for n in volume.hu.shape), air, everything, step, found=False
+        )
 
     lungs = _without_stomach(lungs, coarse)
-    region = _grow(_between(lungs), MARGIN_MM / coarse_mm) & ~_belly(enclosed & ~lungs, lungs, coarse_mm)
+    region = _grow(_between(lungs), MARGIN_MM / coarse_mm) & ~_belly(
+        enclosed & ~lungs, lungs, coarse_mm
+    )
     body_middle = np.nonzero(body.any(axis=(0, 1)))[0].mean()
     box = []
     for axis, size in enumerate(volume.hu.shape):
@@ -143,7 +151,9 @@ def _belly(air: np.ndarray, lungs: np.ndarray, spacing_mm: np.ndarray) -> np.nda
     thin = (slice(None, None, 2),) * 3  # an eighth of the voxels is enough to tell organs apart
     parts, to_lung = cc3d.connected_components(air, connectivity=6), None
     gas = np.zeros(air.shape, bool)
-    for number in np.nonzero(np.bincount(parts[air]) * np.prod(spacing_mm) / 1000 >= GAS_FROM_ML)[0]:
+    for number in np.nonzero(np.bincount(parts[air]) * np.prod(spacing_mm) / 1000 >= GAS_FROM_ML)[
+        0
+    ]:
         part = parts == number
         if _height(part) < _height(lungs):
             if to_lung is None:
@@ -171,8 +181,10 @@ def _block_means(hu: np.ndarray, step: tuple[int, int, int]) -> np.ndarray:
     for d in offsets[0]:
         for h in offsets[1]:
             for w in offsets[2]:
-                index = [np.minimum(np.arange(n) * s + offset, size - 1)
-                         for n, s, offset, size in zip(shape, step, (d, h, w), hu.shape)]
+                index = [
+                    np.minimum(np.arange(n) * s + offset, size - 1)
+                    for n, s, offset, size in zip(shape, step, (d, h, w), hu.shape)
+                ]
                 part = np.clip(hu[np.ix_(*index)], -1024, 3000).astype(np.float32)
                 total = part if total is None else total + part
     return total / np.prod([len(o) for o in offsets])

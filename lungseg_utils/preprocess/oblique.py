@@ -25,7 +25,9 @@ def straighten(volume: Volume) -> Volume:
     if tilt_degrees(volume) <= LARGEST_TILT_DEGREES:
         return volume
     straight = CANONICAL @ np.diag([*volume.spacing_mm, 1.0])
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.hu.shape], [1], indexing="ij")).reshape(4, -1)
+    corners = np.array(
+        np.meshgrid(*[(0, n - 1) for n in volume.hu.shape], [1], indexing="ij")
+    ).reshape(4, -1)
     places = (np.linalg.inv(straight) @ volume.affine @ corners)[:3]
     low = np.floor(places.min(axis=1))
     shape = tuple(int(n) for n in np.ceil(places.max(axis=1)) - low + 1)
@@ -41,12 +43,18 @@ def put_back(array: np.ndarray, straight: Volume, volume: Volume) -> np.ndarray:
         return array
     if array.dtype != np.uint8:
         return _resampled(array, straight.affine, volume.affine, volume.hu.shape, array.dtype, 0)
-    share = _resampled(array * np.uint8(200), straight.affine, volume.affine, volume.hu.shape, np.uint8, 0)
+    share = _resampled(
+        array * np.uint8(200), straight.affine, volume.affine, volume.hu.shape, np.uint8, 0
+    )
     return (share >= 100).astype(np.uint8)
 
 
-def _resampled(array: np.ndarray, source: np.ndarray, target: np.ndarray, shape, dtype, outside: float) -> np.ndarray:
+def _resampled(
+    array: np.ndarray, source: np.ndarray, target: np.ndarray, shape, dtype, outside: float
+) -> np.ndarray:
     from scipy.ndimage import affine_transform
 
     matrix = np.linalg.inv(source) @ target
-    return affine_transform(array, matrix[:3, :3], matrix[:3, 3], shape, dtype, order=1, cval=outside)
+    return affine_transform(
+        array, matrix[:3, :3], matrix[:3, 3], shape, dtype, order=1, cval=outside
+    )

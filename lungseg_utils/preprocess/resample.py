@@ -19,14 +19,18 @@ def axis_weights(size_in: int, size_out: int) -> Tensor:
     """
     scale = size_in / size_out
     centres = (torch.arange(size_out, dtype=torch.float64) + 0.5) * scale - 0.5
-    distance = (torch.arange(size_in, dtype=torch.float64)[None] - centres[:, None]).abs() / max(scale, 1.0)
+    distance = (torch.arange(size_in, dtype=torch.float64)[None] - centres[:, None]).abs() / max(
+        scale, 1.0
+    )
     weights = (1 - distance).clamp(min=0)
     outside = weights.sum(1) == 0  # cannot happen between the borders, only by rounding on them
     weights[outside, 0] = 1
     return (weights / weights.sum(1, keepdim=True)).float()
 
 
-def resample(array: np.ndarray | Tensor, size: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+def resample(
+    array: np.ndarray | Tensor, size: Sequence[int], device: torch.device | str = "cpu"
+) -> Tensor:
     """Resample (D, H, W) of any number type to `size`; give float32 on `device`."""
     to_d, to_h, to_w = (axis_weights(a, b).to(device) for a, b in zip(array.shape, size))
     source = torch.from_numpy(array) if isinstance(array, np.ndarray) else array

@@ -34,9 +34,24 @@ from lungseg_utils.training.settings import TrainingConfig, learning_rate_at
 from lungseg_utils.training.start import read_start, start_run, training_precision
 from lungseg_utils.training.whole_scans import add_mistakes, validate
 
-__all__ = ["Run", "TrainingConfig", "describe_environment", "fit", "learning_rate_at",
-           "make_loss", "read_start", "restore", "save", "set_aside", "start_run", "stop_on_sigterm",
-           "train_one_epoch", "training_precision", "update_mean", "validate"]
+__all__ = [
+    "Run",
+    "TrainingConfig",
+    "describe_environment",
+    "fit",
+    "learning_rate_at",
+    "make_loss",
+    "read_start",
+    "restore",
+    "save",
+    "set_aside",
+    "start_run",
+    "stop_on_sigterm",
+    "train_one_epoch",
+    "training_precision",
+    "update_mean",
+    "validate",
+]
 
 SPIKE = 20.0  # Dice + cross-entropy starts near 1.5; a loss beyond this means that the weights have blown up
 
@@ -64,13 +79,18 @@ def fit(
     config = config or TrainingConfig()
     run_dir = require_writable(run_dir)
     if not training:
-        raise LungsegError(run_dir, "there is no case to train on", "give a dataset with labelled cases")
+        raise LungsegError(
+            run_dir, "there is no case to train on", "give a dataset with labelled cases"
+        )
     chosen = processes.join_processes(device)
     origin = None
     if weights is not None:
         model, origin = read_start(weights, config)
     run = start_run(config, chosen, model)
-    run.settings |= describe_cases(training, validation) | {"processes": processes.count(), "started_from": origin}
+    run.settings |= describe_cases(training, validation) | {
+        "processes": processes.count(),
+        "started_from": origin,
+    }
     begun_with = copy.deepcopy(run.ema) if config.mistakes else None
     with alone_in(run_dir):
         if resume:
@@ -80,15 +100,23 @@ def fit(
     return run.history
 
 
-def _train_on(run: Run, training: Sequence[Prepared], validation: Sequence[Prepared], run_dir: Path,
-              config: TrainingConfig, begun_with: SegUNet | None) -> None:
+def _train_on(
+    run: Run,
+    training: Sequence[Prepared],
+    validation: Sequence[Prepared],
+    run_dir: Path,
+    config: TrainingConfig,
+    begun_with: SegUNet | None,
+) -> None:
     """Train `run` to its last epoch, and write it after each."""
     device = next(run.model.parameters()).device
     sources = [make_source(case, device) for case in training]
     if begun_with:
         sources = add_mistakes(sources, training, begun_with, config)
     if not any(source.lesions for source in sources):
-        raise LungsegError(run_dir, "no tumour is marked in any training case", "restore the labels of the dataset")
+        raise LungsegError(
+            run_dir, "no tumour is marked in any training case", "restore the labels of the dataset"
+        )
     processes.wait()  # nobody reads the folder any more
     is_first = processes.rank() == 0
     if is_first:
@@ -108,7 +136,11 @@ def _train_on(run: Run, training: Sequence[Prepared], validation: Sequence[Prepa
                 if is_first:
                     save(run, run_dir)
                     add_to_tensorboard(row, run_dir)
-                    left = (time.perf_counter() - started) / (run.epoch - first) * (config.epochs - run.epoch)
+                    left = (
+                        (time.perf_counter() - started)
+                        / (run.epoch - first)
+                        * (config.epochs - run.epoch)
+                    )
                     print(_describe_row(row, config.epochs, left), flush=True)
                 processes.wait()  # what a process leaves with is on the disk
         except KeyboardInterrupt:
@@ -116,14 +148,19 @@ def _train_on(run: Run, training: Sequence[Prepared], validation: Sequence[Prepa
             raise
 
 
-def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: TrainingConfig) -> dict:
+def train_one_epoch(
+    run: Run, sources: Sequence[Source], loss_function, config: TrainingConfig
+) -> dict:
     """Make `steps_per_epoch` steps; give the epoch's row of the history."""
     device = next(run.model.parameters()).device
     precision = training_precision(device, config)
     augmentation = NO_AUGMENTATION
     if config.augment:
-        augmentation = Augmentation(elastic_voxels=config.elastic_voxels, low_resolution=config.low_resolution,
-                                    cut_off=config.cut_off)
+        augmentation = Augmentation(
+            elastic_voxels=config.elastic_voxels,
+            low_resolution=config.low_resolution,
+            cut_off=config.cut_off,
+        )
     weights = [weight for group in run.optimiser.param_groups for weight in group["params"]]
     processes.seed_epoch(run.generator, config.seed, run.epoch)
     run.model.train()
@@ -133,36 +170,55 @@ def train_one_epoch(run: Run, sources: Sequence[Source], loss_function, config: 
 
     def draw() -> Batch:
         return draw_batch(
-            sources, batch_size=config.batch_size, part=processes.part(config.batch_size),
-            patch_size=config.patch_size, generator=run.generator, foreground=config.foreground,
-            mistakes=config.mistakes, augmentation=augmentation,
+            sources,
+            batch_size=config.batch_size,
+            part=processes.part(config.batch_size),
+            patch_size=config.patch_size,
+            generator=run.generator,
+            foreground=config.foreground,
+            mistakes=config.mistakes,
+            augmentation=augmentation,
         )
 
     batches = draw_ahead(draw, config.steps_per_epoch, device)
-    for within, (hu, label, names) in enumerate(progress(batches, f"epoch {run.epoch + 1}", config.steps_per_epoch)):
+    for within, (hu, label, names) in enumerate(
+        progress(batches, f"epoch {run.epoch + 1}", config.steps_per_epoch)
+    ):
         step = run.epoch * config.steps_per_epoch + within
         image = normalise(hu).contiguous(memory_format=torch.channels_last_3d)  # (B, 1, d, h, w)
         for group in run.optimiser.param_groups:
             group["lr"] = learning_rate_at(step, config)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             outputs = predict_all(run.model, run.heads, image)
-        outputs, label = [processes.join(logits.float()) for logits in outputs], processes.join(label)
+        outputs, label = (
+            [processes.join(logits.float()) for logits in outputs],
+            processes.join(label),
+        )
         loss = loss_of_all(loss_function, outputs, label.float())
         run.optimiser.zero_grad(set_to_none=True)
-        (processes.count() * loss).backward()  # each adds its own patches' part; then their mean is the whole
+        (
+            processes.count() * loss
+        ).backward()  # each adds its own patches' part; then their mean is the whole
         loss = loss.detach()
         processes.average([loss, *(weight.grad for weight in weights)])
         steepness = torch.nn.utils.clip_grad_norm_(weights, config.gradient_clip)
-        if not (torch.isfinite(loss + steepness) & (loss <= SPIKE)):  # one question: on a GPU each waits for the answer
+        if not (
+            torch.isfinite(loss + steepness) & (loss <= SPIKE)
+        ):  # one question: on a GPU each waits for the answer
             raise LungsegError(
-                f"step {step}", f"loss {loss.item():.3g}, gradient {steepness.item():.3g} on {', '.join(names)}",
-                "the last checkpoint is kept: lower the learning rate, or check these cases")
+                f"step {step}",
+                f"loss {loss.item():.3g}, gradient {steepness.item():.3g} on {', '.join(names)}",
+                "the last checkpoint is kept: lower the learning rate, or check these cases",
+            )
         run.optimiser.step()
         update_mean(run.ema, run.model, min(config.ema_decay, (1 + step) / (10 + step)))
         losses.append(loss)
     processes.average([*run.model.buffers(), *run.ema.buffers()])
-    return {"epoch": run.epoch + 1, "learning_rate": learning_rate_at(step, config),
-            "loss": float(torch.stack(losses).mean())}
+    return {
+        "epoch": run.epoch + 1,
+        "learning_rate": learning_rate_at(step, config),
+        "loss": float(torch.stack(losses).mean()),
+    }
 
 
 @torch.no_grad()
@@ -180,7 +236,9 @@ def update_mean(ema: torch.nn.Module, model: torch.nn.Module, decay: float) -> N
     """Move the running mean of weights and batch-norm statistics a little towards `model`."""
     pairs = list(zip(ema.state_dict().values(), model.state_dict().values()))
     moving = [pair for pair in pairs if pair[0].is_floating_point()]
-    torch._foreach_lerp_(*map(list, zip(*moving)), 1 - decay)  # on a GPU one call instead of a hundred
+    torch._foreach_lerp_(
+        *map(list, zip(*moving)), 1 - decay
+    )  # on a GPU one call instead of a hundred
     for mean, value in pairs:
         if not mean.is_floating_point():
             mean.copy_(value)
@@ -196,6 +254,7 @@ def _describe_row(row: dict, epochs: int, left_s: float) -> str:
 @contextlib.contextmanager
 def stop_on_sigterm() -> Iterator[None]:
     """Treat SIGTERM as Ctrl-C while the block runs, where the main thread allows it."""
+
     def interrupt(_number, _frame):
         raise KeyboardInterrupt
 

@@ -35,5 +35,7 @@ def draw_ahead(draw: Callable[[], Batch], count: int, device: torch.device) -> I
             here = torch.cuda.current_stream(device)
             here.wait_event(is_drawn)
             for tensor in batch[:2]:
-                tensor.record_stream(here)  # its memory is not given to the next batch before this one is used up
+                tensor.record_stream(
+                    here
+                )  # its memory is not given to the next batch before this one is used up
             yield batch

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from lungseg_utils.segunet import SegUNet
 
-FEWEST_VOXELS, MIDDLING_VOXELS = 30, 500  # of a tumour in a patch: a crumb of one weighs no more than a nodule
+FEWEST_VOXELS, MIDDLING_VOXELS = (
+    30,
+    500,
+)  # of a tumour in a patch: a crumb of one weighs no more than a nodule
 
 
 def make_loss(name: str = "dice_ce") -> nn.Module:
@@ -57,8 +60,10 @@ def make_heads(model: SegUNet) -> nn.ModuleList:
 def predict_all(model: SegUNet, heads: Sequence[nn.Module], image: Tensor) -> list[Tensor]:
     """Give the logits (B, 1, d, h, w), then those of each head: at half the size, at a quarter …"""
     coarse: list[Tensor] = []
-    handles = [block.register_forward_hook(lambda _block, _inputs, output: coarse.insert(0, output))
-               for block in model.decoder[1 : 1 + len(heads)]]
+    handles = [
+        block.register_forward_hook(lambda _block, _inputs, output: coarse.insert(0, output))
+        for block in model.decoder[1 : 1 + len(heads)]
+    ]
     try:
         logits = model(image)
     finally:
@@ -70,14 +75,19 @@ def predict_all(model: SegUNet, heads: Sequence[nn.Module], image: Tensor) -> li
 def loss_of_all(loss_function: Callable, outputs: Sequence[Tensor], label: Tensor) -> Tensor:
     """Give the mean loss over `outputs`, each counting half as much as the one before (nnU-Net's weights)."""
     weights = [0.5**stage for stage in range(len(outputs))]
-    losses = [loss_function(logits, F.interpolate(label, logits.shape[2:], mode="nearest-exact"))
-              for logits in outputs]
+    losses = [
+        loss_function(logits, F.interpolate(label, logits.shape[2:], mode="nearest-exact"))
+        for logits in outputs
+    ]
     return sum(weight * loss for weight, loss in zip(weights, losses)) / sum(weights)
 
 
-def make_optimiser(name: str, weights: list[nn.Parameter], learning_rate: float, weight_decay: float
-                   ) -> torch.optim.Optimizer:
+def make_optimiser(
+    name: str, weights: list[nn.Parameter], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """Give AdamW, or nnU-Net's stochastic gradient descent: Nesterov's momentum of 0.99."""
     if name == "sgd":
-        return torch.optim.SGD(weights, lr=learning_rate, weight_decay=weight_decay, momentum=0.99, nesterov=True)
+        return torch.optim.SGD(
+            weights, lr=learning_rate, weight_decay=weight_decay, momentum=0.99, nesterov=True
+        )
     return torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)

@@ -27,7 +27,9 @@ def join_processes(device: str) -> torch.device:
     try:
         from accelerate import PartialState
     except ImportError as error:
-        raise LungsegError("several processes", "accelerate is not installed", "pip install accelerate") from error
+        raise LungsegError(
+            "several processes", "accelerate is not installed", "pip install accelerate"
+        ) from error
     patience = timedelta(hours=2)  # while the first prepares the scans, or validates
     joined = PartialState(cpu=pick_device(device).type == "cpu", timeout=patience)
     atexit.register(_leave, joined)
@@ -56,8 +58,11 @@ def rank() -> int:
 def part(batch_size: int) -> range:
     """Give the numbers of the patches of a batch that this process draws."""
     if batch_size % count():
-        raise LungsegError("batch_size", f"{batch_size} patches cannot be shared by {count()} processes",
-                           f"use a multiple of {count()}")
+        raise LungsegError(
+            "batch_size",
+            f"{batch_size} patches cannot be shared by {count()} processes",
+            f"use a multiple of {count()}",
+        )
     share = batch_size // count()
     return range(rank() * share, (rank() + 1) * share)
 

@@ -54,9 +54,14 @@ def alone_in(run_dir: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            if not isinstance(lock, SoftFileLock):  # as on a disk without locks: a kill leaves it there
-                refusal = LungsegError(run_dir, "another training is at work in it",
-                                       "wait for its end, or choose another run folder")
+            if not isinstance(
+                lock, SoftFileLock
+            ):  # as on a disk without locks: a kill leaves it there
+                refusal = LungsegError(
+                    run_dir,
+                    "another training is at work in it",
+                    "wait for its end, or choose another run folder",
+                )
         except (OSError, NotImplementedError):
             pass
     refusal = processes.gather([refusal])[0]
@@ -70,9 +75,11 @@ def alone_in(run_dir: Path) -> Iterator[None]:
 
 def describe_cases(training: Sequence[Prepared], validation: Sequence[Prepared]) -> dict:
     """Give what a run depends on in its cases: their names and a checksum of each one's voxels."""
-    return {"training_cases": [case.name for case in training],
-            "validation_cases": [case.name for case in validation],
-            "contents": [_checksum(case) for case in (*training, *validation)]}
+    return {
+        "training_cases": [case.name for case in training],
+        "validation_cases": [case.name for case in validation],
+        "contents": [_checksum(case) for case in (*training, *validation)],
+    }
 
 
 def _checksum(case: Prepared) -> str:
@@ -95,10 +102,15 @@ def save(run: Run, run_dir: Path) -> None:
         table.writeheader()
         table.writerows(run.history)
     state = {
-        "model": run.model.state_dict(), "ema": run.ema.state_dict(), "heads": run.heads.state_dict(),
+        "model": run.model.state_dict(),
+        "ema": run.ema.state_dict(),
+        "heads": run.heads.state_dict(),
         "optimiser": run.optimiser.state_dict(),
-        "generator": run.generator.get_state(), "torch": torch.get_rng_state(), "history": run.history,
-        "best_dice": run.best_dice, "settings": json.dumps(run.settings),
+        "generator": run.generator.get_state(),
+        "torch": torch.get_rng_state(),
+        "history": run.history,
+        "best_dice": run.best_dice,
+        "settings": json.dumps(run.settings),
         "described": json.dumps({"network": run.model.config(), "facts": _facts(run)}),
     }
     last = run_dir / "last.pt"
@@ -109,7 +121,11 @@ def save(run: Run, run_dir: Path) -> None:
 
 
 def _facts(run: Run) -> dict:
-    return {"spacing_mm": run.settings["spacing_mm"], "epoch": run.epoch, "trained_with": __version__}
+    return {
+        "spacing_mm": run.settings["spacing_mm"],
+        "epoch": run.epoch,
+        "trained_with": __version__,
+    }
 
 
 def restore(run: Run, run_dir: Path) -> None:
@@ -136,8 +152,11 @@ def restore(run: Run, run_dir: Path) -> None:
         earlier, wanted = json.loads(state["settings"]), json.loads(json.dumps(run.settings))
         differences = _differences(earlier, wanted)
         if differences:
-            raise LungsegError(path, f"the run was made with other settings: {'; '.join(differences)}",
-                               "resume with the same ones or choose another run folder")
+            raise LungsegError(
+                path,
+                f"the run was made with other settings: {'; '.join(differences)}",
+                "resume with the same ones or choose another run folder",
+            )
         checkpoint.fill(run.model, state["model"], path)
         checkpoint.fill(run.ema, state["ema"], path)
         checkpoint.fill(run.heads, state.get("heads", {}), path)
@@ -147,7 +166,9 @@ def restore(run: Run, run_dir: Path) -> None:
         run.history[:] = state["history"]
         run.best_dice = float(state["best_dice"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise LungsegError(path, "not the state of a training run", "choose another run folder") from error
+        raise LungsegError(
+            path, "not the state of a training run", "choose another run folder"
+        ) from error
     if processes.rank() == 0:
         if path != candidates[0]:
             os.replace(candidates[0], run_dir / "last.damaged.pt")
@@ -161,21 +182,35 @@ def _mend_best(run: Run, run_dir: Path) -> None:
     try:
         checkpoint.load_weights(best)
     except LungsegError as error:
-        warn(f"{best}: {error.cause}: replaced by the weights of epoch {run.epoch}, which may be worse")
+        warn(
+            f"{best}: {error.cause}: replaced by the weights of epoch {run.epoch}, which may be worse"
+        )
         run.best_dice = run.history[-1].get("validation_dice", -1.0)
         checkpoint.save_weights(best, run.ema, _facts(run))
 
 
 def _differences(earlier: dict, wanted: dict) -> list[str]:
     """Say in what a run to be resumed differs; what its version did not know yet had the default."""
-    earlier = json.loads(json.dumps(asdict(TrainingConfig()))) | {"processes": 1, "started_from": None} | earlier
-    prolonged = wanted["schedule"] == "constant" and not wanted["fixed_norms"]  # nothing depends on the last epoch
+    earlier = (
+        json.loads(json.dumps(asdict(TrainingConfig())))
+        | {"processes": 1, "started_from": None}
+        | earlier
+    )
+    prolonged = (
+        wanted["schedule"] == "constant" and not wanted["fixed_norms"]
+    )  # nothing depends on the last epoch
     free = {"contents"} | ({"epochs"} if prolonged else set())
-    differences = [f"{name} was {earlier.get(name)} and is now {value}"
-                   for name, value in wanted.items() if name not in free and earlier.get(name) != value]
+    differences = [
+        f"{name} was {earlier.get(name)} and is now {value}"
+        for name, value in wanted.items()
+        if name not in free and earlier.get(name) != value
+    ]
     names = wanted["training_cases"] + wanted["validation_cases"]
-    changed = [name for name, before, now in zip(names, earlier.get("contents", ()), wanted["contents"])
-               if before != now]
+    changed = [
+        name
+        for name, before, now in zip(names, earlier.get("contents", ()), wanted["contents"])
+        if before != now
+    ]
     if changed and not differences:
         differences.append(f"the scan or label of {', '.join(changed)} is another one now")
     return differences
@@ -194,12 +229,23 @@ def add_to_tensorboard(row: dict, run_dir: Path) -> None:
 
 def set_aside(run_dir: Path) -> None:
     """Move an earlier run's files into a numbered folder: nothing good is overwritten."""
-    names = ["config.json", "environment.json", "history.csv", "last.pt", "previous.pt", "last.damaged.pt",
-             "best.safetensors", "tensorboard"]
+    names = [
+        "config.json",
+        "environment.json",
+        "history.csv",
+        "last.pt",
+        "previous.pt",
+        "last.damaged.pt",
+        "best.safetensors",
+        "tensorboard",
+    ]
     earlier = [run_dir / name for name in names if (run_dir / name).exists()]
     if not any(path.suffix in (".pt", ".safetensors") for path in earlier):
         return  # stopped before its first epoch was whole
-    number = 1 + max((int(p.name.split("-")[1]) for p in run_dir.glob("earlier-*") if p.name[8:].isdigit()), default=0)
+    number = 1 + max(
+        (int(p.name.split("-")[1]) for p in run_dir.glob("earlier-*") if p.name[8:].isdigit()),
+        default=0,
+    )
     folder = run_dir / f"earlier-{number}"
     folder.mkdir()
     for path in earlier:
@@ -210,8 +256,11 @@ def set_aside(run_dir: Path) -> None:
 def describe_environment(device: torch.device) -> dict:
     """Give the versions and the machine that a run depends on; no names, no paths."""
     return {
-        "lungseg_utils": __version__, "torch": torch.__version__, "python": platform.python_version(),
-        "system": platform.system(), "processor": torch.backends.cpu.get_cpu_capability(),
+        "lungseg_utils": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
     }

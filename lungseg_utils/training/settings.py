@@ -21,14 +21,20 @@ class TrainingConfig:
     deep_supervision: bool = False  # the coarser decoder stages learn to predict too
     optimiser: str = "adamw"  # or "sgd", with Nesterov's momentum of 0.99
     learning_rate: float = 3e-3
-    schedule: str = "constant"  # after the warm-up; "cosine" and "poly" fall to zero at the last epoch
+    schedule: str = (
+        "constant"  # after the warm-up; "cosine" and "poly" fall to zero at the last epoch
+    )
     warmup_steps: int = 20
     weight_decay: float = 1e-2
     gradient_clip: float = 5.0
     foreground: float = 0.67  # share of patches that are centred in a lesion
     mistakes: float = 0.0  # share of patches that are centred in a mistake of the first weights
-    ema_decay: float = 0.95  # the weights that are used are a running mean of those that are trained
-    fixed_norms: float = 0.0  # share of the run, at its end, in which batch norms keep their running statistics
+    ema_decay: float = (
+        0.95  # the weights that are used are a running mean of those that are trained
+    )
+    fixed_norms: float = (
+        0.0  # share of the run, at its end, in which batch norms keep their running statistics
+    )
     validate_every: int = 1  # epochs
     channels: tuple[int, ...] = (8, 16, 32, 64)
     upsample: str = "unpool"
@@ -42,9 +48,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         if self.foreground + self.mistakes > 1 + 1e-9:
-            raise LungsegError("foreground, mistakes",
-                               f"shares of {self.foreground:g} and {self.mistakes:g} of the patches are more than all",
-                               "let them be 1 together at most")
+            raise LungsegError(
+                "foreground, mistakes",
+                f"shares of {self.foreground:g} and {self.mistakes:g} of the patches are more than all",
+                "let them be 1 together at most",
+            )
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:

@@ -22,15 +22,20 @@ def read_start(path: str | Path, config: TrainingConfig) -> tuple[SegUNet, str]:
     model, facts = checkpoint.load_weights(path)
     for name in ("channels", "upsample", "skip"):
         if getattr(model, name) != getattr(config, name):
-            raise LungsegError(path, f"made with {name} = {getattr(model, name)}, not {getattr(config, name)}",
-                               f"set {name} to those of the weights to start from")
+            raise LungsegError(
+                path,
+                f"made with {name} = {getattr(model, name)}, not {getattr(config, name)}",
+                f"set {name} to those of the weights to start from",
+            )
     return model, facts["digest"]
 
 
 def start_run(config: TrainingConfig, device: torch.device, model: SegUNet | None = None) -> Run:
     """Build network, running mean, heads of deep supervision, optimiser and random generator for `config`."""
     if config.compile and config.deep_supervision:
-        raise LungsegError("compile", "it hides the stages that deep supervision looks at", "choose one of the two")
+        raise LungsegError(
+            "compile", "it hides the stages that deep supervision looks at", "choose one of the two"
+        )
     if device.type == "cpu":
         keep_freed_memory()
     seed_everything(config.seed)
@@ -41,8 +46,12 @@ def start_run(config: TrainingConfig, device: torch.device, model: SegUNet | Non
     model = model.to(device, memory_format=torch.channels_last_3d)
     ema = copy.deepcopy(model).eval()
     heads = make_heads(model).to(device) if config.deep_supervision else torch.nn.ModuleList()
-    optimiser = make_optimiser(config.optimiser, [*model.parameters(), *heads.parameters()], config.learning_rate,
-                               config.weight_decay)
+    optimiser = make_optimiser(
+        config.optimiser,
+        [*model.parameters(), *heads.parameters()],
+        config.learning_rate,
+        config.weight_decay,
+    )
     if config.compile and device.type == "cuda":
         model.compile(dynamic=False)  # patches are of one size; nothing is gained by code for any
     generator = torch.Generator().manual_seed(config.seed)

@@ -31,16 +31,21 @@ def validate(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig) 
     for case, mask in _predict_share(model, cases, config):
         truth = np.array(case.label)
         drop_small(truth, case.spacing_mm)  # crumbs that resampling has split off are no lesions
-        rows.append({"dice": dice(case.label, mask)} | lesion_detection(truth, mask, case.spacing_mm))
+        rows.append(
+            {"dice": dice(case.label, mask)} | lesion_detection(truth, mask, case.spacing_mm)
+        )
     rows = processes.gather(rows)
     found, true = (sum(row[name] for row in rows) for name in ("lesions_found", "lesions_true"))
-    return {"validation_dice": float(np.mean([row["dice"] for row in rows])),
-            "validation_recall": found / true if true else float("nan"),
-            "validation_false_positives": sum(row["false_positives"] for row in rows) / len(rows)}
+    return {
+        "validation_dice": float(np.mean([row["dice"] for row in rows])),
+        "validation_recall": found / true if true else float("nan"),
+        "validation_false_positives": sum(row["false_positives"] for row in rows) / len(rows),
+    }
 
 
-def add_mistakes(sources: Sequence[Source], cases: Sequence[Prepared], model: SegUNet, config: TrainingConfig
-                 ) -> list[Source]:
+def add_mistakes(
+    sources: Sequence[Source], cases: Sequence[Prepared], model: SegUNet, config: TrainingConfig
+) -> list[Source]:
     """Give `sources` with the mistakes that `model` makes on their `cases`.
 
     Patches drawn there are hard examples: Felzenszwalb et al. (2010) mine what was wrongly marked so; here what was
@@ -51,8 +56,10 @@ def add_mistakes(sources: Sequence[Source], cases: Sequence[Prepared], model: Se
     everyone = processes.gather([share])
     for rank, mistakes in enumerate(everyone):
         found[rank :: len(everyone)] = mistakes
-    return [dataclasses.replace(source, mistakes=[torch.from_numpy(voxels) for voxels in mistakes])
-            for source, mistakes in zip(sources, found, strict=True)]
+    return [
+        dataclasses.replace(source, mistakes=[torch.from_numpy(voxels) for voxels in mistakes])
+        for source, mistakes in zip(sources, found, strict=True)
+    ]
 
 
 def find_mistakes(label: np.ndarray, marked: np.ndarray) -> list[np.ndarray]:
@@ -65,8 +72,9 @@ def find_mistakes(label: np.ndarray, marked: np.ndarray) -> list[np.ndarray]:
     return lesions + [voxels for voxels in list_components(marked) if not share(voxels, label)]
 
 
-def _predict_share(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig
-                   ) -> Iterator[tuple[Prepared, np.ndarray]]:
+def _predict_share(
+    model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig
+) -> Iterator[tuple[Prepared, np.ndarray]]:
     """Yield this process's share of `cases`, each with its mask (D, H, W) on the working grid."""
     device = next(model.parameters()).device
     predictor = Predictor(model=model, facts={"spacing_mm": config.spacing_mm}, device=str(device))

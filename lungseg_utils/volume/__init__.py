@@ -15,7 +15,17 @@ from .header import Header
 from .header import read_header as _read_header
 from .stream import Stream
 
-__all__ = ["CANONICAL", "Volume", "read", "read_header", "read_label", "stem", "write_map", "write_mask", "write_nifti"]
+__all__ = [
+    "CANONICAL",
+    "Volume",
+    "read",
+    "read_header",
+    "read_label",
+    "stem",
+    "write_map",
+    "write_mask",
+    "write_nifti",
+]
 
 
 @dataclass(frozen=True)
@@ -55,9 +65,13 @@ def read(path: str | Path, *, series: str | int | None = None) -> Volume:
 
         return dicom.read_series(path, series=series)
     if path.name.lower().endswith((".hdr", ".img", ".hdr.gz", ".img.gz")):
-        raise LungsegError(path, "one half of a .hdr/.img pair", "Convert the pair to a single .nii.gz file")
+        raise LungsegError(
+            path, "one half of a .hdr/.img pair", "Convert the pair to a single .nii.gz file"
+        )
     hu, header = nifti.read_hu(path)
-    return Volume(hu, header.spacing_mm, header.grid.canonical_affine, stem(path), path, header.grid)
+    return Volume(
+        hu, header.spacing_mm, header.grid.canonical_affine, stem(path), path, header.grid
+    )
 
 
 def read_label(path: str | Path, *, like: Volume | None = None) -> np.ndarray:
@@ -85,7 +99,9 @@ def write_map(path: str | Path, probability: np.ndarray, like: Volume) -> None:
     _write_like(path, np.asarray(probability), like, np.float32)
 
 
-def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray, *, orientation="LPS", dtype=None) -> None:
+def write_nifti(
+    path: str | Path, array: np.ndarray, affine: np.ndarray, *, orientation="LPS", dtype=None
+) -> None:
     """Write a (D, H, W) array as NIfTI; `affine` maps (d, h, w) to RAS+ mm, `orientation` is how it is stored.
 
     The letters of `orientation` name where i, j and k run to: any of the 48, such as "LPS", "RAS", "SAL".
@@ -95,7 +111,9 @@ def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray, *, orie
 
 def _write_like(path: str | Path, array: np.ndarray, like: Volume, dtype) -> None:
     if array.shape != like.hu.shape:
-        raise ValueError(f"an array of shape {array.shape} does not fit {like.name} of shape {like.hu.shape}")
+        raise ValueError(
+            f"an array of shape {array.shape} does not fit {like.name} of shape {like.hu.shape}"
+        )
     nifti.write(_nifti_path(path), array.astype(dtype, copy=False), like.grid)
 
 

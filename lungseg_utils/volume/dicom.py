@@ -17,8 +17,12 @@ from .stream import AGAIN
 __all__ = ["find_series", "read_series"]
 
 ONE_EACH = ("PatientID", "FrameOfReferenceUID")  # in a series
-CODECS = {"JPEG 2000": "pylibjpeg pylibjpeg-openjpeg", "High-Throughput": "pylibjpeg and pylibjpeg-openjpeg",
-          "JPEG-LS": "pyjpegls", "JPEG": "pylibjpeg pylibjpeg-libjpeg"}  # fmt: skip
+CODECS = {
+    "JPEG 2000": "pylibjpeg pylibjpeg-openjpeg",
+    "High-Throughput": "pylibjpeg and pylibjpeg-openjpeg",
+    "JPEG-LS": "pyjpegls",
+    "JPEG": "pylibjpeg pylibjpeg-libjpeg",
+}
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,16 @@ def read_series(folder: str | Path, *, series: str | int | None = None):
     from . import Volume
 
     folder = Path(folder)
-    slices = [_slice(path, dataset) for path, dataset in choose(folder, find_series(folder), series).files]
+    slices = [
+        _slice(path, dataset) for path, dataset in choose(folder, find_series(folder), series).files
+    ]
     levels = _levels(_sorted(slices))
     firsts = [level[0] for level in levels]
     rows, columns = firsts[0].shape
     if rows * columns * len(levels) > MAX_VOXELS:
-        raise LungsegError(folder, f"implausibly large: {len(levels)} slices of {rows}x{columns}", ONE_SERIES)
+        raise LungsegError(
+            folder, f"implausibly large: {len(levels)} slices of {rows}x{columns}", ONE_SERIES
+        )
     grid = grid_of((columns, rows, len(levels)), _affine(folder, firsts))
     writer = HounsfieldWriter(folder, grid)
     for index, level in enumerate(levels):
@@ -52,13 +60,18 @@ def read_series(folder: str | Path, *, series: str | int | None = None):
         for other in level[1:]:
             again, scaling = _pixels(other)
             if scaling != writer.scaling or not np.array_equal(pixels, again):
-                raise LungsegError(other.path, f"lies where {level[0].path.name} lies, and differs from it",
-                                   "The series mixes acquisitions: keep the slices of one")  # fmt: skip
+                raise LungsegError(
+                    other.path,
+                    f"lies where {level[0].path.name} lies, and differs from it",
+                    "The series mixes acquisitions: keep the slices of one",
+                )
         writer.add(index, pixels[None])
     if len(slices) > len(levels):
         warn(f"{folder}: {len(slices) - len(levels)} duplicate slices are left out")
     affine, files = grid.canonical_affine, tuple(one.path for one in firsts)
-    return Volume(writer.finish(), spacing_of(affine), affine, folder.resolve().name, folder, grid, files)
+    return Volume(
+        writer.finish(), spacing_of(affine), affine, folder.resolve().name, folder, grid, files
+    )
 
 
 def _slice(path: Path, dataset) -> Slice:
@@ -69,14 +82,18 @@ def _slice(path: Path, dataset) -> Slice:
         shape = int(dataset.Rows), int(dataset.Columns)
         thickness_mm = float(dataset.get("SliceThickness") or 1)
         one_number_each = int(dataset.get("SamplesPerPixel") or 1) == 1
-        if not (position.shape == (3,) and len(pixel_mm) == 2 and min(shape) > 0 and one_number_each):
+        if not (
+            position.shape == (3,) and len(pixel_mm) == 2 and min(shape) > 0 and one_number_each
+        ):
             raise ValueError
         if min(pixel_mm) <= 0 or np.abs(np.linalg.norm(directions, axis=1) - 1).max() > 1e-3:
             raise ValueError
         if not np.isfinite([*position, *directions.flat, *pixel_mm, thickness_mm]).all():
             raise ValueError
     except Exception:
-        raise LungsegError(path, "no usable position, orientation, pixel size or shape in its header", AGAIN) from None
+        raise LungsegError(
+            path, "no usable position, orientation, pixel size or shape in its header", AGAIN
+        ) from None
     return Slice(path, dataset, position, directions, pixel_mm, shape, thickness_mm)
 
 
@@ -84,7 +101,9 @@ def _sorted(slices: list[Slice]) -> list[Slice]:
     """Sort slices along their common normal, and refuse what is not one stack."""
     first = slices[0]
     for other in slices:
-        same_pixels = other.shape == first.shape and np.allclose(other.pixel_mm, first.pixel_mm, rtol=1e-3)
+        same_pixels = other.shape == first.shape and np.allclose(
+            other.pixel_mm, first.pixel_mm, rtol=1e-3
+        )
         same_patient = all(other.dataset.get(tag) == first.dataset.get(tag) for tag in ONE_EACH)
         if not same_patient:
             cause = f"its patient or frame of reference is another than that of {first.path.name}"
@@ -117,11 +136,18 @@ def _affine(folder: Path, slices: list[Slice]) -> np.ndarray:
         for index, gap in enumerate(gaps):
             if not 0.7 * usual < gap < 1.3 * usual:
                 names = f"{slices[index].path.name} and {slices[index + 1].path.name}"
-                cause = f"slices are missing: {gap:.4g} mm between {names}, {usual:.4g} mm elsewhere"
+                cause = (
+                    f"slices are missing: {gap:.4g} mm between {names}, {usual:.4g} mm elsewhere"
+                )
                 raise LungsegError(folder, cause, "Export the whole series again")
         step = (last.position - first.position) / (len(slices) - 1)
-        strays = [np.linalg.norm(one.position - first.position - step * index) for index, one in enumerate(slices)]
-        if max(strays) > 0.5 * usual:  # gaps that change along the series, or slices that lie sideways
+        strays = [
+            np.linalg.norm(one.position - first.position - step * index)
+            for index, one in enumerate(slices)
+        ]
+        if (
+            max(strays) > 0.5 * usual
+        ):  # gaps that change along the series, or slices that lie sideways
             worst = int(np.argmax(strays))
             cause = f"not one even stack: {slices[worst].path.name} lies {strays[worst]:.3g} mm from where it should"
             raise LungsegError(folder, cause, "Export slices of one spacing, none shifted")
@@ -154,23 +180,33 @@ def _pixels(one: Slice) -> tuple[np.ndarray, tuple[float, float]]:
         expected = one.shape[0] * one.shape[1] * int(dataset.BitsAllocated) // 8
         got = len(dataset.PixelData)
     except Exception:
-        raise LungsegError(one.path, "truncated: its pixels are missing or cut short", AGAIN) from None
+        raise LungsegError(
+            one.path, "truncated: its pixels are missing or cut short", AGAIN
+        ) from None
     if not syntax.is_encapsulated and got < expected:
-        raise LungsegError(one.path, f"truncated: expected {expected:,} bytes of pixels, got {got:,}", AGAIN)
+        raise LungsegError(
+            one.path, f"truncated: expected {expected:,} bytes of pixels, got {got:,}", AGAIN
+        )
     package = next((package for word, package in CODECS.items() if word in syntax.name), None)
     how = f"compressed as {syntax.name}"
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise LungsegError(one.path, f"{how}, which cannot be read", "Export it uncompressed") from None
+        raise LungsegError(
+            one.path, f"{how}, which cannot be read", "Export it uncompressed"
+        ) from None
     if not decoder.is_available:
-        raise LungsegError(one.path, f"{how}, which needs a codec", f"Install it: pip install {package}") from None
+        raise LungsegError(
+            one.path, f"{how}, which needs a codec", f"Install it: pip install {package}"
+        ) from None
     try:
         pixels = decoder.as_array(dataset, raw=True)[0]
         if pixels.shape != one.shape:
             raise ValueError
     except Exception as error:
-        remedy = AGAIN + (f", or install another codec: pip install {package}" if syntax.is_encapsulated else "")
+        remedy = AGAIN + (
+            f", or install another codec: pip install {package}" if syntax.is_encapsulated else ""
+        )
         cause = f"its pixels ({syntax.name}) are damaged or beyond the codec at hand ({type(error).__name__})"
         raise LungsegError(one.path, cause, remedy) from None
     del dataset.PixelData  # the dataset lives on with its series

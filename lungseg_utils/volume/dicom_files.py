@@ -14,7 +14,9 @@ from .stream import AGAIN
 CT_IMAGE, DIRECTORY = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.3.10"
 ONE_SERIES = "Give the folder of one CT series"
 WHICH = "Choose one with --series (in Python: series=…), by its number, description or UID"
-LARGE_BYTES = 4096  # elements above this, the pixels, are read from the file when they are asked for
+LARGE_BYTES = (
+    4096  # elements above this, the pixels, are read from the file when they are asked for
+)
 MOST_DEFLATED_BYTES = 1 << 20  # deflate makes up to 1032 times as many of them
 
 
@@ -44,10 +46,14 @@ def find_series(folder: str | Path) -> list[Series]:
         for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
             header = _header(path)
             if header is not None:
-                found.setdefault((str(header.SeriesInstanceUID), _kind(header)), []).append((path, header))
+                found.setdefault((str(header.SeriesInstanceUID), _kind(header)), []).append(
+                    (path, header)
+                )
     listed = []
     for (uid, kind), files in found.items():
-        number, description = (str(files[0][1].get(tag) or "") for tag in ("SeriesNumber", "SeriesDescription"))
+        number, description = (
+            str(files[0][1].get(tag) or "") for tag in ("SeriesNumber", "SeriesDescription")
+        )
         listed.append(Series(uid, number, description, kind, tuple(files)))
     return sorted(listed, key=lambda series: -len(series.files))
 
@@ -61,7 +67,9 @@ def choose(folder: Path, listed: list[Series], wanted: str | int | None) -> Seri
     usable = [series for series in listed if series.kind == "CT"]
     names = "; ".join(map(str, listed))
     if not listed:
-        raise LungsegError(folder, "no DICOM file in this folder", f"{ONE_SERIES}, or a .nii.gz file")
+        raise LungsegError(
+            folder, "no DICOM file in this folder", f"{ONE_SERIES}, or a .nii.gz file"
+        )
     if not usable:
         raise LungsegError(folder, f"no CT series of single slices in it, only {names}", ONE_SERIES)
     if wanted is not None and str(wanted):
@@ -90,9 +98,14 @@ class _File(io.BufferedReader):
         self.size = os.fstat(self.fileno()).st_size
 
     def read(self, count: int | None = -1) -> bytes:
-        if (count is None or count < 0) and self.size > MOST_DEFLATED_BYTES:  # the whole: it is to be inflated at once
-            raise LungsegError(self.name, f"deflated, and larger than {MOST_DEFLATED_BYTES:,} bytes",
-                               "Export it uncompressed")  # fmt: skip
+        if (
+            count is None or count < 0
+        ) and self.size > MOST_DEFLATED_BYTES:  # the whole: it is to be inflated at once
+            raise LungsegError(
+                self.name,
+                f"deflated, and larger than {MOST_DEFLATED_BYTES:,} bytes",
+                "Export it uncompressed",
+            )
         return super().read(self.size if count is None or count < 0 else min(count, self.size))
 
 
@@ -101,7 +114,9 @@ def read_file(path: Path, **options):
     from pydicom import config, dcmread
     from pydicom.errors import InvalidDicomError
 
-    config.settings.reading_validation_mode = config.IGNORE  # what it warns of may quote the patient's data
+    config.settings.reading_validation_mode = (
+        config.IGNORE
+    )  # what it warns of may quote the patient's data
     warnings.filterwarnings("ignore", module="pydicom")
     try:
         with _File(path) as file:
@@ -113,7 +128,9 @@ def read_file(path: Path, **options):
     except LungsegError:
         raise
     except Exception as error:
-        raise LungsegError(path, f"a DICOM file that is damaged or cut short ({type(error).__name__})", AGAIN) from None
+        raise LungsegError(
+            path, f"a DICOM file that is damaged or cut short ({type(error).__name__})", AGAIN
+        ) from None
 
 
 def _header(path: Path):
@@ -134,12 +151,16 @@ def _header(path: Path):
             return None
         for tag in ("SeriesNumber", "SeriesDescription", "Modality", "ImageType", "SOPClassUID"):
             header.get(tag)  # values are parsed when they are asked for; here a failure is caught
-        is_whole = header.get("SeriesInstanceUID") and (stored_as != CT_IMAGE or "PixelData" in header)
+        is_whole = header.get("SeriesInstanceUID") and (
+            stored_as != CT_IMAGE or "PixelData" in header
+        )
     except Exception:
         is_whole = False
     if not is_whole:
         raise LungsegError(
-            path, "damaged or truncated: its header ends too soon or cannot be parsed", f"{AGAIN}, or remove it"
+            path,
+            "damaged or truncated: its header ends too soon or cannot be parsed",
+            f"{AGAIN}, or remove it",
         )
     return header
 

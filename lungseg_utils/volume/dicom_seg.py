@@ -10,8 +10,19 @@ import numpy as np
 from .. import __version__
 from ..runtime import LungsegError, writing
 
-COPIED = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID", "StudyDate",
-          "StudyTime", "AccessionNumber", "FrameOfReferenceUID", "SliceThickness")  # from the source; some may be empty
+COPIED = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyInstanceUID",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "FrameOfReferenceUID",
+    "SliceThickness",
+)  # from the source; some may be empty
 
 
 def write_segmentation(path: str | Path, mask: np.ndarray, like) -> None:
@@ -41,7 +52,9 @@ def write_segmentation(path: str | Path, mask: np.ndarray, like) -> None:
         anatomic_regions=[codes.SCT.Lung],
     )
     sources = [dcmread(source, stop_before_pixels=True) for source in like.slices]
-    frames = np.ascontiguousarray(like.grid.on_disk(np.asarray(mask, dtype=np.uint8)))  # (slices, rows, columns)
+    frames = np.ascontiguousarray(
+        like.grid.on_disk(np.asarray(mask, dtype=np.uint8))
+    )  # (slices, rows, columns)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote the patient's name
@@ -61,10 +74,20 @@ def write_segmentation(path: str | Path, mask: np.ndarray, like) -> None:
                 series_description="Lung tumour, automatic",
                 omit_empty_frames=bool(frames.any()),
             )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # tags that reading does not need
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # tags that reading does not need
         missing = [tag for tag in COPIED if any(tag not in source for source in sources)]
-        what = f"lack {', '.join(missing)}" if missing else f"are wrong ({type(error).__name__})"  # no patient's data
-        raise LungsegError(like.source, f"its headers do not suffice for a DICOM SEG; they {what}",
-                           "Take the NIfTI mask, or mend the headers") from error
+        what = (
+            f"lack {', '.join(missing)}" if missing else f"are wrong ({type(error).__name__})"
+        )  # no patient's data
+        raise LungsegError(
+            like.source,
+            f"its headers do not suffice for a DICOM SEG; they {what}",
+            "Take the NIfTI mask, or mend the headers",
+        ) from error
     with writing(path) as partial:
         segmentation.save_as(partial)

@@ -46,22 +46,35 @@ class Grid:
 
     def on_disk(self, canonical: np.ndarray) -> np.ndarray:
         """View a (D, H, W) array in the file's order, (k, j, i): what is written to the view lands in the array."""
-        flipped = canonical[tuple(slice(None, None, -1 if self.flips[self.axes.index(a)] else 1) for a in range(3))]
+        flipped = canonical[
+            tuple(slice(None, None, -1 if self.flips[self.axes.index(a)] else 1) for a in range(3))
+        ]
         return flipped.transpose(self.axes[::-1])
 
 
-def grid_of(shape, affine: np.ndarray, *, towards: np.ndarray = CANONICAL, fields: dict | None = None) -> Grid:
+def grid_of(
+    shape, affine: np.ndarray, *, towards: np.ndarray = CANONICAL, fields: dict | None = None
+) -> Grid:
     """Find how stored axes run along those of `towards`: the closest ones, nothing is resampled."""
     from nibabel.orientations import io_orientation
 
     orientation = io_orientation(np.linalg.inv(towards) @ affine)
     axes = tuple(int(axis) for axis in orientation[:, 0])
-    return Grid(tuple(shape), affine, axes, tuple(bool(sign < 0) for sign in orientation[:, 1]), fields)
+    return Grid(
+        tuple(shape), affine, axes, tuple(bool(sign < 0) for sign in orientation[:, 1]), fields
+    )
 
 
 def grid_along(codes: str, canonical_shape, canonical_affine: np.ndarray) -> Grid:
     """Give the grid on which a (D, H, W) array is stored along `codes`, such as "LPS" or "RAS"."""
-    along = {"S": (0, False), "I": (0, True), "P": (1, False), "A": (1, True), "L": (2, False), "R": (2, True)}
+    along = {
+        "S": (0, False),
+        "I": (0, True),
+        "P": (1, False),
+        "A": (1, True),
+        "L": (2, False),
+        "R": (2, True),
+    }
     axes, flips = zip(*(along[code] for code in codes), strict=True)
     shape = tuple(canonical_shape[axis] for axis in axes)
     unplaced = Grid(shape, np.eye(4), axes, flips)
@@ -75,7 +88,9 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
 
 def displacement_mm(shape, one: np.ndarray, other: np.ndarray) -> float:
     """Give how far apart two affines put the farthest corner of a grid of `shape`, in mm."""
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape], [1], indexing="ij")).reshape(4, -1)
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape], [1], indexing="ij")).reshape(
+        4, -1
+    )
     return float(np.linalg.norm(((one - other) @ corners)[:3], axis=0).max())
 
 
@@ -87,11 +102,19 @@ def check_affine(path: Path, affine: np.ndarray) -> None:
     written = " x ".join(f"{size:.4g}" for size in sizes)
     low, high = SPACING_RANGE_MM
     if min(sizes) == 0 or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
-        raise LungsegError(path, f"the affine is singular (voxels of {written} mm): it spans no volume", RECONVERT)
+        raise LungsegError(
+            path, f"the affine is singular (voxels of {written} mm): it spans no volume", RECONVERT
+        )
     if min(sizes) < low or max(sizes) > high:
-        raise LungsegError(path, f"implausible voxels of {written} mm (a chest CT has {low:g} to {high:g})",
-                           "Check the voxel sizes and their unit in the header")  # fmt: skip
+        raise LungsegError(
+            path,
+            f"implausible voxels of {written} mm (a chest CT has {low:g} to {high:g})",
+            "Check the voxel sizes and their unit in the header",
+        )
     directions = affine[:3, :3] / sizes
     if np.abs(directions.T @ directions - np.eye(3)).max() > 0.01:
-        raise LungsegError(path, "a sheared grid (gantry tilt?): its axes are not at right angles",
-                           "Resample it to a straight grid first")  # fmt: skip
+        raise LungsegError(
+            path,
+            "a sheared grid (gantry tilt?): its axes are not at right angles",
+            "Resample it to a straight grid first",
+        )

@@ -14,12 +14,48 @@ from .stream import AGAIN, GZIP, Stream, describe
 
 MAX_VOXELS, MAX_SIDE = 2**31, 8192
 MAX_EXTENSION_BYTES = 1 << 24
-GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
-            "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
-SCALARS = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-NOT_SCALARS = {1: "single bits", 32: "complex numbers", 128: "RGB colours", 1536: "128-bit floats",
-               1792: "complex numbers", 2048: "complex numbers", 2304: "RGBA colours"}  # fmt: skip
-MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # per unit of length: unknown, metre, millimetre, micrometre
+GEOMETRY = (
+    "pixdim",
+    "qform_code",
+    "sform_code",
+    "quatern_b",
+    "quatern_c",
+    "quatern_d",
+    "qoffset_x",
+    "qoffset_y",
+    "qoffset_z",
+    "srow_x",
+    "srow_y",
+    "srow_z",
+    "xyzt_units",
+)
+SCALARS = {
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+}
+NOT_SCALARS = {
+    1: "single bits",
+    32: "complex numbers",
+    128: "RGB colours",
+    1536: "128-bit floats",
+    1792: "complex numbers",
+    2048: "complex numbers",
+    2304: "RGBA colours",
+}
+MILLIMETRES = {
+    0: 1.0,
+    1: 1000.0,
+    2: 1.0,
+    3: 0.001,
+}  # per unit of length: unknown, metre, millimetre, micrometre
 
 
 @dataclass(frozen=True)
@@ -62,19 +98,27 @@ def read_header(stream: Stream, *, towards: np.ndarray | None = None) -> Header:
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
-    raw = (Nifti2Header if nifti2 else Nifti1Header)(start[: size - 4], endianness=order, check=False)
+    raw = (Nifti2Header if nifti2 else Nifti1Header)(
+        start[: size - 4], endianness=order, check=False
+    )
     if bytes(raw["magic"]).startswith(b"ni"):
-        raise LungsegError(path, "one half of a .hdr/.img pair", "Convert the pair to a single .nii.gz file")
+        raise LungsegError(
+            path, "one half of a .hdr/.img pair", "Convert the pair to a single .nii.gz file"
+        )
     shape, dtype = _shape(path, raw), _dtype(path, raw)
     offset = _offset(stream, raw, size, order)
     with np.errstate(all="ignore"):
         grid = _grid(path, raw, shape, towards)
     grid.fields["is_nifti2"] = nifti2  # so that what is written back is of the same version
     header = Header(path, grid, dtype, _scaling(path, raw), offset)
-    most = stream.size * 1032 if stream.gzipped else stream.size  # deflate never does better than 1032 to 1
+    most = (
+        stream.size * 1032 if stream.gzipped else stream.size
+    )  # deflate never does better than 1032 to 1
     if header.file_bytes > most:
         got = f"{stream.size:,}" + (" compressed" if stream.gzipped else "")
-        raise LungsegError(path, f"truncated: expected {header.file_bytes:,} bytes, got {got}", AGAIN)
+        raise LungsegError(
+            path, f"truncated: expected {header.file_bytes:,} bytes, got {got}", AGAIN
+        )
     return header
 
 
@@ -92,13 +136,18 @@ def _version(stream: Stream, start: bytes) -> tuple[bool, str]:
         magic = start[4:12] if size == 540 else start[344:348]
         if magic[:3] not in ((b"n+2", b"ni2") if size == 540 else (b"n+1", b"ni1")):
             raise LungsegError(path, f"not a NIfTI file: wrong magic {magic!r}", RECONVERT)
-        if path.name.lower().endswith((".nii", ".nii.gz")) and path.name.lower().endswith(".gz") != stream.gzipped:
+        if (
+            path.name.lower().endswith((".nii", ".nii.gz"))
+            and path.name.lower().endswith(".gz") != stream.gzipped
+        ):
             is_gzipped = "gzipped" if stream.gzipped else "not gzipped"
             warn(f"{path}: {is_gzipped}, although its name says otherwise; read by its content")
         return size == 540, order
     if stream.cut:
         raise stream.truncated(352)
-    raise LungsegError(path, f"not a NIfTI file: it looks like {describe(start)}", "Give a .nii or .nii.gz file")
+    raise LungsegError(
+        path, f"not a NIfTI file: it looks like {describe(start)}", "Give a .nii or .nii.gz file"
+    )
 
 
 def _shape(path: Path, raw) -> tuple[int, int, int]:
@@ -108,9 +157,17 @@ def _shape(path: Path, raw) -> tuple[int, int, int]:
         raise LungsegError(path, f"impossible shape (dim = {dims})", RECONVERT)
     written = "x".join(map(str, sizes))
     if count < 3:
-        raise LungsegError(path, f"{count}-D ({written}), a 3-D volume is needed", "Give the whole scan, not a picture")
+        raise LungsegError(
+            path,
+            f"{count}-D ({written}), a 3-D volume is needed",
+            "Give the whole scan, not a picture",
+        )
     if math.prod(sizes[3:]) != 1:
-        raise LungsegError(path, f"{math.prod(sizes[3:])} volumes in one file ({written})", "Save one 3-D volume alone")
+        raise LungsegError(
+            path,
+            f"{math.prod(sizes[3:])} volumes in one file ({written})",
+            "Save one 3-D volume alone",
+        )
     if math.prod(sizes) > MAX_VOXELS or max(sizes) > MAX_SIDE:
         cause = f"implausibly large: {written} voxels (at most {MAX_VOXELS:,}, and {MAX_SIDE:,} a side, are read)"
         raise LungsegError(path, cause, RECONVERT)
@@ -121,10 +178,14 @@ def _dtype(path: Path, raw) -> np.dtype:
     code, bits = int(raw["datatype"]), int(raw["bitpix"])
     if code not in SCALARS:
         kind = NOT_SCALARS.get(code, "an unknown type")
-        raise LungsegError(path, f"voxels are {kind} (datatype {code}), one number each is needed", RECONVERT)
+        raise LungsegError(
+            path, f"voxels are {kind} (datatype {code}), one number each is needed", RECONVERT
+        )
     dtype = np.dtype(SCALARS[code]).newbyteorder(raw.endianness)
     if bits != dtype.itemsize * 8:
-        warn(f"{path}: bitpix is {bits}, but datatype {code} has {dtype.itemsize * 8}; the datatype is believed")
+        warn(
+            f"{path}: bitpix is {bits}, but datatype {code} has {dtype.itemsize * 8}; the datatype is believed"
+        )
     return dtype
 
 
@@ -134,7 +195,9 @@ def _offset(stream: Stream, raw, size: int, order: str) -> int:
     if offset == 0:
         offset = size
     if not (size <= offset <= size + MAX_EXTENSION_BYTES and offset == int(offset)):
-        raise LungsegError(stream.path, f"impossible start of the voxels (vox_offset = {offset:g})", RECONVERT)
+        raise LungsegError(
+            stream.path, f"impossible start of the voxels (vox_offset = {offset:g})", RECONVERT
+        )
     between = stream.read(int(offset) - size)
     if len(between) < offset - size:
         raise stream.truncated(int(offset))
@@ -143,7 +206,9 @@ def _offset(stream: Stream, raw, size: int, order: str) -> int:
         length = int.from_bytes(between[at : at + 4], byteorder)
         if not 8 <= length <= len(between) - at:
             if any(between[at:]):
-                warn(f"{stream.path}: a header extension runs past the start of the voxels; it is ignored")
+                warn(
+                    f"{stream.path}: a header extension runs past the start of the voxels; it is ignored"
+                )
             break
         at += length
     return int(offset)
@@ -152,7 +217,9 @@ def _offset(stream: Stream, raw, size: int, order: str) -> int:
 def _scaling(path: Path, raw) -> tuple[float, float] | None:
     slope, intercept = float(raw["scl_slope"]), float(raw["scl_inter"])
     if math.isinf(slope) or (slope and not math.isnan(slope) and math.isinf(intercept)):
-        raise LungsegError(path, f"infinite scaling (scl_slope {slope}, scl_inter {intercept})", RECONVERT)
+        raise LungsegError(
+            path, f"infinite scaling (scl_slope {slope}, scl_inter {intercept})", RECONVERT
+        )
     if slope == 0 or math.isnan(slope):
         return None
     intercept = 0.0 if math.isnan(intercept) else intercept
@@ -163,24 +230,40 @@ def _grid(path: Path, raw, shape, towards: np.ndarray | None) -> Grid:
     """Choose between sform and qform, in millimetres, and refuse what is no grid."""
     unit = MILLIMETRES.get(int(raw["xyzt_units"]) & 7)
     if unit is None:
-        raise LungsegError(path, f"unknown unit of length (xyzt_units = {int(raw['xyzt_units'])})", RECONVERT)
+        raise LungsegError(
+            path, f"unknown unit of length (xyzt_units = {int(raw['xyzt_units'])})", RECONVERT
+        )
     scale = np.diag([unit, unit, unit, 1])
     sform = scale @ raw.get_sform() if raw["sform_code"] > 0 else None
     qform = scale @ _qform(path, raw, needed=sform is None) if raw["qform_code"] > 0 else None
     if sform is None and qform is None:
-        warn(f"{path}: orientation unknown (sform and qform codes are 0); the usual one, LAS, is assumed")
-    affine = sform if sform is not None else qform if qform is not None else scale @ raw.get_base_affine()
+        warn(
+            f"{path}: orientation unknown (sform and qform codes are 0); the usual one, LAS, is assumed"
+        )
+    affine = (
+        sform
+        if sform is not None
+        else qform
+        if qform is not None
+        else scale @ raw.get_base_affine()
+    )
     check_affine(path, affine)
     if sform is not None and qform is not None:
         apart = displacement_mm(shape, sform, qform)
         if not apart <= 0.1 * min(spacing_of(sform)):
             far = f"{apart:.3g} mm apart" if np.isfinite(apart) else "and qform is no grid"
             warn(f"{path}: sform and qform disagree ({far}); sform is used")
-    elif sform is not None and not np.allclose(raw["pixdim"][1:4] * unit, spacing_of(sform), rtol=0.01):
+    elif sform is not None and not np.allclose(
+        raw["pixdim"][1:4] * unit, spacing_of(sform), rtol=0.01
+    ):
         sizes = "x".join(f"{size:.4g}" for size in spacing_of(sform))
-        warn(f"{path}: pixdim and sform disagree on the voxel size; {sizes} mm, from sform, is used")
+        warn(
+            f"{path}: pixdim and sform disagree on the voxel size; {sizes} mm, from sform, is used"
+        )
     fields = {name: np.array(raw[name]) for name in GEOMETRY}
-    return grid_of(shape, affine, fields=fields, **({} if towards is None else {"towards": towards}))
+    return grid_of(
+        shape, affine, fields=fields, **({} if towards is None else {"towards": towards})
+    )
 
 
 def _qform(path: Path, raw, *, needed: bool) -> np.ndarray:
@@ -196,5 +279,7 @@ def _qform(path: Path, raw, *, needed: bool) -> np.ndarray:
             return raw.get_qform()
     except (ValueError, HeaderDataError) as error:
         if needed:
-            raise LungsegError(path, f"no usable orientation: qform is no grid ({error})", RECONVERT) from error
+            raise LungsegError(
+                path, f"no usable orientation: qform is no grid ({error})", RECONVERT
+            ) from error
         return np.full((4, 4), np.nan)

@@ -33,7 +33,11 @@ class HounsfieldWriter:
             self.view[place] = block
             return
         slope, intercept = self.scaling or (1.0, 0.0)
-        if block.dtype.kind in "iu" and block.dtype.itemsize <= 2 and _are_small_integers(slope, intercept):
+        if (
+            block.dtype.kind in "iu"
+            and block.dtype.itemsize <= 2
+            and _are_small_integers(slope, intercept)
+        ):
             values = block.astype(np.int32) * int(slope) + int(intercept)
         else:
             values = block.astype(np.float64) * slope + intercept
@@ -59,7 +63,9 @@ class HounsfieldWriter:
         if self.not_finite == total:
             raise LungsegError(self.path, "every voxel is NaN or infinite: no image", RESCALE)
         if self.not_finite:
-            warn(f"{self.path}: {self.not_finite:,} of {total:,} voxels are NaN or infinite; they are taken for air")
+            warn(
+                f"{self.path}: {self.not_finite:,} of {total:,} voxels are NaN or infinite; they are taken for air"
+            )
         if self.clipped:
             warn(f"{self.path}: {self.clipped:,} voxels beyond +-32768 HU are clipped")
         check_hounsfield(self.path, self.hu)
@@ -75,7 +81,9 @@ def check_hounsfield(path: Path, hu: np.ndarray) -> None:
     low, high = float(hu.min()), float(hu.max())
     span = f"values run from {low:g} to {high:g}"
     if low == high:
-        raise LungsegError(path, f"constant: every voxel is {low:g}", "Give a CT, not an empty volume")
+        raise LungsegError(
+            path, f"constant: every voxel is {low:g}", "Give a CT, not an empty volume"
+        )
     if high < -300:
         return warn(f"{path}: nothing denser than {high:g} HU: there is no patient in this scan")
     if high - low <= 256:
@@ -83,11 +91,15 @@ def check_hounsfield(path: Path, hu: np.ndarray) -> None:
     if low >= 0:
         hint = "the offset of -1024 may be missing, or it is no CT"
         raise LungsegError(path, f"not HU: {span}, none below 0 ({hint})", RESCALE)
-    sample = hu[:: max(1, hu.shape[0] // 64), :: max(1, hu.shape[1] // 128), :: max(1, hu.shape[2] // 128)]
+    sample = hu[
+        :: max(1, hu.shape[0] // 64), :: max(1, hu.shape[1] // 128), :: max(1, hu.shape[2] // 128)
+    ]
     dense = float((sample > 500).mean())
     if dense > 0.15:
         hint = "inverted, the offset of -1024 missing, or no CT"
-        raise LungsegError(path, f"not HU: {dense:.0%} of the voxels are denser than bone ({hint})", RESCALE)
+        raise LungsegError(
+            path, f"not HU: {dense:.0%} of the voxels are denser than bone ({hint})", RESCALE
+        )
     if not (sample < -300).any():
         warn(f"{path}: no air and no lung in it ({span})")
     return None

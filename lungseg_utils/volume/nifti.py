@@ -12,7 +12,9 @@ from .header import GEOMETRY, Header, read_header
 from .intensity import HounsfieldWriter
 from .stream import Stream
 
-BLOCK_BYTES = 4 << 20  # planes of the file are handled in blocks of about this size, to stay in the cache
+BLOCK_BYTES = (
+    4 << 20
+)  # planes of the file are handled in blocks of about this size, to stay in the cache
 ROUNDING = 1e-4  # so far from 0 or 1 a label may lie that was scaled or resampled
 
 
@@ -43,9 +45,14 @@ def read_binary(path: Path, like=None) -> tuple[np.ndarray, Header]:
                 ones, zeros = block == 1, block == 0
             if not (ones | zeros).all():
                 wrong = np.unique(block[~(ones | zeros)])
-                shown = ", ".join(f"{value:g}" for value in wrong[:5]) + (", …" if len(wrong) > 5 else "")
-                raise LungsegError(path, f"not a label of 0 and 1: it holds {shown}",
-                                   "Save the tumour as 1 and everything else as 0")  # fmt: skip
+                shown = ", ".join(f"{value:g}" for value in wrong[:5]) + (
+                    ", …" if len(wrong) > 5 else ""
+                )
+                raise LungsegError(
+                    path,
+                    f"not a label of 0 and 1: it holds {shown}",
+                    "Save the tumour as 1 and everything else as 0",
+                )
             view[first : first + len(block)] = ones
 
         _each_block(stream, header, add)
@@ -56,12 +63,18 @@ def _check_same_grid(path: Path, header: Header, like) -> None:
     shape = like.hu.shape
     if header.shape != shape:
         sizes = " against ".join("x".join(map(str, s)) for s in (header.shape, shape))
-        raise LungsegError(path, f"its shape differs from that of {like.source.name}: {sizes} (D, H, W)",
-                           "Give the label that was drawn on this scan")  # fmt: skip
+        raise LungsegError(
+            path,
+            f"its shape differs from that of {like.source.name}: {sizes} (D, H, W)",
+            "Give the label that was drawn on this scan",
+        )
     apart = displacement_mm(shape, header.grid.canonical_affine, like.affine)
     if apart > 0.05 * min(like.spacing_mm):
-        raise LungsegError(path, f"its affine puts it up to {apart:.3g} mm away from {like.source.name}",
-                           "Give the label that was drawn on this scan, or mend its affine")  # fmt: skip
+        raise LungsegError(
+            path,
+            f"its affine puts it up to {apart:.3g} mm away from {like.source.name}",
+            "Give the label that was drawn on this scan, or mend its affine",
+        )
 
 
 def _each_block(stream: Stream, header: Header, add) -> None:
@@ -82,7 +95,11 @@ def write(path: Path, array: np.ndarray, grid: Grid) -> None:
 
     view, header = grid.on_disk(array), _new_header(grid, array.dtype)
     planes = max(1, BLOCK_BYTES // view[0].nbytes)
-    packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 31) if path.name.lower().endswith(".gz") else None
+    packer = (
+        isal_zlib.compressobj(1, isal_zlib.DEFLATED, 31)
+        if path.name.lower().endswith(".gz")
+        else None
+    )
     with writing(path) as partial, open(partial, "wb") as file:
         put = file.write if packer is None else lambda data: file.write(packer.compress(data))
         put(header.binaryblock + bytes(4))
@@ -117,7 +134,9 @@ def _new_header(grid: Grid, dtype: np.dtype):
     return header
 
 
-def write_array(path: Path, array: np.ndarray, affine: np.ndarray, *, orientation: str, dtype=None) -> None:
+def write_array(
+    path: Path, array: np.ndarray, affine: np.ndarray, *, orientation: str, dtype=None
+) -> None:
     """Write a (D, H, W) array whose canonical `affine` maps to RAS+ mm, stored along `orientation`."""
     array = np.asarray(array if dtype is None else np.asarray(array).astype(dtype))
     write(path, array, grid_along(orientation, array.shape, np.asarray(affine, float)))

@@ -8,14 +8,24 @@ from pathlib import Path
 from ..runtime import LungsegError, file_error, warn
 
 CHUNK = 1 << 20
-TAIL = 1 << 16  # bytes after the last voxel that are ignored with a warning; more of them are an error
+TAIL = (
+    1 << 16
+)  # bytes after the last voxel that are ignored with a warning; more of them are an error
 GZIP = b"\x1f\x8b"
 AGAIN = "Copy or download it again"
 LOOKS_LIKE = {
-    b"\x89PNG": "a PNG picture", b"\xff\xd8\xff": "a JPEG picture", b"GIF8": "a GIF picture", b"%PDF": "a PDF",
-    b"PK\x03\x04": "a ZIP archive", b"\x89HDF": "an HDF5 file", b"NRRD": "an NRRD file", b"\x93NUMPY": "a NumPy array",
-    b"ObjectType": "a MetaImage header", b"BZh": "a bzip2 file", b"\xfd7zXZ": "an xz file",
-}  # fmt: skip
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"%PDF": "a PDF",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x89HDF": "an HDF5 file",
+    b"NRRD": "an NRRD file",
+    b"\x93NUMPY": "a NumPy array",
+    b"ObjectType": "a MetaImage header",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+}
 
 
 def describe(start: bytes) -> str:
@@ -41,7 +51,9 @@ class Stream:
         try:
             status = path.stat()
             if stat.S_ISDIR(status.st_mode):
-                raise LungsegError(path, "a folder, where a NIfTI file is needed", "Give a .nii or .nii.gz file")
+                raise LungsegError(
+                    path, "a folder, where a NIfTI file is needed", "Give a .nii or .nii.gz file"
+                )
             if not stat.S_ISREG(status.st_mode):
                 raise LungsegError(path, "not a regular file", "Give a .nii or .nii.gz file")
             if status.st_size == 0:
@@ -67,7 +79,9 @@ class Stream:
         if isinstance(error, OSError):
             raise file_error(self.path, error) from error
         if isinstance(error, MemoryError):
-            raise LungsegError(self.path, "does not fit in memory", "Use a machine with more of it") from error
+            raise LungsegError(
+                self.path, "does not fit in memory", "Use a machine with more of it"
+            ) from error
 
     def read(self, count: int) -> bytes:
         """Give the next `count` bytes, or fewer where the content ends."""

@@ -36,7 +36,9 @@ def work(seed: int, first: int, stop: int, kinds: list[str]) -> None:
 
     from lungseg_utils.runtime import LungsegError
 
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    ) as folder:
         os.chdir(folder)
         files = mutants.Folder(Path(folder))
         for kind in kinds:  # what is not spoilt is read well; everything is imported now
@@ -62,7 +64,9 @@ def work(seed: int, first: int, stop: int, kinds: list[str]) -> None:
             except Exception as error:
                 import traceback
 
-                end = f"{type(error).__name__}: {error}\n" + "".join(traceback.format_tb(error.__traceback__)[-3:])
+                end = f"{type(error).__name__}: {error}\n" + "".join(
+                    traceback.format_tb(error.__traceback__)[-3:]
+                )
             if end not in ("good", "refused"):
                 keep(seed, number, kind, content)
             say({"end": end, "peak": peak()})
@@ -78,7 +82,9 @@ def peak() -> int:
     """Give the most memory that this process has had, in bytes."""
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def keep(seed: int, number: int, kind: str, content: bytes) -> None:
@@ -90,17 +96,34 @@ class Worker:
     """A process that reads mutants; it may be killed."""
 
     def __init__(self, seed: int, first: int, stop: int, kinds: list[str]):
-        command = [sys.executable, str(HERE / "fuzz.py"), "--worker", "--seed", seed, "--first", first,
-                   "--mutants", stop - first, "--kinds", *kinds]
-        self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        env={**os.environ, "OMP_NUM_THREADS": "1"})
+        command = [
+            sys.executable,
+            str(HERE / "fuzz.py"),
+            "--worker",
+            "--seed",
+            seed,
+            "--first",
+            first,
+            "--mutants",
+            stop - first,
+            "--kinds",
+            *kinds,
+        ]
+        self.process = subprocess.Popen(
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         self.buffer = b""
 
     def line(self, patience_s: float) -> dict | None:
         """Give the next line of the process; None where it has ended, {"hang": …} where it is silent for too long."""
         until = time.monotonic() + patience_s
         while b"\n" not in self.buffer:
-            if not select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+            if not select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))[
+                0
+            ]:
                 return {"hang": patience_s}
             piece = os.read(self.process.stdout.fileno(), 1 << 16)
             if not piece:
@@ -114,7 +137,11 @@ class Worker:
         if line is not None:
             self.process.kill()
         said = self.process.communicate()[1].decode(errors="replace")[-500:]
-        return f"hang of {PATIENCE_S} s" if line is not None else f"crash {self.process.returncode}: {said}"
+        return (
+            f"hang of {PATIENCE_S} s"
+            if line is not None
+            else f"crash {self.process.returncode}: {said}"
+        )
 
 
 def fuzz(mutants: int, seed: int, first: int, kinds: list[str]) -> dict:
@@ -146,12 +173,21 @@ def fuzz(mutants: int, seed: int, first: int, kinds: list[str]) -> dict:
         ends[kinds[number % len(kinds)], "found"] += 1
         next_number = number + 1
     rows = {kind: {end: ends[kind, end] for end in ("good", "refused", "found")} for kind in kinds}
-    return {"seed": seed, "first": first, "mutants": mutants, "seconds": round(time.monotonic() - started, 1),
-            "memory_mb": round(growth / 1e6, 1), "kinds": rows, "found": found}
+    return {
+        "seed": seed,
+        "first": first,
+        "mutants": mutants,
+        "seconds": round(time.monotonic() - started, 1),
+        "memory_mb": round(growth / 1e6, 1),
+        "kinds": rows,
+        "found": found,
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = ["nifti", "gzip", "label", "dicom", "json", "weights", "state", "cache", "tar"]
     parser.add_argument("--mutants", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -166,7 +202,9 @@ def main() -> int:
     result = fuzz(options.mutants, options.seed, options.first, options.kinds)
     for kind, row in result["kinds"].items():
         print(f"{kind:8}" + "".join(f"{count:8} {end}" for end, count in row.items()))
-    print(f"{options.mutants} mutants in {result['seconds']:g} s, {result['memory_mb']:g} MB more memory at most")
+    print(
+        f"{options.mutants} mutants in {result['seconds']:g} s, {result['memory_mb']:g} MB more memory at most"
+    )
     print(*result["found"], sep="\n")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -39,14 +39,26 @@ class Folder:
         hu = np.random.default_rng(0).integers(-900, 300, (8, 8, 8)).astype(np.int16)
         label = (hu > 100).astype(np.uint8)
         affine = CANONICAL @ np.diag([3.0, 2.0, 2.0, 1.0])
-        for name, array, dtype in (("ct", hu, None), ("ct_f4", hu, "f4"), ("label", label, None), ("wide", hu, "i4")):
+        for name, array, dtype in (
+            ("ct", hu, None),
+            ("ct_f4", hu, "f4"),
+            ("label", label, None),
+            ("wide", hu, "i4"),
+        ):
             volume.write_nifti(root / f"{name}.nii", array, affine, dtype=dtype)
         self.scan = volume.read(root / "ct.nii")
         plain = [(root / f"{name}.nii").read_bytes() for name in ("ct", "ct_f4", "wide")]
-        self.good = {"nifti": plain, "gzip": [gzip.compress(data, mtime=0) for data in plain],
-                     "label": [(root / "label.nii").read_bytes()], "json": [json.dumps(JSON).encode()],
-                     "dicom": [], "tar": [make_tar(*toy_members(100)),
-                                          make_tar(*toy_members(700), form=tarfile.GNU_FORMAT)]}
+        self.good = {
+            "nifti": plain,
+            "gzip": [gzip.compress(data, mtime=0) for data in plain],
+            "label": [(root / "label.nii").read_bytes()],
+            "json": [json.dumps(JSON).encode()],
+            "dicom": [],
+            "tar": [
+                make_tar(*toy_members(100)),
+                make_tar(*toy_members(700), form=tarfile.GNU_FORMAT),
+            ],
+        }
         (root / "series").mkdir()
         for number, plane in enumerate(hu[:3]):
             one = make_slice(plane, (-5.0, -6.0, 3.0 * number), number=number)
@@ -63,8 +75,11 @@ class Folder:
         self.tensors = model.state_dict()
         box = tuple(slice(0, 8) for _ in range(3))
         cache.save(root / "c", Prepared("c", hu, label, label, label, box, (3.0, 2.0, 2.0)))
-        self.good |= {"weights": [self.save_weights(self.described)], "state": [self.save_state(self.described)],
-                      "cache": [(root / "c").read_bytes()]}
+        self.good |= {
+            "weights": [self.save_weights(self.described)],
+            "state": [self.save_state(self.described)],
+            "cache": [(root / "c").read_bytes()],
+        }
 
     def save_weights(self, described: str) -> bytes:
         digest = checkpoint._digest(self.tensors, described)
@@ -101,7 +116,9 @@ class Folder:
 
     def read(self, kind: str, content: bytes, number: int) -> str:
         """Read a mutant (of DICOM slice `number`): "good" where the result is sound; LungsegError is right too."""
-        path = self.root / {"gzip": "m.nii.gz", "weights": "m.safetensors", "state": "m.pt"}.get(kind, "m.nii")
+        path = self.root / {"gzip": "m.nii.gz", "weights": "m.safetensors", "state": "m.pt"}.get(
+            kind, "m.nii"
+        )
         if kind == "dicom":
             path = self.root / "series" / f"{number}.dcm"
             before = path.read_bytes()
@@ -119,7 +136,11 @@ class Folder:
 
     def _nifti(self, path: Path) -> None:
         scan = volume.read(path)
-        assert scan.hu.ndim == 3 and scan.hu.dtype in (np.int16, np.float32) and np.isfinite(scan.hu).all()
+        assert (
+            scan.hu.ndim == 3
+            and scan.hu.dtype in (np.int16, np.float32)
+            and np.isfinite(scan.hu).all()
+        )
         assert np.isfinite(scan.affine).all() and all(0.01 < step < 100 for step in scan.spacing_mm)
         volume.write_mask(self.root / "mask.nii", scan.hu > 0, scan)
         assert np.array_equal(volume.read_label(self.root / "mask.nii", like=scan), scan.hu > 0)
@@ -132,16 +153,28 @@ class Folder:
 
     def _dicom(self, path: Path) -> None:
         scan = volume.read(path.parent)
-        assert np.isfinite(scan.hu).all() and np.isfinite(scan.affine).all() and len(scan.slices) == len(scan.hu)
+        assert (
+            np.isfinite(scan.hu).all()
+            and np.isfinite(scan.affine).all()
+            and len(scan.slices) == len(scan.hu)
+        )
 
     def _json(self, path: Path) -> None:
         dataset = decathlon.load(path.parent)
-        files = [file for case in dataset.training + dataset.test for file in (case.image, case.label) if file]
+        files = [
+            file
+            for case in dataset.training + dataset.test
+            for file in (case.image, case.label)
+            if file
+        ]
         assert files and all(path.parent.resolve() in file.resolve().parents for file in files)
 
     def _weights(self, path: Path) -> None:
         model, facts = checkpoint.load_weights(path)
-        assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values()) and facts["spacing_mm"] > 0
+        assert (
+            all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+            and facts["spacing_mm"] > 0
+        )
 
     def _state(self, path: Path) -> None:
         checkpoint.load_state(path)
@@ -151,7 +184,9 @@ class Folder:
         prepared = cache.load(path)
         if prepared is None:
             raise LungsegError(path, "damaged", "it is made anew")
-        assert prepared.hu.ndim == 3 and np.isfinite([prepared.hu.sum(), *prepared.spacing_mm]).all()
+        assert (
+            prepared.hu.ndim == 3 and np.isfinite([prepared.hu.sum(), *prepared.spacing_mm]).all()
+        )
 
     def _tar(self, path: Path) -> None:
         folder = self.root / "out" / "stage"

@@ -12,30 +12,51 @@ from test_volume import chest
 from lungseg_utils import parameters, volume
 from lungseg_utils.runtime import LungsegError
 
-UNHURRIED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+UNHURRIED = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 SHAPE = (4, 5, 6)
 number = st.floats(-1, 1, width=32)
-spacing = st.one_of(st.floats(0.3, 10), st.floats(0, 60), st.sampled_from([0.0, -0.8, math.nan, math.inf, 1e-6, 1e9]))
+spacing = st.one_of(
+    st.floats(0.3, 10),
+    st.floats(0, 60),
+    st.sampled_from([0.0, -0.8, math.nan, math.inf, 1e-6, 1e9]),
+)
 three = st.tuples(number, number, number)
 scalar = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20))
-value = st.one_of(scalar, st.lists(scalar, max_size=4), st.dictionaries(st.text(max_size=3), scalar, max_size=2))
+value = st.one_of(
+    scalar, st.lists(scalar, max_size=4), st.dictionaries(st.text(max_size=3), scalar, max_size=2)
+)
 name = st.one_of(st.sampled_from(sorted(parameters.PARAMETERS)), st.text(max_size=12))
 
 
 def turn(w, x, y, z) -> np.ndarray:
     """Give the rotation of a quaternion."""
     w, x, y, z = np.array([w, x, y, z]) / max(1e-9, math.hypot(w, x, y, z))
-    return np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-                     [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-                     [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]])
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
 
 
 @UNHURRIED
-@given(st.tuples(number, three), st.tuples(spacing, spacing, spacing), three, st.one_of(st.just(0.0), number))
+@given(
+    st.tuples(number, three),
+    st.tuples(spacing, spacing, spacing),
+    three,
+    st.one_of(st.just(0.0), number),
+)
 @np.errstate(all="ignore")
-def test_a_grid_is_refused_or_every_voxel_stays_where_it_is(tmp_path, quaternion, sizes, origin, shear):
+def test_a_grid_is_refused_or_every_voxel_stays_where_it_is(
+    tmp_path, quaternion, sizes, origin, shear
+):
     stored, matrix = chest(SHAPE).transpose(2, 1, 0), np.eye(4)
-    matrix[:3, :3] = turn(quaternion[0], *quaternion[1]) @ np.diag(sizes) + np.eye(3, k=1) * shear / 5
+    matrix[:3, :3] = (
+        turn(quaternion[0], *quaternion[1]) @ np.diag(sizes) + np.eye(3, k=1) * shear / 5
+    )
     matrix[:3, 3] = np.array(origin) * 500
     header = nib.Nifti1Header()
     header.set_data_shape(stored.shape)
@@ -46,7 +67,9 @@ def test_a_grid_is_refused_or_every_voxel_stays_where_it_is(tmp_path, quaternion
     try:
         scan = volume.read(tmp_path / "a.nii")
     except LungsegError as error:
-        assert any(word in str(error) for word in ("affine", "voxels", "sheared")) and str(error).endswith(".")
+        assert any(word in str(error) for word in ("affine", "voxels", "sheared")) and str(
+            error
+        ).endswith(".")
         return
     sform = nib.load(tmp_path / "a.nii").affine
     index = np.indices(scan.hu.shape).reshape(3, -1)
