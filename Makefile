@@ -55,8 +55,8 @@ weights: $(READY)
 	git show bbd3260:lungseg_utils/weights/segunet.safetensors > data/before.safetensors
 	$(BIN)/torchrun --nproc-per-node 2 -m lungseg_utils train data/reference --run-dir runs/reference \
 		-f params/reference.yaml --weights data/before.safetensors
-	$(BIN)/python benchmarks/mean_weights.py data/before.safetensors runs/reference/best.safetensors runs/reference/mixed.safetensors --share 0.1
-	$(BIN)/python benchmarks/least_peak.py runs/reference/mixed.safetensors data/reference --mirror --peak 0.98201 --write --half
+	$(BIN)/python recipes/average_weights.py data/before.safetensors runs/reference/best.safetensors runs/reference/mixed.safetensors --share 0.1
+	$(BIN)/python recipes/choose_min_peak.py runs/reference/mixed.safetensors data/reference --mirror --peak 0.98201 --write --half
 
 # torch first and alone, so that no peer brings a newer one with its CUDA packages
 peers: benchmarks/peers.txt

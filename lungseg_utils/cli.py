@@ -303,7 +303,7 @@ def _preprocess(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from lungseg_utils import course, decathlon
-    from lungseg_utils.training import processes
+    from lungseg_utils.training import distributed
 
     settings = parameters.defaults() | _settings(options)
     course.train(
@@ -313,7 +313,7 @@ def _train(options: argparse.Namespace) -> None:
         resume=options.resume,
         weights=options.weights,
     )
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         print(f"{printable(options.run_dir)}: best.safetensors, history.csv")
 
 

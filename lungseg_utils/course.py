@@ -122,7 +122,7 @@ def train(
     Of several processes the first prepares the scans; the others find them in the cache, or fail as it did.
     """
     from lungseg_utils.preprocess.cache import prepare_cases
-    from lungseg_utils.training import fit, processes, read_start
+    from lungseg_utils.training import distributed, fit, read_start
 
     def prepare() -> list:
         return [
@@ -133,14 +133,14 @@ def train(
     run_dir, config = require_writable(run_dir), training_config(settings)
     if weights is not None:
         read_start(weights, config)  # whether they fit is known before the scans are prepared
-    processes.join_processes(settings["device"])
+    distributed.join_processes(settings["device"])
     prepared = failure = None
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         try:
             prepared = prepare()
         except LungsegError as error:
             failure = error
-    failure = processes.gather([failure])[0]
+    failure = distributed.gather([failure])[0]
     if failure:
         raise failure
     training, validation = prepared or prepare()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungseg_utils.batch_norm import BatchNorm3d
+from lungseg_utils.acceleration import BatchNorm3d
 
 
 class Block(nn.Sequential):

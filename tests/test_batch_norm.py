@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lungseg_utils.batch_norm import BatchNorm3d
+from lungseg_utils.acceleration import BatchNorm3d
 
 
 def norms(channels: int, dtype=torch.float32) -> list[nn.BatchNorm3d]:

@@ -1,4 +1,4 @@
-"""`benchmarks/cross_validate.py`: every case is scored by its own label, whatever the files are called."""
+"""`recipes/cross_validate.py`: every case is scored by its own label, whatever the files are called."""
 
 import numpy as np
 import pytest

@@ -23,7 +23,7 @@ from lungseg_utils.patches import make_source
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import fit, make_loss, processes
-from lungseg_utils.training.whole_scans import add_mistakes
+from lungseg_utils.training.validation import add_mistakes
 
 torch.set_num_threads(1)
 cases, folder = [make_prepared(seed) for seed in range(4)], Path(sys.argv[1])

@@ -29,7 +29,7 @@ from lungseg_utils.training import (
     training_precision,
     whole_scans,
 )
-from lungseg_utils.training.ahead import draw_ahead
+from lungseg_utils.patches.prefetch import draw_ahead
 
 FILES = [
     ".lock",

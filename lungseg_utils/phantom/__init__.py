@@ -5,8 +5,8 @@ Decathlon's layout, `synthesise(seed, spacing_mm=...)` the bare arrays at any sp
 same voxels. No real scan is copied: anatomy is built from formulas and random numbers.
 """
 
-from .chest import TIERS, Chest, make_case, synthesise
-from .dataset import is_of_another_version, remove_dataset, write_dataset
+from lungseg_utils.phantom.chest import TIERS, Chest, make_case, synthesise
+from lungseg_utils.phantom.dataset import is_of_another_version, remove_dataset, write_dataset
 
 __all__ = [
     "TIERS",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .distractors import blob, haze, pick
-from .fields import Canvas, coverage, noise
+from lungseg_utils.phantom.distractors import blob, haze, pick
+from lungseg_utils.phantom.fields import Canvas, coverage, noise
 
 
 def paint_collapse(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .fields import FAR_MM, Grid, noise, smooth_max, smooth_min
-from .person import Person
+from lungseg_utils.phantom.fields import FAR_MM, Grid, noise, smooth_max, smooth_min
+from lungseg_utils.phantom.person import Person
 
 # Inner chest wall: half width, half depth and centre (towards the back) over the height above the carina.
 CAGE_Z = np.array([-400, -260, -180, -120, -60, 0, 45, 80, 100, 113, 122])

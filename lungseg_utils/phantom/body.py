@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .anatomy import SPINE_Y, SPINE_Z, Frame
-from .fields import FAR_MM, smooth_max, smooth_min
+from lungseg_utils.phantom.anatomy import SPINE_Y, SPINE_Z, Frame
+from lungseg_utils.phantom.fields import FAR_MM, smooth_max, smooth_min
 
 
 def torso(frame: Frame, shell: np.ndarray) -> dict[str, np.ndarray]:

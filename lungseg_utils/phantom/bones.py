@@ -8,8 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from .anatomy import CAGE_CENTRE, CAGE_DEPTH, CAGE_WIDTH, CAGE_Z, SPINE_Y, SPINE_Z, Frame
-from .fields import Canvas, coverage, resample, slabs
+from lungseg_utils.phantom.anatomy import (
+    CAGE_CENTRE,
+    CAGE_DEPTH,
+    CAGE_WIDTH,
+    CAGE_Z,
+    SPINE_Y,
+    SPINE_Z,
+    Frame,
+)
+from lungseg_utils.phantom.fields import Canvas, coverage, resample, slabs
 
 RIB_PITCH_MM, RIB_TOP_MM = 23.0, 92.0  # height between ribs, height of the first one at the spine
 VERTEBRA_MM = 22.5

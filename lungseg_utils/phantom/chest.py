@@ -7,10 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime import LungsegError
-from . import airless, anatomy, bones, distractors, growth, lesions, scanner, tissue
-from .fields import Canvas, Grid, resample
-from .person import Person, draw_person, with_less_contrast
+from lungseg_utils.phantom import (
+    airless,
+    anatomy,
+    bones,
+    distractors,
+    growth,
+    lesions,
+    scanner,
+    tissue,
+)
+from lungseg_utils.phantom.fields import Canvas, Grid, resample
+from lungseg_utils.phantom.person import Person, draw_person, with_less_contrast
+from lungseg_utils.runtime import LungsegError
 
 TIERS = ("quick", "medium", "full")
 AIR_HU = -1000.0
@@ -202,8 +211,8 @@ def make_case(seed: int, *, tier: str = "quick"):
 
     `tier` is "quick" (3 mm, kinder), "medium" (2.5 mm, to train on: tumours of every size alike) or "full" (native).
     """
-    from .. import volume
-    from ..volume.grid import grid_along
+    from lungseg_utils import volume
+    from lungseg_utils.volume.grid import grid_along
 
     if tier not in TIERS:
         raise LungsegError("tier", f"unknown tier {tier!r}", f"Use one of {', '.join(TIERS)}")

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime import LungsegError, keep_freed_memory, progress, require_writable, writing
-from .chest import TIERS, make_case
+from lungseg_utils.phantom.chest import TIERS, make_case
+from lungseg_utils.runtime import (
+    LungsegError,
+    keep_freed_memory,
+    progress,
+    require_writable,
+    writing,
+)
 
 ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "LPI")  # how scanners and tools store the same chest
 SEEDS_PER_SET = 10_000  # set `seed` owns the case seeds from seed * SEEDS_PER_SET on; tests come from its upper half
@@ -125,7 +131,7 @@ def _files(out: Path, job: tuple[str, int, str]) -> tuple[Path, Path]:
 
 
 def _write_case(out: Path, job: tuple[str, int, str], tier: str) -> None:
-    from .. import volume
+    from lungseg_utils import volume
 
     image, label = _files(out, job)
     scan, truth = make_case(job[1], tier=tier)

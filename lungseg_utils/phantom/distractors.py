@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .fields import Canvas, coverage, noise, resample
+from lungseg_utils.phantom.fields import Canvas, coverage, noise, resample
 
 FADING_MM = 10.0  # infection fades into the lung over this much, where a tumour ends
 

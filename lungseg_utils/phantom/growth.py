@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .anatomy import spine
-from .fields import Canvas, coverage, noise
-from .lesions import Lesion
-from .trees import rasterise
+from lungseg_utils.phantom.anatomy import spine
+from lungseg_utils.phantom.fields import Canvas, coverage, noise
+from lungseg_utils.phantom.lesions import Lesion
+from lungseg_utils.phantom.trees import rasterise
 
 # The label ends a little beyond where a reader sees the tumour end, which is where it is denser than lung by less than
 # this. Tuned so that border HU come near those of LIDC-IDRI's outlines.

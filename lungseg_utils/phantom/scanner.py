@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .fields import Canvas, Grid, coverage
+from lungseg_utils.phantom.fields import Canvas, Grid, coverage
 
 PADDINGS_HU = (-1024, -2000, -2048, -3024)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import airless, anatomy, distractors, scanner, trees
-from .body import belly, torso
-from .fields import Canvas, coverage, resample
+from lungseg_utils.phantom import airless, anatomy, distractors, scanner, trees
+from lungseg_utils.phantom.body import belly, torso
+from lungseg_utils.phantom.fields import Canvas, coverage, resample
 
 BRONCHOGRAM_MM = 0.75  # radius of the thinnest artery whose bronchus is seen in consolidated lung
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .fields import Canvas, Grid
+from lungseg_utils.phantom.fields import Canvas, Grid
 
 
 def grow(

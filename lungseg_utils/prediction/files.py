@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from lungseg_utils import __version__, volume
-from lungseg_utils.prediction import Predictor, measure_tumours
+from lungseg_utils.prediction.predictor import Predictor
+from lungseg_utils.prediction.tumours import measure_tumours
 from lungseg_utils.preprocess import Prepared, resampled_slabs
 from lungseg_utils.preprocess.oblique import put_back, straighten
 from lungseg_utils.runtime import (

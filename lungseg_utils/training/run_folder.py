@@ -19,8 +19,8 @@ from lungseg_utils import __version__, checkpoint
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.runtime import LungsegError, warn, writing
 from lungseg_utils.segunet import SegUNet
-from lungseg_utils.training import processes
-from lungseg_utils.training.settings import TrainingConfig
+from lungseg_utils.training import distributed
+from lungseg_utils.training.config import TrainingConfig
 
 
 @dataclass
@@ -50,7 +50,7 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     from filelock import FileLock, SoftFileLock, Timeout  # a dependency of torch
 
     lock, refusal = FileLock(run_dir / ".lock"), None
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -64,7 +64,7 @@ def alone_in(run_dir: Path) -> Iterator[None]:
                 )
         except (OSError, NotImplementedError):
             pass
-    refusal = processes.gather([refusal])[0]
+    refusal = distributed.gather([refusal])[0]
     if refusal:
         raise refusal
     try:
@@ -169,7 +169,7 @@ def restore(run: Run, run_dir: Path) -> None:
         raise LungsegError(
             path, "not the state of a training run", "choose another run folder"
         ) from error
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         if path != candidates[0]:
             os.replace(candidates[0], run_dir / "last.damaged.pt")
             warn(f"{candidates[0]}: kept as last.damaged.pt")

@@ -12,9 +12,9 @@ import torch
 from lungseg_utils import checkpoint
 from lungseg_utils.runtime import LungsegError, keep_freed_memory, pick_precision, seed_everything
 from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.losses import make_heads, make_optimiser
 from lungseg_utils.training.run_folder import Run
-from lungseg_utils.training.settings import TrainingConfig
 
 
 def read_start(path: str | Path, config: TrainingConfig) -> tuple[SegUNet, str]:

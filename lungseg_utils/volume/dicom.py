@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime import LungsegError, warn
-from .dicom_files import ONE_SERIES, choose, find_series, read_file
-from .grid import check_affine, grid_of, spacing_of
-from .header import MAX_VOXELS
-from .intensity import HounsfieldWriter
-from .stream import AGAIN
+from lungseg_utils.runtime import LungsegError, warn
+from lungseg_utils.volume.dicom_files import ONE_SERIES, choose, find_series, read_file
+from lungseg_utils.volume.grid import check_affine, grid_of, spacing_of
+from lungseg_utils.volume.header import MAX_VOXELS
+from lungseg_utils.volume.intensity import HounsfieldWriter
+from lungseg_utils.volume.scan import Volume
+from lungseg_utils.volume.stream import AGAIN
 
 __all__ = ["find_series", "read_series"]
 
@@ -40,7 +41,6 @@ class Slice:
 
 def read_series(folder: str | Path, *, series: str | int | None = None):
     """Read the CT series in `folder` as a Volume; `series` picks one of several by UID, number or description."""
-    from . import Volume
 
     folder = Path(folder)
     slices = [

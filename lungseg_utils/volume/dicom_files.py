@@ -8,8 +8,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime import LungsegError, file_error, warn
-from .stream import AGAIN
+from lungseg_utils.runtime import LungsegError, file_error, warn
+from lungseg_utils.volume.stream import AGAIN
 
 CT_IMAGE, DIRECTORY = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.3.10"
 ONE_SERIES = "Give the folder of one CT series"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import __version__
-from ..runtime import LungsegError, writing
+from lungseg_utils import __version__
+from lungseg_utils.runtime import LungsegError, writing
 
 COPIED = (
     "PatientID",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime import LungsegError
+from lungseg_utils.runtime import LungsegError
 
 # Columns d, h, w: towards the head (+S), the back (-A) and the patient's left (-R), in RAS+ millimetres.
 CANONICAL = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], dtype=float)

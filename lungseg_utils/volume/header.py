@@ -8,9 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime import LungsegError, warn
-from .grid import RECONVERT, Grid, check_affine, displacement_mm, grid_of, spacing_of
-from .stream import AGAIN, GZIP, Stream, describe
+from lungseg_utils.runtime import LungsegError, warn
+from lungseg_utils.volume.grid import (
+    RECONVERT,
+    Grid,
+    check_affine,
+    displacement_mm,
+    grid_of,
+    spacing_of,
+)
+from lungseg_utils.volume.stream import AGAIN, GZIP, Stream, describe
 
 MAX_VOXELS, MAX_SIDE = 2**31, 8192
 MAX_EXTENSION_BYTES = 1 << 24

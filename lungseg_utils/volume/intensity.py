@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime import LungsegError, warn
+from lungseg_utils.runtime import LungsegError, warn
 
 AIR_HU = -1024
 INTEGER_TOLERANCE_HU = 1e-3  # a float32 slope of 0.1 leaves less than this

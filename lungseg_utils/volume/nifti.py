@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime import LungsegError, writing
-from .grid import Grid, displacement_mm, grid_along, spacing_of
-from .header import GEOMETRY, Header, read_header
-from .intensity import HounsfieldWriter
-from .stream import Stream
+from lungseg_utils.runtime import LungsegError, writing
+from lungseg_utils.volume.grid import Grid, displacement_mm, grid_along, spacing_of
+from lungseg_utils.volume.header import GEOMETRY, Header, read_header
+from lungseg_utils.volume.intensity import HounsfieldWriter
+from lungseg_utils.volume.stream import Stream
 
 BLOCK_BYTES = (
     4 << 20

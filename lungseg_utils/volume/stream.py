@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from ..runtime import LungsegError, file_error, warn
+from lungseg_utils.runtime import LungsegError, file_error, warn
 
 CHUNK = 1 << 20
 TAIL = (

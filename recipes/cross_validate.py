@@ -1,6 +1,6 @@
 """Cross-validate a recipe: train every fold, predict each scan by the fold that has not seen it, score all of them.
 
-    python benchmarks/cross_validate.py data/Task06_Lung -f params/msd.yaml [--runs runs/msd_fold]
+    python recipes/cross_validate.py data/Task06_Lung -f params/msd.yaml [--runs runs/msd_fold]
 
 A fold that was stopped goes on where it was, and one that is finished is not trained again. Masks and metrics.csv
 (a row a case), summary.json with intervals: in RUNS_masks. The folds together segment a new scan by

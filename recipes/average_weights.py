@@ -1,6 +1,6 @@
 """Mix the weights of a network with those it was fine-tuned from: robust fine-tuning.
 
-    python benchmarks/mean_weights.py BEFORE AFTER OUT [--share 0.7]
+    python recipes/average_weights.py BEFORE AFTER OUT [--share 0.7]
 
 OUT holds `share` of AFTER and the rest of BEFORE, number by number. Wortsman et al. (CVPR 2022) found that such a mean
 keeps what fine-tuning has gained on data like those it saw, and loses less on other data: here, on real scans.

@@ -1,6 +1,6 @@
 """Choose how sure a network must be somewhere in a tumour, on the validation scans of its training.
 
-    python benchmarks/least_peak.py CHECKPOINT DATASET [--fold 0] [--seed 0] [--mirror] [--write] [--peak 0.95]
+    python recipes/choose_min_peak.py CHECKPOINT DATASET [--fold 0] [--seed 0] [--mirror] [--write] [--peak 0.95]
 
 Components of the mask whose highest probability stays below the least peak are left out. For several of them this
 prints the mean Dice, the share of lesions found and the false positives a scan. With `--write` the highest whose Dice

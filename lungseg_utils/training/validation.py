@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from lungseg_utils.components import drop_small, list_components
 from lungseg_utils.patches import Source
-from lungseg_utils.prediction import Predictor, drop_small, list_components
+from lungseg_utils.prediction import Predictor
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.segunet import SegUNet
-from lungseg_utils.training import processes
-from lungseg_utils.training.settings import TrainingConfig
+from lungseg_utils.training import distributed
+from lungseg_utils.training.config import TrainingConfig
 
 LEAST_OVERLAP = 0.5  # a lesion of which less is marked is a mistake
 
@@ -34,7 +35,7 @@ def validate(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig) 
         rows.append(
             {"dice": dice(case.label, mask)} | lesion_detection(truth, mask, case.spacing_mm)
         )
-    rows = processes.gather(rows)
+    rows = distributed.gather(rows)
     found, true = (sum(row[name] for row in rows) for name in ("lesions_found", "lesions_true"))
     return {
         "validation_dice": float(np.mean([row["dice"] for row in rows])),
@@ -53,7 +54,7 @@ def add_mistakes(
     """
     share = [find_mistakes(case.label, mask) for case, mask in _predict_share(model, cases, config)]
     found: list = [None] * len(cases)
-    everyone = processes.gather([share])
+    everyone = distributed.gather([share])
     for rank, mistakes in enumerate(everyone):
         found[rank :: len(everyone)] = mistakes
     return [
@@ -78,7 +79,7 @@ def _predict_share(
     """Yield this process's share of `cases`, each with its mask (D, H, W) on the working grid."""
     device = next(model.parameters()).device
     predictor = Predictor(model=model, facts={"spacing_mm": config.spacing_mm}, device=str(device))
-    for case in cases[processes.rank() :: processes.count()]:
+    for case in cases[distributed.rank() :: distributed.count()]:
         mask = (predictor.probabilities(case) >= 0.5).to(torch.uint8).cpu().numpy()
         drop_small(mask, case.spacing_mm)
         yield case, mask

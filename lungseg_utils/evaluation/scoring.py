@@ -1,0 +1,143 @@
+"""How good is a mask? Overlap, borders and whole lesions, each with its interval.
+
+Dice alone hides what matters most in lung tumours, the one that was missed; so every scan gets three kinds of numbers:
+
+- `dice`: the share of voxels in common;
+- `nsd_2mm` (surface Dice) and `hd95_mm`: how far apart the borders are;
+- `lesions_found` of `lesions_true`, and `false_positives`: what a reader of the scan would count.
+
+Empty masks, for all of them: two empty masks agree (Dice and surface Dice 1, HD95 0); if just one is empty, Dice and
+surface Dice are 0 and HD95 is not defined (NaN): it is left out of the mean, and the summary counts how often.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from lungseg_utils import runtime, volume
+from lungseg_utils.evaluation.metrics import (
+    COLUMNS,
+    case_metrics,
+)
+from lungseg_utils.evaluation.statistics import summarise
+
+
+def evaluate(predictions_dir, labels, output="metrics.csv") -> list[dict]:
+    """Measure every prediction against the label of the same name; write `output` and `summary.json` beside it.
+
+    `labels` is their folder, where files pair by stem (`lung_001.nii.gz` with `lung_001.nii`), or a dict that gives
+    the label of each case. Returns the rows, sorted by case. A prediction without a label, a label without a
+    prediction and a pair on different grids are errors.
+    """
+    output = Path(output)
+    summary = output.with_name("summary.json")
+    pairs = _pairs(Path(predictions_dir), labels)
+    masks = {os.path.realpath(path) for _, *both in pairs for path in both}
+    if output.name == summary.name or output.is_dir() or os.path.realpath(output) in masks:
+        raise runtime.LungsegError(
+            output,
+            "is no name for the table: a folder, the summary's, or that of a mask",
+            "name a .csv file",
+        )
+    runtime.require_writable(output.parent)
+    rows = []
+    for case, prediction_path, label_path in runtime.progress(pairs, "evaluating"):
+        truth, prediction, spacing_mm = _read_pair(label_path, prediction_path)
+        rows.append({"case": case, **case_metrics(truth, prediction, spacing_mm)})
+    with (
+        runtime.writing(output) as partial,
+        open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.DictWriter(file, ("case", *COLUMNS), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {
+                name: round(value, 6) if isinstance(value, float) else value
+                for name, value in row.items()
+            }
+            for row in rows
+        )
+    with runtime.writing(summary) as partial:
+        partial.write_text(
+            json.dumps(_json_safe(summarise(rows)), indent=2) + "\n", encoding="utf-8"
+        )
+    return rows
+
+
+def _pairs(
+    predictions_dir: Path, labels: Path | str | dict[str, Path]
+) -> list[tuple[str, Path, Path]]:
+    """Give (case, prediction, label) in order of case; name everything that has no partner, in one error."""
+    where = "to the labels" if isinstance(labels, dict) else f"in {labels}"
+    predictions, labels = (
+        _by_stem(predictions_dir),
+        labels if isinstance(labels, dict) else _by_stem(Path(labels)),
+    )
+    lonely = [f"no prediction for {', '.join(sorted(labels.keys() - predictions.keys()))}"] * bool(
+        labels.keys() - predictions.keys()
+    )
+    lonely += [f"no label for {', '.join(sorted(predictions.keys() - labels.keys()))}"] * bool(
+        predictions.keys() - labels.keys()
+    )
+    if lonely:
+        raise runtime.LungsegError(
+            predictions_dir,
+            "; ".join(lonely),
+            f"give each scan one mask of the same name here and {where}",
+        )
+    return [(case, predictions[case], labels[case]) for case in sorted(labels)]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise runtime.LungsegError(
+            folder,
+            "not a folder" if folder.exists() else "does not exist",
+            "give the folder that holds the masks",
+        )
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.name.lower().endswith((".nii", ".nii.gz")):
+            continue  # "._*" are macOS's doubles, not masks
+        case = volume.stem(path)
+        if case in found:
+            raise runtime.LungsegError(
+                path, f"a second mask for {case} beside {found[case].name}", "keep one of them"
+            )
+        found[case] = path
+    for case in [
+        case for case in found if case.removesuffix("_probability") in found.keys() - {case}
+    ]:
+        del found[case]  # the map that `lungseg predict --probabilities` writes beside a mask
+    if not found:
+        raise runtime.LungsegError(
+            folder, "holds no .nii or .nii.gz file", "give the folder that holds the masks"
+        )
+    return found
+
+
+def _read_pair(
+    label_path: Path, prediction_path: Path
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    """Read both masks on the label's grid: its shape and affine are what the prediction must have."""
+    truth, header = volume.read_label(label_path), volume.read_header(label_path)
+    grid = header.grid
+    like = volume.Volume(
+        truth, header.spacing_mm, grid.canonical_affine, volume.stem(label_path), label_path, grid
+    )
+    return truth, volume.read_label(prediction_path, like=like), header.spacing_mm
+
+
+def _json_safe(value):
+    """Turn NaN, which JSON does not know, into null."""
+    if isinstance(value, dict):
+        return {name: _json_safe(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_json_safe(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
