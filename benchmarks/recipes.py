@@ -42,7 +42,7 @@ CHOICES: dict[str, dict] = {
     "deep supervision": {"deep_supervision": True},
     "elastic deformation, 3 voxels": {"elastic_voxels": 3.0},
     "low resolution, 25 % of the patches": {"low_resolution": 0.25},
-    "cut off, 15 % of the patches": {"cut_off": 0.15},
+    "cut off, 15 % of the patches": {"field_of_view_crop": 0.15},
     "no augmentation": {"augment": False},
 }
 

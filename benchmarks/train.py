@@ -82,7 +82,7 @@ def ours(
     batch = draw_batch(
         sources,
         batch_size=config.batch_size,
-        part=processes.part(config.batch_size),
+        part=distributed.part(config.batch_size),
         patch_size=config.patch_size,
         generator=run.generator,
     )
@@ -93,14 +93,14 @@ def ours(
         training.draw_batch = drawing
 
 
-def ours_in_processes(options: argparse.Namespace, count: int, fixed_norms: float) -> list:
+def ours_in_processes(options: argparse.Namespace, count: int, frozen_norm_share: float) -> list:
     """Time this project's loop in `count` processes, each with its share of the batch; give the first one's seconds."""
     same = [
         f"--steps={options.steps}",
         f"--patch={options.patch}",
         f"--batch-size={options.batch_size}",
         f"--device={options.device}",
-        f"--fixed-norms={fixed_norms}",
+        f"--frozen-norm-share={frozen_norm_share}",
         "--channels",
         *map(str, options.channels),
     ]
@@ -281,10 +281,10 @@ def main() -> None:
         "--share-of", type=Path, help=argparse.SUPPRESS
     )  # one of several processes; seconds go here
     parser.add_argument(
-        "--fixed-norms", type=float, default=0.0, help=argparse.SUPPRESS
+        "--frozen-norm-share", type=float, default=0.0, help=argparse.SUPPRESS
     )  # of one of them
     options = parser.parse_args()
-    device = processes.join_processes(options.device)
+    device = distributed.join_processes(options.device)
     config = TrainingConfig(
         epochs=10**6,
         steps_per_epoch=1,
@@ -292,13 +292,13 @@ def main() -> None:
         spacing_mm=3.0,
         patch_size=(options.patch,) * 3,
         channels=tuple(options.channels),
-        fixed_norms=options.fixed_norms,
+        frozen_norm_share=options.frozen_norm_share,
     )
     with contextlib.redirect_stdout(sys.stderr):
         cases = prepare_cases(course.ensure_dataset().training, spacing_mm=config.spacing_mm)
     if options.share_of:
         seconds, _ = ours(cases, config, device, options.steps)
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             options.share_of.write_text(json.dumps(seconds))
         return
     voxels = config.batch_size * options.patch**3
@@ -325,12 +325,12 @@ def main() -> None:
         }
     )
     whole, network = ours(cases, config, device, options.steps)
-    fixed, _ = ours(cases, dataclasses.replace(config, fixed_norms=1.0), device, options.steps)
+    fixed, _ = ours(cases, dataclasses.replace(config, frozen_norm_share=1.0), device, options.steps)
     rows = [row("this project", whole, 0), row("this project, batch norms fixed", fixed, 0)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if device.type == "cpu" and cores > 1 and config.batch_size % cores == 0:
-        for name, fixed_norms in (("", 0.0), (", batch norms fixed", 1.0)):
-            seconds = ours_in_processes(options, cores, fixed_norms)
+        for name, frozen_norm_share in (("", 0.0), (", batch norms fixed", 1.0)):
+            seconds = ours_in_processes(options, cores, frozen_norm_share)
             rows.append(row(f"this project, {cores} processes{name}", seconds, 0))
     rows.append(row("MONAI's tutorial pipeline", *monai_rows))
     nnunet_rows = (None, 0)

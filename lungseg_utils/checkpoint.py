@@ -73,7 +73,7 @@ def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
         facts = dict(parts["facts"])
         facts["spacing_mm"] = float(facts["spacing_mm"])
         assert 0.1 <= facts["spacing_mm"] <= 20
-        assert 0 <= float(facts.get("least_peak", 0)) <= 1
+        assert 0 <= float(facts.get("min_peak", 0)) <= 1
         assert isinstance(facts.get("mirror", False), bool)
     except (
         AssertionError,

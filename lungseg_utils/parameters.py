@@ -129,10 +129,10 @@ PARAMETERS = {
     ),
     "weight_decay": Parameter(float, 1e-2, "pull of the weights towards zero", "no unit", "[0, 1]"),
     "gradient_clip": Parameter(float, 5.0, "longest gradient", "norm", "(0, 1000]"),
-    "foreground": Parameter(
+    "foreground_share": Parameter(
         float, 0.67, "share of the patches that are centred in a lesion", "share", "[0, 1]"
     ),
-    "mistakes": Parameter(
+    "hard_example_share": Parameter(
         float,
         0.0,
         "share of the patches that are centred in a mistake of the first weights",
@@ -142,7 +142,7 @@ PARAMETERS = {
     "ema_decay": Parameter(
         float, 0.95, "memory of the running mean of the weights", "no unit", "[0, 1)"
     ),
-    "fixed_norms": Parameter(
+    "frozen_norm_share": Parameter(
         float,
         0.0,
         "share of the run, its last part, with the batch norms of prediction",
@@ -159,7 +159,7 @@ PARAMETERS = {
     "low_resolution": Parameter(
         float, 0.0, "share of the patches seen as through thicker voxels", "share", "[0, 1]"
     ),
-    "cut_off": Parameter(
+    "field_of_view_crop": Parameter(
         float,
         0.0,
         "share of the patches that end in air, as a scan cut to a part does",

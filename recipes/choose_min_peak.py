@@ -19,7 +19,8 @@ import numpy as np
 
 from lungseg_utils import checkpoint, decathlon
 from lungseg_utils.evaluation import dice, lesion_detection
-from lungseg_utils.prediction import Predictor, drop_small, drop_unsure
+from lungseg_utils.components import drop_below_peak, drop_small
+from lungseg_utils.prediction import Predictor
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.preprocess.cache import prepare_cases
 from lungseg_utils.runtime import LungsegError
@@ -46,7 +47,7 @@ def score(predictor: Predictor, cases: Sequence[Prepared], peaks=PEAKS) -> dict[
     for case in cases:
         probability, truth = predictor.probabilities(case).cpu().numpy(), truth_of(case)
         for peak in sorted(peaks):  # what falls at one peak falls at every higher one
-            drop_unsure(probability, THRESHOLD, peak)
+            drop_below_peak(probability, THRESHOLD, peak)
             mask = (probability >= THRESHOLD).astype(np.uint8)
             drop_small(mask, case.spacing_mm)
             found = lesion_detection(truth, mask, case.spacing_mm)
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.write:
         del facts["digest"]
         checkpoint.save_weights(
-            options.checkpoint, model, facts | {"least_peak": best}, half=options.half
+            options.checkpoint, model, facts | {"min_peak": best}, half=options.half
         )
         print(f"{options.checkpoint}: least peak {best}, mirror {options.mirror}")
 

@@ -90,7 +90,7 @@ def slow_mask(scan, side=160, checkpoint=SHIPPED) -> np.ndarray:
     parts, count = ndimage.label(probability >= 0.5, np.ones((3, 3, 3)))
     for number in range(1, count + 1):
         part = torch.from_numpy(parts == number)
-        if probability[part].max() < facts.get("least_peak", 0):
+        if probability[part].max() < facts.get("min_peak", 0):
             probability[part] = 0
     mask = np.zeros(scan.hu.shape, np.uint8)
     size = mask[ready.box].shape

@@ -15,7 +15,7 @@ from lungseg_utils.patches import (
     draw_batch,
     make_source,
 )
-from lungseg_utils.patches.augmentation import _coarsen, _smooth, cut_off
+from lungseg_utils.patches.augmentation import _coarsen, _smooth, crop_field_of_view
 from lungseg_utils.runtime import LungsegError
 
 SHAPE = (20, 24, 22)
@@ -57,22 +57,22 @@ def draw(sources, seed=0, **options):
 def test_mistakes_have_their_share_and_only_sources_that_list_some_are_asked_for_them():
     hu = torch.arange(20 * 24 * 22).reshape(SHAPE).short()
     right = dataclasses.replace(source(), hu=hu)
-    wrong = dataclasses.replace(right, name="wrong", mistakes=[torch.tensor([[15, 18, 17]])])
-    options = {"batch_size": 4, "foreground": 0.0, "patch_size": (2, 2, 2)}
+    wrong = dataclasses.replace(right, name="wrong", hard_examples=[torch.tensor([[15, 18, 17]])])
+    options = {"batch_size": 4, "foreground_share": 0.0, "patch_size": (2, 2, 2)}
     names = [
         name
         for seed in range(25)
-        for name in draw([right, wrong], seed, mistakes=1.0, **options)[2]
+        for name in draw([right, wrong], seed, hard_example_share=1.0, **options)[2]
     ]
     assert set(names) == {"wrong"}
-    hu, _, _ = draw([right, wrong], mistakes=1.0, **options)
+    hu, _, _ = draw([right, wrong], hard_example_share=1.0, **options)
     assert all(
         abs(float(patch.mean()) - float(right.hu[15, 18, 17])) < 600 for patch in hu
     )  # round that voxel
     names = [
         name
         for seed in range(25)
-        for name in draw([right, wrong], seed, mistakes=0.5, **options)[2]
+        for name in draw([right, wrong], seed, hard_example_share=0.5, **options)[2]
     ]
     assert 60 < names.count("wrong") < 90  # 50 + half of the rest
 
@@ -135,7 +135,7 @@ def test_a_patch_that_is_cut_off_keeps_its_lesion_and_ends_in_one_value():
     )
     label[6:9, 10:14, 12] = 1
     for seed in range(20):
-        cut = cut_off(hu[None], label[None], chance(seed))[0]
+        cut = crop_field_of_view(hu[None], label[None], chance(seed))[0]
         kept = (cut == hu).nonzero()
         low, high = kept.amin(0), kept.amax(0) + 1
         assert len(kept) == (high - low).prod()  # a box
@@ -153,7 +153,7 @@ def test_some_patches_are_cut_off_close_round_the_lesion_and_some_wide():
     )
     label[18:22, 18:22, 18:22] = 1
     kept = [
-        (cut_off(hu[None], label[None], chance(seed)) == hu).float().mean() for seed in range(60)
+        (crop_field_of_view(hu[None], label[None], chance(seed)) == hu).float().mean() for seed in range(60)
     ]
     assert min(kept) < 12**3 / 40**3 and max(kept) > 24**3 / 40**3
 
@@ -201,7 +201,7 @@ def test_the_label_follows_the_scan_under_every_augmentation():
     volumes = []
     for seed in range(10):
         hu, patch, _ = draw(
-            [case], seed, augmentation=spatial, foreground=1.0, patch_size=(16, 16, 16)
+            [case], seed, augmentation=spatial, foreground_share=1.0, patch_size=(16, 16, 16)
         )
         clear = (hu + 500).abs() > 50  # half-way voxels may fall on either side
         assert torch.equal((hu > -500)[clear], (patch > 0)[clear])
@@ -215,17 +215,17 @@ def test_the_share_of_patches_on_lesions_is_kept():
     label[6:14, 8:16, 7:15] = 1
     case = source(label)
     shares = [
-        draw([case], seed, batch_size=10, patch_size=(1, 1, 1), foreground=0.67)[1].float().mean()
+        draw([case], seed, batch_size=10, patch_size=(1, 1, 1), foreground_share=0.67)[1].float().mean()
         for seed in range(30)
     ]
     by_chance = label.mean()
     assert np.mean(shares) == pytest.approx(0.67 + 0.33 * by_chance, abs=0.05)
     assert min(shares) >= 0.6  # in every batch, not only in the long run
-    assert draw([case], batch_size=40, patch_size=(1, 1, 1), foreground=1.0)[1].all()
+    assert draw([case], batch_size=40, patch_size=(1, 1, 1), foreground_share=1.0)[1].all()
     empty = source(np.zeros(SHAPE, np.uint8))  # is not asked for lesions
-    assert draw([case, empty], batch_size=40, patch_size=(1, 1, 1), foreground=1.0)[1].all()
+    assert draw([case, empty], batch_size=40, patch_size=(1, 1, 1), foreground_share=1.0)[1].all()
     parts = [
-        draw([case], seed, batch_size=4, part=[seed], patch_size=(1, 1, 1), foreground=0.5)
+        draw([case], seed, batch_size=4, part=[seed], patch_size=(1, 1, 1), foreground_share=0.5)
         for seed in range(4)
     ]
     assert [len(hu) for hu, _, _ in parts] == [1] * 4 and parts[0][1].all() and parts[1][1].all()
@@ -239,7 +239,7 @@ def test_a_small_lesion_is_drawn_as_often_as_a_large_one():
     hu = torch.zeros(SHAPE, dtype=torch.int16)
     hu[13:17, 13:17, 13:17] = 1000
     marked = type(case)(**vars(case) | {"hu": hu})
-    drawn = draw([marked], batch_size=200, patch_size=(1, 1, 1), foreground=1.0)[0]
+    drawn = draw([marked], batch_size=200, patch_size=(1, 1, 1), foreground_share=1.0)[0]
     assert (drawn > 500).float().mean() == pytest.approx(0.5, abs=0.12)
 
 
@@ -252,7 +252,7 @@ def test_a_crumb_beside_a_lesion_is_no_lesion_to_draw():
 
 def test_a_case_without_a_lesion_is_drawn_from_its_region():
     case = source(np.zeros(SHAPE, np.uint8))
-    hu, label, names = draw([case], foreground=1.0)
+    hu, label, names = draw([case], foreground_share=1.0)
     assert hu.shape == (2, 1, 8, 8, 8) and not label.any() and names == ["case_0", "case_0"]
 
 

@@ -6,7 +6,7 @@ import torch
 from helpers_cases import ball, make_prepared, make_scan
 
 from lungseg_utils import checkpoint, phantom, prediction, preprocess, runtime, volume
-from lungseg_utils.prediction import Predictor, drop_small, drop_unsure, measure_tumours, predict
+from lungseg_utils.prediction import Predictor, drop_small, drop_below_peak, measure_tumours, predict
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
@@ -360,7 +360,7 @@ def test_what_the_network_is_nowhere_sure_of_is_left_out():
     probability[4:, 4:, 4:], probability[0, 5, 5] = 0.8, 0.4  # never sure; below the threshold
     expected = probability.copy()
     expected[4:, 4:, 4:] = 0
-    drop_unsure(probability, 0.5, 0.85)
+    drop_below_peak(probability, 0.5, 0.85)
     assert np.array_equal(probability, expected)
 
 
@@ -368,8 +368,8 @@ def test_the_least_peak_of_a_checkpoint_decides(tmp_path):
     scan, label = phantom.make_case(3)
     ready = preprocess.prepare(scan, label=label)
     shy = torch.from_numpy(ready.label).float() * 0.8
-    for least_peak, tumours in ((0.75, True), (0.85, False)):
-        facts = {"spacing_mm": 3.0, "least_peak": least_peak}
+    for min_peak, tumours in ((0.75, True), (0.85, False)):
+        facts = {"spacing_mm": 3.0, "min_peak": min_peak}
         checkpoint.save_weights(tmp_path / "it.safetensors", SegUNet(channels=(2, 4)), facts)
         mask = Predictor(tmp_path / "it.safetensors", "cpu").mask(scan, ready, shy)
         assert mask.any() == tumours and float(shy.max()) > 0.7  # what was given stays as it was

@@ -11,7 +11,7 @@ import pytest
 
 from lungseg_utils import checkpoint, phantom
 from lungseg_utils.runtime import LungsegError
-from lungseg_utils.training import processes
+from lungseg_utils.training import distributed
 
 WORKER = """
 import contextlib, dataclasses, sys
@@ -23,7 +23,7 @@ from lungseg_utils.patches import make_source
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import fit, make_loss, processes
-from lungseg_utils.training.validation import add_mistakes
+from lungseg_utils.training.validation import add_hard_examples
 
 torch.set_num_threads(1)
 cases, folder = [make_prepared(seed) for seed in range(4)], Path(sys.argv[1])
@@ -35,28 +35,28 @@ def train(name, epochs, resume=False):
 history = train("straight", 4)
 train("parts", 2)
 assert train("parts", 4, resume=True) == history
-rank = processes.rank()
+rank = distributed.rank()
 tensors = [torch.tensor([1.0 + rank, 5.0]), torch.tensor(2.0 * rank), torch.tensor(7), None]
-processes.average(tensors)
+distributed.average(tensors)
 assert tensors[0].tolist() == [1.5, 5.0] and tensors[1] == 1 and tensors[2] == 7
-assert processes.gather([rank, "x"]) == [0, "x", 1, "x"]
+assert distributed.gather([rank, "x"]) == [0, "x", 1, "x"]
 generator = torch.Generator().manual_seed(0)
-processes.seed_epoch(generator, 0, 3)
-draws = processes.gather([float(torch.rand((), generator=generator)), history])
+distributed.seed_epoch(generator, 0, 3)
+draws = distributed.gather([float(torch.rand((), generator=generator)), history])
 assert draws[0] != draws[2] and draws[1] == draws[3]  # other patches, the same history
 logits = torch.linspace(-3, 3, 32).reshape(4, 1, 2, 2, 2).requires_grad_()
 label, own = (logits.detach() > 1).float(), logits[2 * rank : 2 * rank + 2].detach().requires_grad_()
 for name in ("dice_ce", "dice_ce_balanced", "tversky", "focal"):  # those of the whole batch, and its gradient
     logits.grad = own.grad = None
-    whole, joined = (make_loss(name)(guess, label) for guess in (logits, processes.join(own)))
+    whole, joined = (make_loss(name)(guess, label) for guess in (logits, distributed.join(own)))
     whole.backward()
     joined.backward()
     assert torch.allclose(whole, joined) and torch.allclose(own.grad, logits.grad[2 * rank : 2 * rank + 2])
 silent = SegUNet(channels=(2, 4))
 torch.nn.init.constant_(silent.head.bias, -9.0)
 sources = [make_source(case) for case in cases[:3]]
-wrong = add_mistakes(sources, cases[:3], silent, TINY)  # each process looks at its share; all know of every lesion
-assert all(torch.equal(a, b) for one in wrong for a, b in zip(one.mistakes, one.lesions, strict=True))
+wrong = add_hard_examples(sources, cases[:3], silent, TINY)  # each process looks at its share; all know of every lesion
+assert all(torch.equal(a, b) for one in wrong for a, b in zip(one.hard_examples, one.lesions, strict=True))
 with contextlib.ExitStack() as another:
     if rank == 0:
         another.enter_context(FileLock(folder / "straight" / ".lock"))
@@ -66,8 +66,8 @@ with contextlib.ExitStack() as another:
         assert "another training is at work" in str(refusal)
     else:
         raise AssertionError("not refused")
-(folder / f"done-{rank}-of-{processes.count()}").touch()
-processes.wait()  # as `fit` ends: none leaves while the other still sends
+(folder / f"done-{rank}-of-{distributed.count()}").touch()
+distributed.wait()  # as `fit` ends: none leaves while the other still sends
 """
 
 
@@ -152,10 +152,10 @@ def test_the_first_process_prepares_every_scan_and_its_error_ends_them_all(tmp_p
 
 
 def test_a_batch_that_cannot_be_shared_is_an_error(monkeypatch):
-    assert processes.part(3) == range(3)  # alone
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    assert processes.part(4) == range(2)
+    assert distributed.part(3) == range(3)  # alone
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    assert distributed.part(4) == range(2)
     with pytest.raises(
         LungsegError, match="3 patches cannot be shared by 2 processes. use a multiple of 2"
     ):
-        processes.part(3)
+        distributed.part(3)

@@ -42,7 +42,7 @@ def test_the_least_peak_loses_no_more_lesions_than_it_may(most_lost, peak):
         value: np.array([[dice, number < hits, 1, 0] for number in range(10)], float)
         for value, dice, hits in ((0.0, 0.6, 10), (0.9, 0.7, 9), (0.99, 0.8, 7))
     }
-    assert benchmark("least_peak").choose(found, most_lost) == peak
+    assert benchmark("min_peak").choose(found, most_lost) == peak
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_checkpoint_that_writing_the_peak_would_spoil_is_not_touched(
     checkpoint, peak, cause, capsys
 ):
     with pytest.raises(SystemExit):
-        benchmark("least_peak").main([checkpoint, "dataset", "--write", "--peak", peak])
+        benchmark("min_peak").main([checkpoint, "dataset", "--write", "--peak", peak])
     assert cause in capsys.readouterr().err
 
 
@@ -65,4 +65,4 @@ def test_no_least_peak_is_chosen_where_no_tumour_is_marked():
     case = make_prepared()
     healthy = dataclasses.replace(case, label=np.zeros_like(case.label))
     with pytest.raises(LungsegError, match="no tumour is marked in them. choose another --fold"):
-        benchmark("least_peak").score(None, [healthy])
+        benchmark("min_peak").score(None, [healthy])

@@ -109,10 +109,10 @@ def best_weights(folder: Path) -> dict:
 
 def test_shares_that_are_more_than_all_patches_are_refused():
     with pytest.raises(
-        LungsegError, match="foreground, mistakes: shares of 0.67 and 0.5 .* let them be 1"
+        LungsegError, match="foreground_share, hard_example_share: shares of 0.67 and 0.5 .* let them be 1"
     ):
-        training.TrainingConfig(mistakes=0.5)
-    training.TrainingConfig(foreground=0.7, mistakes=0.3)
+        training.TrainingConfig(hard_example_share=0.5)
+    training.TrainingConfig(foreground_share=0.7, hard_example_share=0.3)
 
 
 def test_a_run_leaves_its_files_and_nothing_else(straight, capsys):
@@ -317,7 +317,7 @@ def test_mistakes_are_lesions_less_than_half_marked_and_marks_on_none():
     marked[1:4, 8:11, 0] = 1
     label[8:10, 8:10, 8:10] = 1  # missed
     marked[8:10, 1:3, 1:3] = 1  # of no lesion
-    first, second = whole_scans.find_mistakes(label, marked)
+    first, second = whole_scans.find_hard_examples(label, marked)
     assert first.min(0).tolist() == [8, 8, 8] and len(first) == 8
     assert second.min(0).tolist() == [8, 1, 1] and len(second) == 8
 
@@ -327,12 +327,12 @@ def test_a_share_of_the_patches_lies_where_the_first_weights_are_wrong(cases):
     silent = SegUNet(channels=(2, 4))
     torch.nn.init.zeros_(silent.head.weight)
     torch.nn.init.constant_(silent.head.bias, -5.0)
-    wrong = whole_scans.add_mistakes(sources, cases[:2], silent, TINY)
-    assert [len(source.mistakes) for source in wrong] == [
+    wrong = whole_scans.add_hard_examples(sources, cases[:2], silent, TINY)
+    assert [len(source.hard_examples) for source in wrong] == [
         len(source.lesions) for source in sources
     ]  # all are missed
     assert all(
-        torch.equal(a, b) for source in wrong for a, b in zip(source.mistakes, source.lesions)
+        torch.equal(a, b) for source in wrong for a, b in zip(source.hard_examples, source.lesions)
     )
 
 
@@ -477,9 +477,9 @@ def test_a_cpu_trains_in_float32_where_a_stage_is_two_voxels_deep(
             "loss": "tversky",
             "elastic_voxels": 2,
             "low_resolution": 0.5,
-            "cut_off": 0.5,
-            "fixed_norms": 0.5,
-            "mistakes": 0.33,
+            "field_of_view_crop": 0.5,
+            "frozen_norm_share": 0.5,
+            "hard_example_share": 0.33,
         },
     ],
     ids=["defaults", "cosine", "SGD", "deep supervision"],
@@ -488,7 +488,7 @@ def test_fault_81_a_resumed_run_is_the_uninterrupted_one_to_the_bit(
     run, tmp_path, monkeypatch, changes
 ):
     run("straight", **changes)
-    if not {"schedule", "fixed_norms"} & changes.keys():
+    if not {"schedule", "frozen_norm_share"} & changes.keys():
         assert len(run("parts", epochs=2, **changes)) == 2
     else:  # they depend on the number of epochs, so the run is cut off, not extended
         stop_in_epoch(monkeypatch, 3)

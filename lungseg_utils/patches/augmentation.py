@@ -36,7 +36,7 @@ class Augmentation:
     low_resolution: float = (
         0.0  # probability of being seen as through voxels 1.2 to 2.5 times as large
     )
-    cut_off: float = (
+    field_of_view_crop: float = (
         0.0  # probability of air beyond a box round the lesions, as in a scan cut to a part
     )
 
@@ -91,7 +91,7 @@ def vary_intensity(hu: Tensor, augmentation: Augmentation, chance: Chance) -> Te
     return hu
 
 
-def cut_off(hu: Tensor, label: Tensor, chance: Chance) -> Tensor:
+def crop_field_of_view(hu: Tensor, label: Tensor, chance: Chance) -> Tensor:
     """Fill (B, d, h, w) with air, or lung, beyond a random box that holds all that is marked in `label`."""
 
     def draws() -> Tensor:

@@ -18,7 +18,7 @@ from lungseg_utils.patches.augmentation import (
     USUAL_AUGMENTATION,
     Augmentation,
     Chance,
-    cut_off,
+    crop_field_of_view,
     random_matrix,
     to_device,
     vary_intensity,
@@ -38,7 +38,7 @@ class Source:
     label: Tensor  # (D, H, W) uint8
     lesions: list[Tensor]  # of each lesion: voxels (n, 3)
     elsewhere: Tensor  # voxels (n, 3) of the region
-    mistakes: list[Tensor] = field(
+    hard_examples: list[Tensor] = field(
         default_factory=list
     )  # as lesions: what a network has missed or wrongly marked
 
@@ -91,31 +91,31 @@ def draw_batch(
     patch_size: Sequence[int],
     generator: torch.Generator,
     part: Sequence[int] | None = None,
-    foreground: float = 0.67,
-    mistakes: float = 0.0,
+    foreground_share: float = 0.67,
+    hard_example_share: float = 0.0,
     augmentation: Augmentation = USUAL_AUGMENTATION,
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Draw HU (B, 1, d, h, w), labels (B, 1, d, h, w) and the names of the cases they come from.
 
-    A share `foreground` of the batch is centred in a lesion: first a case is drawn, then a lesion of it, then a voxel
-    of that, so that a nodule is seen as often as a tumour beside it a thousand times its volume. A share `mistakes` is
+    A share `foreground_share` of the batch is centred in a lesion: first a case is drawn, then a lesion of it, then a voxel
+    of that, so that a nodule is seen as often as a tumour beside it a thousand times its volume. A share `hard_example_share` is
     centred in what the sources list as such, where they do. The rest is centred anywhere in the region. With `part`,
     only the patches of these numbers are drawn: the share of one of several processes.
     """
     chance, marked = _chance(generator), [source for source in sources if source.lesions]
-    hard = [source for source in sources if source.mistakes]
+    hard = [source for source in sources if source.hard_examples]
     drawn, centres = [], []
     for number in range(batch_size) if part is None else part:
         source = _choose(sources, chance)
         # The shares are kept in every batch; what is left of them is drawn.
-        place = number + next(chance) - foreground * batch_size
+        place = number + next(chance) - foreground_share * batch_size
         regions: Sequence[Tensor] = []
         if marked and place < 0:
             source = source if source.lesions else _choose(marked, chance)
             regions = source.lesions
-        elif hard and 0 <= place < mistakes * batch_size:
+        elif hard and 0 <= place < hard_example_share * batch_size:
             source = _choose(hard, chance)
-            regions = source.mistakes
+            regions = source.hard_examples
         centre = _choose(_choose(regions, chance) if regions else source.elsewhere, chance).numpy()
         drawn.append(source)
         centres.append(
@@ -129,9 +129,9 @@ def draw_batch(
         warps *= augmentation.elastic_voxels
     hu, label = cut_patches(drawn, centres, patch_size, matrices, warps)
     hu = vary_intensity(hu, augmentation, chance)
-    chosen = [number for number in range(len(drawn)) if next(chance) < augmentation.cut_off]
+    chosen = [number for number in range(len(drawn)) if next(chance) < augmentation.field_of_view_crop]
     if chosen:
-        hu[chosen] = cut_off(hu[chosen], label[chosen], chance)
+        hu[chosen] = crop_field_of_view(hu[chosen], label[chosen], chance)
     return hu[:, None], label[:, None], [source.name for source in drawn]
 
 

@@ -54,7 +54,7 @@ class Predictor:
             )
             for one in models
         ]
-        self.least_peak = float((facts or {}).get("least_peak", 0))
+        self.min_peak = float((facts or {}).get("min_peak", 0))
         self.mirror = bool((facts or {}).get("mirror", False))
         self.width = max(
             len(next(one.parameters())) for one in self.models
@@ -173,11 +173,11 @@ class Predictor:
     ) -> np.ndarray:
         """Bring `probability` back to the scan's grid and cut it at `threshold`: uint8 (D, H, W) as `volume.hu`.
 
-        Tumours that nowhere reach the checkpoint's `least_peak`, where it has one, are left out.
+        Tumours that nowhere reach the checkpoint's `min_peak`, where it has one, are left out.
         """
-        if self.least_peak > threshold:
+        if self.min_peak > threshold:
             sure = probability.cpu().numpy().copy()
-            drop_below_peak(sure, threshold, self.least_peak)
+            drop_below_peak(sure, threshold, self.min_peak)
             probability = torch.from_numpy(sure).to(probability.device)
         mask = np.zeros(volume.hu.shape, np.uint8)
         inside = mask[prepared.box]

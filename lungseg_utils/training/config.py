@@ -27,12 +27,12 @@ class TrainingConfig:
     warmup_steps: int = 20
     weight_decay: float = 1e-2
     gradient_clip: float = 5.0
-    foreground: float = 0.67  # share of patches that are centred in a lesion
-    mistakes: float = 0.0  # share of patches that are centred in a mistake of the first weights
+    foreground_share: float = 0.67  # share of patches that are centred in a lesion
+    hard_example_share: float = 0.0  # share of patches that are centred in a mistake of the first weights
     ema_decay: float = (
         0.95  # the weights that are used are a running mean of those that are trained
     )
-    fixed_norms: float = (
+    frozen_norm_share: float = (
         0.0  # share of the run, at its end, in which batch norms keep their running statistics
     )
     validate_every: int = 1  # epochs
@@ -42,15 +42,15 @@ class TrainingConfig:
     augment: bool = True
     elastic_voxels: float = 0.0  # largest shift of an elastic deformation
     low_resolution: float = 0.0  # probability of a patch as of thicker voxels
-    cut_off: float = 0.0  # probability of a patch as of a scan that was cut to a part
+    field_of_view_crop: float = 0.0  # probability of a patch as of a scan that was cut to a part
     compile: bool = False  # torch.compile, on a GPU
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.foreground + self.mistakes > 1 + 1e-9:
+        if self.foreground_share + self.hard_examples > 1 + 1e-9:
             raise LungsegError(
-                "foreground, mistakes",
-                f"shares of {self.foreground:g} and {self.mistakes:g} of the patches are more than all",
+                "foreground_share, hard_example_share",
+                f"shares of {self.foreground_share:g} and {self.hard_examples:g} of the patches are more than all",
                 "let them be 1 together at most",
             )
 

@@ -32,7 +32,7 @@ from lungseg_utils.training.run_folder import (
     write_json,
 )
 from lungseg_utils.training.start import read_start, start_run, training_precision
-from lungseg_utils.training.validation import add_mistakes, validate
+from lungseg_utils.training.validation import add_hard_examples, validate
 
 SPIKE = 20.0  # Dice + cross-entropy starts near 1.5; a loss beyond this means that the weights have blown up
 
@@ -72,7 +72,7 @@ def fit(
         "processes": distributed.count(),
         "started_from": origin,
     }
-    begun_with = copy.deepcopy(run.ema) if config.mistakes else None
+    begun_with = copy.deepcopy(run.ema) if config.hard_example_share else None
     with alone_in(run_dir):
         if resume:
             restore(run, run_dir)
@@ -93,7 +93,7 @@ def _train_on(
     device = next(run.model.parameters()).device
     sources = [make_source(case, device) for case in training]
     if begun_with:
-        sources = add_mistakes(sources, training, begun_with, config)
+        sources = add_hard_examples(sources, training, begun_with, config)
     if not any(source.lesions for source in sources):
         raise LungsegError(
             run_dir, "no tumour is marked in any training case", "restore the labels of the dataset"
@@ -140,13 +140,13 @@ def train_one_epoch(
         augmentation = Augmentation(
             elastic_voxels=config.elastic_voxels,
             low_resolution=config.low_resolution,
-            cut_off=config.cut_off,
+            field_of_view_crop=config.field_of_view_crop,
         )
     weights = [weight for group in run.optimiser.param_groups for weight in group["params"]]
     distributed.seed_epoch(run.generator, config.seed, run.epoch)
     run.model.train()
-    if run.epoch >= (1 - config.fixed_norms) * config.epochs:
-        fix_norms(run)
+    if run.epoch >= (1 - config.frozen_norm_share) * config.epochs:
+        freeze_norms(run)
     losses = []
 
     def draw() -> Batch:
@@ -156,8 +156,8 @@ def train_one_epoch(
             part=distributed.part(config.batch_size),
             patch_size=config.patch_size,
             generator=run.generator,
-            foreground=config.foreground,
-            mistakes=config.mistakes,
+            foreground_share=config.foreground_share,
+            hard_example_share=config.hard_example_share,
             augmentation=augmentation,
         )
 
@@ -203,7 +203,7 @@ def train_one_epoch(
 
 
 @torch.no_grad()
-def fix_norms(run: Run) -> None:
+def freeze_norms(run: Run) -> None:
     """Let the batch norms of `run.model` work as in prediction: the statistics of a few patches are noisy."""
     for norm, mean in zip(run.model.modules(), run.ema.modules()):
         if isinstance(norm, torch.nn.BatchNorm3d):

@@ -197,7 +197,7 @@ def _differences(earlier: dict, wanted: dict) -> list[str]:
         | earlier
     )
     prolonged = (
-        wanted["schedule"] == "constant" and not wanted["fixed_norms"]
+        wanted["schedule"] == "constant" and not wanted["frozen_norm_share"]
     )  # nothing depends on the last epoch
     free = {"contents"} | ({"epochs"} if prolonged else set())
     differences = [

@@ -16,7 +16,7 @@ from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import distributed
 from lungseg_utils.training.config import TrainingConfig
 
-LEAST_OVERLAP = 0.5  # a lesion of which less is marked is a mistake
+MIN_OVERLAP = 0.5  # a lesion of which less is marked is a mistake
 
 
 def validate(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig) -> dict:
@@ -44,7 +44,7 @@ def validate(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig) 
     }
 
 
-def add_mistakes(
+def add_hard_examples(
     sources: Sequence[Source], cases: Sequence[Prepared], model: SegUNet, config: TrainingConfig
 ) -> list[Source]:
     """Give `sources` with the mistakes that `model` makes on their `cases`.
@@ -52,24 +52,24 @@ def add_mistakes(
     Patches drawn there are hard examples: Felzenszwalb et al. (2010) mine what was wrongly marked so; here what was
     missed counts as well.
     """
-    share = [find_mistakes(case.label, mask) for case, mask in _predict_share(model, cases, config)]
+    share = [find_hard_examples(case.label, mask) for case, mask in _predict_share(model, cases, config)]
     found: list = [None] * len(cases)
     everyone = distributed.gather([share])
     for rank, mistakes in enumerate(everyone):
         found[rank :: len(everyone)] = mistakes
     return [
-        dataclasses.replace(source, mistakes=[torch.from_numpy(voxels) for voxels in mistakes])
+        dataclasses.replace(source, hard_examples=[torch.from_numpy(voxels) for voxels in mistakes])
         for source, mistakes in zip(sources, found, strict=True)
     ]
 
 
-def find_mistakes(label: np.ndarray, marked: np.ndarray) -> list[np.ndarray]:
+def find_hard_examples(label: np.ndarray, marked: np.ndarray) -> list[np.ndarray]:
     """List the voxels (n, 3) of each lesion of `label` that `marked` covers less than half, and of each false mark."""
 
     def share(voxels: np.ndarray, mask: np.ndarray) -> float:
         return float((np.asarray(mask)[tuple(voxels.T)] > 0).mean())
 
-    lesions = [voxels for voxels in list_components(label) if share(voxels, marked) < LEAST_OVERLAP]
+    lesions = [voxels for voxels in list_components(label) if share(voxels, marked) < MIN_OVERLAP]
     return lesions + [voxels for voxels in list_components(marked) if not share(voxels, label)]
 
 
