@@ -39,7 +39,9 @@ test: $(READY)
 	$(BIN)/python -m pytest --nbval
 
 lint: $(READY)
+	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
 
 notebooks: $(READY)
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \

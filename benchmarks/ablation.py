@@ -375,7 +375,7 @@ def main() -> None:
         widths = match_widths(name, options.channels)
         found = train_and_score(
             lambda: NETWORKS[name](widths), training, trials, config_of(setting, seed)
-        )  # noqa: B023
+        )
         runs.append({"network": name, "seed": seed, "widths": widths} | found)
         save(options.output, "SegUNet, its parents and its peers", setting, runs, table(runs))
         print(

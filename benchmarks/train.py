@@ -38,7 +38,6 @@ from lungseg_utils.training import (
     TrainingConfig,
     describe_environment,
     make_loss,
-    processes,
     start_run,
     train_one_epoch,
 )
@@ -325,7 +324,9 @@ def main() -> None:
         }
     )
     whole, network = ours(cases, config, device, options.steps)
-    fixed, _ = ours(cases, dataclasses.replace(config, frozen_norm_share=1.0), device, options.steps)
+    fixed, _ = ours(
+        cases, dataclasses.replace(config, frozen_norm_share=1.0), device, options.steps
+    )
     rows = [row("this project", whole, 0), row("this project, batch norms fixed", fixed, 0)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if device.type == "cpu" and cores > 1 and config.batch_size % cores == 0:

@@ -20,7 +20,7 @@ from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lungseg_utils.segunet import SegUNet  # noqa: E402
+from lungseg_utils.segunet import SegUNet
 
 NAME = "Dataset900_Lung"
 

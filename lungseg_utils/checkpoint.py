@@ -168,8 +168,7 @@ def _check_fit(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
         name
         for name, tensor in tensors.items()
         if not torch.isfinite(tensor.to(own[name].dtype)).all()
-        or name.endswith("running_var")
-        and (tensor < 0).any()
+        or (name.endswith("running_var") and (tensor < 0).any())
     ]
     if unsound:
         raise LungsegError(

@@ -22,14 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class LungsegError(Exception):
-    """A bad input or a failure that the user can mend: what it concerns, the cause and the remedy."""
+    """A bad input or a failure that the user can fix: what it concerns, the cause and the remedy."""
 
     def __init__(self, subject: object, cause: str, remedy: str = ""):
-        self.subject, self.remedy = printable(subject), remedy.rstrip(".")
-        self.cause = printable(
-            " ".join(cause.rstrip(".").splitlines())
-        )  # it may quote a library, or hostile input
-        super().__init__(f"{self.subject}: {self.cause}." + (f" {self.remedy}." if remedy else ""))
+        self.subject = printable(subject)
+        self.cause = printable(" ".join(cause.rstrip(".").splitlines()))  # it may quote hostile input
+        self.remedy = remedy[:1].upper() + remedy[1:].rstrip(".")
+        text = f"{self.subject}: {self.cause}."
+        super().__init__(f"{text} {self.remedy}." if remedy else text)
 
     def __reduce__(self):  # so that it crosses process borders whole
         return type(self), (self.subject, self.cause, self.remedy)
@@ -238,10 +238,8 @@ def pick_device(name: str = "auto"):
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether a machine or a device had no memory left: torch has an error of its own for CUDA's only."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
-    return (
-        isinstance(error, MemoryError)
-        or isinstance(error, RuntimeError)
-        and any(w in str(error) for w in words)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(w in str(error) for w in words)
     )
 
 

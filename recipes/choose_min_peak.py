@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from lungseg_utils import checkpoint, decathlon
-from lungseg_utils.evaluation import dice, lesion_detection
 from lungseg_utils.components import drop_below_peak, drop_small
+from lungseg_utils.evaluation import dice, lesion_detection
 from lungseg_utils.prediction import Predictor
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.preprocess.cache import prepare_cases

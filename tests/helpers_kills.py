@@ -22,7 +22,7 @@ import cc3d  # noqa: F401
 import monai.losses  # noqa: F401
 import numpy as np
 import torch
-import torch._dynamo  # noqa: F401
+import torch._dynamo
 from helpers_cases import TINY, ball, make_prepared, make_scan
 
 import lungseg_utils.evaluation  # noqa: F401

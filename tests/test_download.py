@@ -535,7 +535,7 @@ def test_fault_73_an_extraction_killed_anywhere_is_ended_by_the_next(tmp_path, p
         url = "http://127.0.0.1:9/Task99_Toy.tar"
         hits += kill_when(
             start(folder, url, data), lambda: stage.exists() and len(os.listdir(stage)) > enough
-        )  # noqa: B023
+        )
         assert (
             not (folder / "Task99_Toy").exists()
             or len(os.listdir(folder / "Task99_Toy" / "imagesTs")) == 120

@@ -153,7 +153,7 @@ def test_it_holds_nothing_of_the_machine_or_of_a_session(notebook):
     for cell in cells(notebook, "code"):
         for output in cell.outputs:
             text = json.dumps(
-                {kind: data for kind, data in output.get("data", {}).items() if "image/png" != kind}
+                {kind: data for kind, data in output.get("data", {}).items() if kind != "image/png"}
             )
             text += output.get("text", "") + " ".join(output.get("traceback", []))
             assert not MACHINE.search(text), text

@@ -153,7 +153,8 @@ def test_some_patches_are_cut_off_close_round_the_lesion_and_some_wide():
     )
     label[18:22, 18:22, 18:22] = 1
     kept = [
-        (crop_field_of_view(hu[None], label[None], chance(seed)) == hu).float().mean() for seed in range(60)
+        (crop_field_of_view(hu[None], label[None], chance(seed)) == hu).float().mean()
+        for seed in range(60)
     ]
     assert min(kept) < 12**3 / 40**3 and max(kept) > 24**3 / 40**3
 
@@ -215,7 +216,9 @@ def test_the_share_of_patches_on_lesions_is_kept():
     label[6:14, 8:16, 7:15] = 1
     case = source(label)
     shares = [
-        draw([case], seed, batch_size=10, patch_size=(1, 1, 1), foreground_share=0.67)[1].float().mean()
+        draw([case], seed, batch_size=10, patch_size=(1, 1, 1), foreground_share=0.67)[1]
+        .float()
+        .mean()
         for seed in range(30)
     ]
     by_chance = label.mean()

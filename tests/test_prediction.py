@@ -6,7 +6,13 @@ import torch
 from helpers_cases import ball, make_prepared, make_scan
 
 from lungseg_utils import checkpoint, phantom, prediction, preprocess, runtime, volume
-from lungseg_utils.prediction import Predictor, drop_small, drop_below_peak, measure_tumours, predict
+from lungseg_utils.prediction import (
+    Predictor,
+    drop_below_peak,
+    drop_small,
+    measure_tumours,
+    predict,
+)
 from lungseg_utils.prediction.windows import blending_weight, fit_window, window_positions
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet

@@ -19,6 +19,7 @@ from helpers_cases import TINY, make_prepared
 
 from lungseg_utils import checkpoint, runtime, training
 from lungseg_utils.patches import make_source
+from lungseg_utils.patches.prefetch import draw_ahead
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import (
@@ -29,7 +30,6 @@ from lungseg_utils.training import (
     training_precision,
     whole_scans,
 )
-from lungseg_utils.patches.prefetch import draw_ahead
 
 FILES = [
     ".lock",
@@ -109,7 +109,8 @@ def best_weights(folder: Path) -> dict:
 
 def test_shares_that_are_more_than_all_patches_are_refused():
     with pytest.raises(
-        LungsegError, match="foreground_share, hard_example_share: shares of 0.67 and 0.5 .* let them be 1"
+        LungsegError,
+        match="foreground_share, hard_example_share: shares of 0.67 and 0.5 .* let them be 1",
     ):
         training.TrainingConfig(hard_example_share=0.5)
     training.TrainingConfig(foreground_share=0.7, hard_example_share=0.3)

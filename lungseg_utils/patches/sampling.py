@@ -129,7 +129,9 @@ def draw_batch(
         warps *= augmentation.elastic_voxels
     hu, label = cut_patches(drawn, centres, patch_size, matrices, warps)
     hu = vary_intensity(hu, augmentation, chance)
-    chosen = [number for number in range(len(drawn)) if next(chance) < augmentation.field_of_view_crop]
+    chosen = [
+        number for number in range(len(drawn)) if next(chance) < augmentation.field_of_view_crop
+    ]
     if chosen:
         hu[chosen] = crop_field_of_view(hu[chosen], label[chosen], chance)
     return hu[:, None], label[:, None], [source.name for source in drawn]

@@ -207,4 +207,3 @@ def predict(
     prepared = predictor.prepare(upright)
     probability = predictor.probabilities(prepared, overlap=overlap)
     return put_back(predictor.mask(upright, prepared, probability, threshold), upright, volume)
-

@@ -26,7 +26,6 @@ def measure_tumours(mask: np.ndarray, volume: Volume) -> list[dict]:
     return sorted(tumours, key=lambda tumour: -tumour["volume_ml"])
 
 
-
 def _longest_mm(points: np.ndarray) -> float:
     """Give the largest distance between two of `points`; only corners of their hull can be that far apart."""
     from scipy.spatial import ConvexHull, QhullError

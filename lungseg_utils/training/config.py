@@ -28,7 +28,9 @@ class TrainingConfig:
     weight_decay: float = 1e-2
     gradient_clip: float = 5.0
     foreground_share: float = 0.67  # share of patches that are centred in a lesion
-    hard_example_share: float = 0.0  # share of patches that are centred in a mistake of the first weights
+    hard_example_share: float = (
+        0.0  # share of patches that are centred in a mistake of the first weights
+    )
     ema_decay: float = (
         0.95  # the weights that are used are a running mean of those that are trained
     )

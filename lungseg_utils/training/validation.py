@@ -52,7 +52,9 @@ def add_hard_examples(
     Patches drawn there are hard examples: Felzenszwalb et al. (2010) mine what was wrongly marked so; here what was
     missed counts as well.
     """
-    share = [find_hard_examples(case.label, mask) for case, mask in _predict_share(model, cases, config)]
+    share = [
+        find_hard_examples(case.label, mask) for case, mask in _predict_share(model, cases, config)
+    ]
     found: list = [None] * len(cases)
     everyone = distributed.gather([share])
     for rank, mistakes in enumerate(everyone):

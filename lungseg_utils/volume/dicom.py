@@ -41,7 +41,6 @@ class Slice:
 
 def read_series(folder: str | Path, *, series: str | int | None = None):
     """Read the CT series in `folder` as a Volume; `series` picks one of several by UID, number or description."""
-
     folder = Path(folder)
     slices = [
         _slice(path, dataset) for path, dataset in choose(folder, find_series(folder), series).files
