@@ -27,7 +27,7 @@ def label_components(mask: np.ndarray, *, neighbours: int = LESION_NEIGHBOURS) -
 
 
 def bounding_box(mask: np.ndarray) -> Box:
-    """Return the slices of the smallest box round all that is marked; empty ones for an empty mask."""
+    """Return the slices of the smallest box round what is marked; empty ones for an empty mask."""
     box: list[slice] = []
     for axis in range(mask.ndim):  # each axis looks only inside what the earlier ones have left
         others = tuple(other for other in range(mask.ndim) if other != axis)

@@ -1,4 +1,4 @@
-"""From a mask to tumours: which components count, and how large they are."""
+"""From a mask to tumours: which there are, and how large they are."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from lungseg_utils.volume import Volume
 
 
 def measure_tumours(mask: np.ndarray, volume: Volume) -> list[dict]:
-    """Give a row a tumour, largest first: volume in mL, longest diameter in mm (3D), centre in world mm (RAS+).
+    """Return a row a tumour, largest first: volume_ml, longest_mm (3D), centre_mm (world, RAS+).
 
-    A tumour is a component of `mask`. An empty mask gives no row.
+    A tumour is a component of `mask`. An empty mask has no row.
     """
+    voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
     tumours = []
     for voxels in list_components(mask):
         world = voxels @ volume.affine[:3, :3].T + volume.affine[:3, 3]
-        tumours.append(
-            {
-                "volume_ml": round(len(voxels) * float(np.prod(volume.spacing_mm)) / 1000, 3),
-                "longest_mm": round(_longest_mm(world) + min(volume.spacing_mm), 1),
-                "centre_mm": [round(float(c), 1) for c in world.mean(axis=0)],
-            }
-        )
+        tumour = {
+            "volume_ml": round(len(voxels) * voxel_ml, 3),
+            "longest_mm": round(_longest_mm(world) + min(volume.spacing_mm), 1),
+            "centre_mm": [round(float(c), 1) for c in world.mean(axis=0)],
+        }
+        tumours.append(tumour)
     return sorted(tumours, key=lambda tumour: -tumour["volume_ml"])
 
 
 def _longest_mm(points: np.ndarray) -> float:
-    """Give the largest distance between two of `points`; only corners of their hull can be that far apart."""
+    """Return the largest distance between two of `points`, which are corners of their hull."""
     from scipy.spatial import ConvexHull, QhullError
     from scipy.spatial.distance import pdist
 

@@ -8,23 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lungseg_utils.components import Box
+
 
 def fit_window(
     shape: Sequence[int], multiple: Sequence[int], overlap: float, largest_voxels: float
-) -> tuple[int, int, int]:
-    """Give the largest window that is worth its memory: all of `shape` in one where that has few enough voxels.
+) -> list[int]:
+    """Return the largest window worth its memory: all of `shape` where that is small enough.
 
-    Else the longest side is cut, again and again, into one window more. Cut sides are whole multiples of `multiple`.
+    Else the longest side is cut, again and again, into one window more. Cut sides are multiples of
+    `multiple`.
     """
-    counts, window = [1, 1, 1], list(shape)
-    while np.prod(window, dtype=float) > largest_voxels and any(
-        w > m for w, m in zip(window, multiple)
-    ):
-        axis = max((a for a in range(3) if window[a] > multiple[a]), key=lambda a: window[a])
+    counts = [1, 1, 1]
+    window = list(shape)
+    while np.prod(window, dtype=float) > largest_voxels:
+        can_be_cut = [axis for axis in range(3) if window[axis] > multiple[axis]]
+        if not can_be_cut:
+            break
+        axis = max(can_be_cut, key=lambda candidate: window[candidate])
         counts[axis] += 1
         side = shape[axis] / (counts[axis] * (1 - overlap) + overlap)
         window[axis] = int(np.ceil(side / multiple[axis])) * multiple[axis]
-    return tuple(window)
+    return window
 
 
 def window_positions(
@@ -33,38 +38,47 @@ def window_positions(
     window: Sequence[int],
     overlap: float,
     multiple: Sequence[int] = (1, 1, 1),
-) -> list[tuple[slice, slice, slice]]:
-    """Give the windows of a regular grid over `shape` whose own middle part holds any of `region`.
+) -> list[Box]:
+    """Return the windows of a regular grid over `shape` whose middle part holds any of `region`.
 
-    The grid is spread evenly so that the last window ends at the border. Middle parts together cover everything.
-    Windows start at multiples of `multiple`, so that all of them pool the same voxels together; see to it that
-    `shape` less `window` is one as well.
+    The grid is spread evenly so that the last window ends at the border. Middle parts together
+    cover everything. Windows start at multiples of `multiple`, so that all of them pool the same
+    voxels together; `shape` less `window` has to be one as well.
     """
-    starts = []
-    for size, side, step in zip(shape, window, multiple):
-        count = (
-            1 + int(np.ceil((size - side) / (side * (1 - overlap)) - 1e-9)) if size > side else 1
-        )
-        starts.append(np.round(np.linspace(0, (size - side) / step, count)).astype(int) * step)
-    # each window answers for the voxels up to half-way to its neighbours
-    borders = [
-        np.concatenate([[0], (s[1:] + s[:-1] + w) // 2, [n]])
-        for s, w, n in zip(starts, window, shape)
-    ]
+    along_d, along_h, along_w = (
+        _along_axis(size, side, overlap, step) for size, side, step in zip(shape, window, multiple)
+    )
     windows = []
-    for i, d in enumerate(starts[0]):
-        for j, h in enumerate(starts[1]):
-            for k, w in enumerate(starts[2]):
-                own = tuple(slice(b[n], b[n + 1]) for b, n in zip(borders, (i, j, k)))
-                if region[own].any():
-                    windows.append(
-                        tuple(slice(int(a), int(a) + n) for a, n in zip((d, h, w), window))
-                    )
+    for d, own_d in along_d:
+        for h, own_h in along_h:
+            for w, own_w in along_w:
+                if region[own_d, own_h, own_w].any():
+                    windows.append((d, h, w))
     return windows
 
 
+def _along_axis(size: int, side: int, overlap: float, step: int) -> list[tuple[slice, slice]]:
+    """Return the windows of one axis, each with its middle part: half-way to its neighbours."""
+    count = 1
+    if size > side:
+        count += int(np.ceil((size - side) / (side * (1 - overlap)) - 1e-9))
+    starts = np.round(np.linspace(0, (size - side) / step, count)).astype(int) * step
+    halfway = (starts[1:] + starts[:-1] + side) // 2
+    borders = [0, *halfway.tolist(), size]
+    return [
+        (slice(start, start + side), slice(borders[number], borders[number + 1]))
+        for number, start in enumerate(starts.tolist())
+    ]
+
+
 def blending_weight(window: Sequence[int]) -> Tensor:
-    """Give the weight of each voxel of a window: a Gaussian, an eighth of the side wide, as nnU-Net's."""
-    axes = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in window]
-    weight = axes[0][:, None, None] * axes[1][:, None] * axes[2]
+    """Return the weight of each voxel of a window: a Gaussian, an eighth of the side wide.
+
+    nnU-Net's is as wide.
+    """
+    depth, height, width = (
+        torch.exp(-0.5 * ((torch.arange(side) - (side - 1) / 2) / (side / 8)) ** 2)
+        for side in window
+    )
+    weight = depth[:, None, None] * height[:, None] * width
     return weight.clamp(min=1e-4)

@@ -1,4 +1,4 @@
-"""Prepared scans on disk: made once, memory-mapped afterwards, made anew when anything they depend on changes."""
+"""Prepared scans on disk: made once, memory-mapped, made again when what they depend on changes."""
 
 from __future__ import annotations
 
@@ -8,147 +8,143 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from lungseg_utils import volume
-from lungseg_utils.decathlon import Case
-from lungseg_utils.preprocess import CLIP_HU, Prepared, prepare
 from lungseg_utils.preprocess.lungs import MARGIN_MM
-from lungseg_utils.preprocess.oblique import straighten
+from lungseg_utils.preprocess.prepared import CLIP_HU, Prepared, prepare
 from lungseg_utils.runtime import file_error, home, progress, require_writable, warn, writing
 
-CACHE_VERSION = 5  # raise it whenever preparing gives other voxels for the same scan
+CACHE_VERSION = 5  # raise it whenever preparing the same scan results in other voxels
+
+
+class CaseFiles(Protocol):
+    """A case as the cache needs it: a name, a scan and, for training, its label."""
+
+    id: str
+    image: Path
+    label: Path | None
 
 
 def prepare_cases(
-    cases: tuple[Case, ...] | list[Case],
+    cases: Sequence[CaseFiles],
     *,
     spacing_mm: float = 3.0,
     folder: str | Path | None = None,
     workers: int = 2,
 ) -> list[Prepared]:
-    """Prepare `cases` through the cache under `folder` (default `data/processed`); arrays are memory-mapped.
+    """Prepare `cases` through the cache under `folder` (default `data/processed`), memory-mapped.
 
-    A file of the cache is named by the case and a hash of its content; its folder by a hash of the parameters.
-    Files that are damaged or belong to an earlier version of the scan are made anew, and that is said. Sets whose
-    cases have the same names share the folder: each file knows where its scan and its label lie.
+    A file of the cache is named by the case and a hash of its content; its folder by a hash of the
+    parameters. Files that are damaged or belong to an earlier version of the scan are made again,
+    with a warning. Sets whose cases have the same names share the folder: each file knows where its
+    scan and its label lie.
     """
     key = _digest(json.dumps([CACHE_VERSION, float(spacing_mm), CLIP_HU, MARGIN_MM]).encode())
     folder = require_writable(Path(folder or home() / "data" / "processed") / key)
-    changed = []
+    changed: list[str] = []
 
-    def one(case: Case) -> Prepared:
+    def prepare_one(case: CaseFiles) -> Prepared:
         sources = [path for path in (case.image, case.label) if path]
-        contents = [_content(path) for path in sources]
-        path = folder / f"{case.id}-{_digest(*contents)}.safetensors"
-        del contents
+        path = folder / f"{case.id}-{_digest_of_files(sources)}.safetensors"
         if path.exists():
             prepared = load(path)
             if prepared is not None:
                 return prepared
-            warn(f"{path}: damaged; made anew")
-        for stale in folder.glob(f"{glob.escape(case.id)}-*.safetensors"):
-            if (
-                stale != path
-                and len(stale.name) == len(path.name)
-                and _sources_of(stale) == _resolved(sources)
-            ):
-                changed.append(case.id)
-                stale.unlink(missing_ok=True)
+            warn(f"{path}: damaged; prepared again")
+        if _remove_stale(path, case.id, sources):
+            changed.append(case.id)
         scan = volume.read(case.image)
         label = volume.read_label(case.label, like=scan) if case.label else None
-        upright, label = _straighten_both(scan, label)
-        save(path, prepare(upright, label=label, spacing_mm=spacing_mm), sources)
-        return load(path)
+        prepared = prepare(scan, label=label, spacing_mm=spacing_mm)
+        save(path, prepared, sources)
+        return load(path) or prepared
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        prepared = list(progress(pool.map(one, cases), "preparing scans", total=len(cases)))
+        prepared = list(progress(pool.map(prepare_one, cases), "preparing scans", total=len(cases)))
     if changed:
-        names = ", ".join(sorted(set(changed))[:3]) + (" …" if len(set(changed)) > 3 else "")
-        warn(f"{names}: the scan or its label has changed; prepared anew")
+        names = sorted(set(changed))
+        listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+        warn(f"{listed}: the scan or its label has changed; prepared again")
     return prepared
 
 
-def _straighten_both(
-    scan: volume.Volume, label: np.ndarray | None
-) -> tuple[volume.Volume, np.ndarray | None]:
-    """Give a scan that leans, and its label, upright, as prediction will see it."""
-    upright = straighten(scan)
-    if upright is scan or label is None:
-        return upright, label
-    drawn = straighten(replace(scan, hu=label * np.int16(1000)))
-    return upright, (drawn.hu >= 500).astype(np.uint8)
+def _remove_stale(path: Path, case_id: str, sources: Sequence[Path]) -> bool:
+    """Remove earlier versions of this case from the cache; return whether there were any."""
+    found = False
+    for other in path.parent.glob(f"{glob.escape(case_id)}-*.safetensors"):
+        is_of_case = other != path and len(other.name) == len(path.name)
+        if is_of_case and _sources_of(other) == _resolved(sources):
+            other.unlink(missing_ok=True)
+            found = True
+    return found
 
 
 def save(path: Path, prepared: Prepared, sources: Sequence[Path] = ()) -> None:
-    """Write one prepared scan whole: plain tensors and a line of JSON, nothing that could be executed."""
+    """Write one prepared scan whole: plain tensors and a line of JSON, nothing executable."""
     from safetensors.numpy import save as to_bytes
 
-    tensors = {"hu": prepared.hu, "region": prepared.region, "lungs": prepared.lungs}
+    arrays = {"hu": prepared.hu, "region": prepared.region, "lungs": prepared.lungs}
     if prepared.label is not None:
-        tensors["label"] = prepared.label
+        arrays["label"] = prepared.label
     facts = {
         "name": prepared.name,
-        "box": [[cut.start, cut.stop] for cut in prepared.box],
+        "box": [[side.start, side.stop] for side in prepared.box],
         "spacing_mm": prepared.spacing_mm,
         "sources": _resolved(sources),
     }
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # not save_file, which leaves a file of another name behind when it is killed
-    content = to_bytes(
-        {k: np.ascontiguousarray(v) for k, v in tensors.items()}, {"facts": json.dumps(facts)}
-    )
+    content = to_bytes(arrays, {"facts": json.dumps(facts)})
     with writing(path) as partial:
         partial.write_bytes(content)
 
 
 def load(path: Path) -> Prepared | None:
-    """Map a file of the cache into memory, as one piece: a set takes one open file a case; None when it is damaged."""
+    """Map a file of the cache into memory in one piece, one open file a case; None if damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
         content = np.memmap(path, np.uint8, "r")
-        with safe_open(
-            path, framework="numpy"
-        ) as file:  # checks the header, the sizes and their sum
+        with safe_open(path, framework="numpy") as file:  # checks the header and the sizes
             facts = json.loads(file.metadata()["facts"])
-        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-        header = json.loads(content[8:start].tobytes())
-        header.pop("__metadata__")
-        arrays = {
-            name: content[start + one["data_offsets"][0] : start + one["data_offsets"][1]]
-            .view({"I16": np.int16, "U8": np.uint8}[one["dtype"]])
-            .reshape(one["shape"])
-            for name, one in header.items()
-        }
+        arrays = _map_arrays(content)
         return Prepared(
             name=facts["name"],
             hu=arrays["hu"],
             region=arrays["region"],
             lungs=arrays["lungs"],
             label=arrays.get("label"),
-            box=tuple(slice(*cut) for cut in facts["box"]),
+            box=tuple(slice(*side) for side in facts["box"]),  # type: ignore[arg-type]
             spacing_mm=tuple(facts["spacing_mm"]),
         )
     except OSError as error:
-        if error.errno in (
-            errno.EMFILE,
-            errno.ENFILE,
-        ):  # the file is sound: only there are too many open
-            raise file_error(path, error, "allow more open files: ulimit -n 4096") from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # the file is sound, too many are open
+            raise file_error(path, error, "Allow more open files: ulimit -n 4096") from error
         return None
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _resolved(paths: Sequence[Path]) -> list[str]:
-    return [str(path.resolve()) for path in paths]
+def _map_arrays(content: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the tensors of a safetensors file (uint8, as mapped) without copying them."""
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:start].tobytes())
+    header.pop("__metadata__")
+    dtypes = {"I16": np.int16, "U8": np.uint8}
+    arrays = {}
+    for name, tensor in header.items():
+        first, last = tensor["data_offsets"]
+        values = content[start + first : start + last].view(dtypes[tensor["dtype"]])
+        arrays[name] = values.reshape(tensor["shape"])
+    return arrays
 
 
 def _sources_of(path: Path) -> list[str] | None:
-    """Give the scan and the label that a file of the cache was made from; None when it does not say."""
+    """Return the scan and label that a file of the cache was made from; None if it names none."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -158,15 +154,21 @@ def _sources_of(path: Path) -> list[str] | None:
         return None
 
 
-def _content(path: Path) -> bytes:
+def _resolved(paths: Sequence[Path]) -> list[str]:
+    return [str(path.resolve()) for path in paths]
+
+
+def _digest_of_files(paths: Sequence[Path]) -> str:
+    """Return a hash of the contents of `paths`."""
     try:
-        return path.read_bytes()
+        return _digest(*(path.read_bytes() for path in paths))
     except OSError as error:
-        raise file_error(path, error) from error
+        raise file_error(error.filename or paths[0], error) from error
 
 
 def _digest(*contents: bytes) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for content in contents:
-        digest.update(len(content).to_bytes(8, "little") + content)
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
     return digest.hexdigest()

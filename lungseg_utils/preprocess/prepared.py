@@ -1,28 +1,36 @@
-"""From a scan to what the network sees: lung box, working spacing, clipped HU; the same for training and use."""
+"""From a scan to what the network sees, and back: the same way for training and for prediction.
+
+scan → along the patient's axes → the lungs' box → cubic voxels → clipped HU
+mask or probabilities on those voxels → the scan's own grid (`Prepared.back`)
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lungseg_utils.components import Box
 from lungseg_utils.preprocess.lungs import find_lungs
-from lungseg_utils.preprocess.resample import resample
+from lungseg_utils.preprocess.oblique import align, resample_back
+from lungseg_utils.preprocess.resample import resample, resampled_slabs
 from lungseg_utils.runtime import LungsegError, warn
 from lungseg_utils.volume import Volume
 
-LARGEST_MM = (2500, 1000, 1000)  # (D, H, W) of a scan: the length of a table, the width of a gantry
+LARGEST_MM = (2500, 1000, 1000)  # (D, H, W): the length of a table, the width of a gantry
 CLIP_HU = (-1024, 400)  # below is padding, above is bone and metal: neither tells of tumours
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan on the working grid: the lungs' box, resampled. All arrays are (D, H, W) and of one shape.
+    """A scan on the working grid: the lungs' box, resampled. Arrays are (D, H, W), of one shape.
 
     hu: int16, clipped. region: uint8, where a lung tumour may lie. lungs: uint8, aerated lung.
-    label: uint8 or None. box: the slices of the scan that the grid fills exactly. spacing_mm: the true one.
+    label: uint8 or None. box: the slices of the axis-aligned scan that the grid fills exactly.
+    spacing_mm: the true one. aligned, scan: the axis-aligned scan and the one as read, the same
+    where its axes are the patient's; None from the cache, which has no way back.
     """
 
     name: str
@@ -30,19 +38,40 @@ class Prepared:
     region: np.ndarray
     lungs: np.ndarray
     label: np.ndarray | None
-    box: tuple[slice, slice, slice]
+    box: Box
     spacing_mm: tuple[float, float, float]
+    aligned: Volume | None = None
+    scan: Volume | None = None
+
+    def back(self, array: Tensor | np.ndarray, threshold: float | None = None) -> np.ndarray:
+        """Return `array` (D, H, W) of the working grid on the grid of the scan; 0 outside the box.
+
+        Probabilities come back as float32, or with `threshold` as the uint8 mask of what reaches
+        it; a mask (bool or integers) comes back as a mask, cut at one half.
+        """
+        assert self.aligned is not None and self.scan is not None, "a cached scan has no way back"
+        values = torch.as_tensor(array)
+        if threshold is None and not values.is_floating_point():
+            threshold = 0.5
+        full = np.zeros(self.aligned.hu.shape, np.float32 if threshold is None else np.uint8)
+        inside = full[self.box]
+        for planes, piece in resampled_slabs(values, inside.shape):
+            if threshold is not None:
+                piece = (piece >= threshold).to(torch.uint8)
+            inside[planes] = piece.cpu().numpy()
+        return resample_back(full, self.aligned, self.scan)
 
 
 def normalise(hu: Tensor) -> Tensor:
-    """Map HU to about [-1, 1]: fixed numbers, since HU are absolute; a scan's own mean would throw that away."""
+    """Map HU to about [-1, 1] by fixed numbers: HU are absolute, so no scan needs its own."""
     low, high = CLIP_HU
     return (hu.clamp(low, high) - (high + low) / 2) / ((high - low) / 2)
 
 
 def working_shape(extent_mm: np.ndarray, spacing_mm: float) -> tuple[int, int, int]:
-    """Give the number of voxels a side that fill `extent_mm` at about `spacing_mm`, at least one."""
-    return tuple(int(n) for n in np.maximum(1, np.round(np.asarray(extent_mm) / spacing_mm)))
+    """Return how many voxels of about `spacing_mm` fill each side of `extent_mm`, at least one."""
+    depth, height, width = np.maximum(1, np.round(np.asarray(extent_mm) / spacing_mm)).astype(int)
+    return int(depth), int(height), int(width)
 
 
 def prepare(
@@ -52,48 +81,71 @@ def prepare(
     spacing_mm: float = 3.0,
     device: torch.device | str = "cpu",
 ) -> Prepared:
-    """Crop `volume` to its lungs, resample to cubes of about `spacing_mm` and clip its HU; the label goes along.
+    """Crop `volume` to its lungs, resample to cubes of about `spacing_mm` and clip its HU.
 
-    The grid fills the box exactly, so `Prepared.spacing_mm` differs from the wish by up to half a voxel in the
-    whole box. A label is averaged and cut at one half: small ones lose a little of their corners (notebook 02).
+    A scan whose axes are oblique to the patient's is first resampled along them. The label takes
+    the same way. The grid fills the box exactly, so `Prepared.spacing_mm` differs from the wish by
+    up to half a voxel in the whole box. A label is averaged and cut at one half: small ones lose a
+    little of their corners (notebook 02).
     """
+    _check(volume, label)
+    aligned = align(volume)
+    if label is not None:
+        label = _align_label(label, aligned, volume)
+    lungs = find_lungs(aligned)
+    box = lungs.box
+    extent_mm = np.array([side.stop - side.start for side in box]) * aligned.spacing_mm
+    shape = working_shape(extent_mm, spacing_mm)
+    hu = resample(aligned.hu[box], shape, device).clamp_(*CLIP_HU).round_().to(torch.int16)
+    if label is not None:
+        label = _resample_label(label, box, shape, device, volume.name)
+    true_mm = [float(side) for side in extent_mm / shape]
+    return Prepared(
+        name=volume.name,
+        hu=hu.cpu().numpy(),
+        region=lungs.on_grid(lungs.region, shape).astype(np.uint8),
+        lungs=lungs.on_grid(lungs.lungs, shape).astype(np.uint8),
+        label=label,
+        box=box,
+        spacing_mm=(true_mm[0], true_mm[1], true_mm[2]),
+        aligned=aligned,
+        scan=volume,
+    )
+
+
+def _check(volume: Volume, label: np.ndarray | None) -> None:
+    """Raise LungsegError for a label of another shape, or a scan larger than any scanner."""
     if label is not None and label.shape != volume.hu.shape:
         raise LungsegError(
             volume.name,
             f"its label has the shape {label.shape}, the scan {volume.hu.shape}",
-            "give the label of this scan",
+            "Give the label of this scan",
         )
     sides_mm = np.array(volume.hu.shape) * volume.spacing_mm
     if (sides_mm > LARGEST_MM).any():
+        written = " x ".join(f"{side:.0f}" for side in sides_mm)
         raise LungsegError(
             volume.name,
-            f"{' x '.join(f'{side:.0f}' for side in sides_mm)} mm large, which no CT is",
-            "check the voxel sizes and their unit in the header",
+            f"{written} mm large, which no CT is",
+            "Check the voxel sizes and their unit in the header",
         )
-    lungs = find_lungs(volume)
-    extent_mm = np.array([cut.stop - cut.start for cut in lungs.box]) * volume.spacing_mm
-    shape = working_shape(extent_mm, spacing_mm)
-    hu = (
-        resample(volume.hu[lungs.box], shape, device)
-        .clamp_(*CLIP_HU)
-        .round_()
-        .to(torch.int16)
-        .cpu()
-        .numpy()
-    )
-    if label is not None:
-        marked, inside = np.count_nonzero(label), np.count_nonzero(label[lungs.box])
-        if inside < marked:
-            warn(
-                f"{volume.name}: {1 - inside / marked:.0%} of its label lies outside the lungs' box and is left out"
-            )
-        label = (resample(label[lungs.box], shape, device) >= 0.5).to(torch.uint8).cpu().numpy()
-    return Prepared(
-        name=volume.name,
-        hu=hu,
-        region=lungs.on_grid(lungs.region, shape).astype(np.uint8),
-        lungs=lungs.on_grid(lungs.lungs, shape).astype(np.uint8),
-        label=label,
-        box=lungs.box,
-        spacing_mm=tuple(float(s) for s in extent_mm / shape),
-    )
+
+
+def _align_label(label: np.ndarray, aligned: Volume, volume: Volume) -> np.ndarray:
+    """Return `label` on the grid of the axis-aligned scan."""
+    if aligned is volume:
+        return label
+    drawn = align(replace(volume, hu=label * np.int16(1000)))
+    return (drawn.hu >= 500).astype(np.uint8)
+
+
+def _resample_label(
+    label: np.ndarray, box: Box, shape: tuple[int, int, int], device: torch.device | str, name: str
+) -> np.ndarray:
+    """Return `label` on the working grid; warn where some of it lies outside the lungs' box."""
+    marked = np.count_nonzero(label)
+    inside = np.count_nonzero(label[box])
+    if inside < marked:
+        lost = 1 - inside / marked
+        warn(f"{name}: {lost:.0%} of its label lies outside the lungs' box and is left out")
+    return (resample(label[box], shape, device) >= 0.5).to(torch.uint8).cpu().numpy()

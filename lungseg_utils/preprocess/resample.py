@@ -1,4 +1,4 @@
-"""Resampling as three small matrix products, one an axis: fast on any device, no aliasing, exact borders."""
+"""Resampling as three small matrix products, one an axis: fast, no aliasing, exact borders."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ SLAB = 16  # slices converted at a time: the scan never stands in memory as floa
 
 
 def axis_weights(size_in: int, size_out: int) -> Tensor:
-    """Give the matrix (size_out, size_in) that resamples one axis linearly, both grids filling the same extent.
+    """Return the matrix (size_out, size_in) that resamples one axis linearly.
 
-    The triangle is as wide as the coarser of the two steps: downsampling averages, so that no noise folds in
-    and a small nodule keeps its share of every voxel; upsampling is plain linear interpolation.
+    Both grids fill the same extent. The triangle is as wide as the coarser of the two steps:
+    downsampling averages, so that no noise folds in and a small nodule keeps its share of every
+    voxel; upsampling is plain linear interpolation.
     """
     scale = size_in / size_out
     centres = (torch.arange(size_out, dtype=torch.float64) + 0.5) * scale - 0.5
@@ -31,7 +32,7 @@ def axis_weights(size_in: int, size_out: int) -> Tensor:
 def resample(
     array: np.ndarray | Tensor, size: Sequence[int], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Resample (D, H, W) of any number type to `size`; give float32 on `device`."""
+    """Resample (D, H, W) of any number type to `size`: float32 on `device`."""
     to_d, to_h, to_w = (axis_weights(a, b).to(device) for a, b in zip(array.shape, size))
     source = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
     planes = torch.empty(array.shape[0], size[1], size[2], device=device)
@@ -44,7 +45,7 @@ def resample(
 
 
 def resampled_slabs(array: Tensor, size: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
-    """Resample (D, H, W) to `size` piece by piece: yield (slices of D, float32 piece), never the whole result."""
+    """Resample (D, H, W) to `size` in pieces: yield (slices of D, float32 piece)."""
     to_d, to_h, to_w = (axis_weights(a, b).to(array.device) for a, b in zip(array.shape, size))
     flat = array.float().flatten(1)
     for start in range(0, size[0], SLAB):
