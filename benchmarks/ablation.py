@@ -28,7 +28,7 @@ from torch import nn
 from lungseg_utils import decathlon, phantom, runtime, volume
 from lungseg_utils.evaluation import case_metrics
 from lungseg_utils.evaluation.statistics import bootstrap_interval, paired_difference
-from lungseg_utils.patches import make_source
+from lungseg_utils.patches import make_training_case
 from lungseg_utils.phantom.dataset import RECIPE_VERSION
 from lungseg_utils.prediction import Predictor
 from lungseg_utils.preprocess import Prepared
@@ -187,7 +187,7 @@ def train_and_score(
     """Train one network as `fit` does, its running mean taken at the end, and score it: nothing is chosen."""
     runtime.seed_everything(config.seed)
     run = start_run(config, runtime.pick_device(device), build())
-    sources = [make_source(case, runtime.pick_device(device)) for case in training]
+    sources = [make_training_case(case, runtime.pick_device(device)) for case in training]
     started = time.perf_counter()
     for _ in range(config.epochs):
         run.history.append(train_one_epoch(run, sources, make_loss(config.loss), config))

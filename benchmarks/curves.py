@@ -28,7 +28,7 @@ from ablation import (
 )
 
 from lungseg_utils import runtime
-from lungseg_utils.patches import make_source
+from lungseg_utils.patches import make_training_case
 from lungseg_utils.training import make_loss, start_run, train_one_epoch
 
 PARTS = 8  # a training is scored after 1, 2, 4 and 8 eighths of its steps
@@ -46,7 +46,7 @@ def train_in_parts(training, trials, setting: dict, seed: int) -> list[dict]:
     runtime.seed_everything(seed)
     run = start_run(config, device, segunet(setting["channels"]))
     sources, loss_function, found = (
-        [make_source(case, device) for case in training],
+        [make_training_case(case, device) for case in training],
         make_loss(),
         [],
     )

@@ -79,7 +79,7 @@ def account(config: TrainingConfig, half: bool) -> dict[str, float]:
 
 def measure(path: str) -> None:
     """Make some steps; print the bytes that a GPU gave, or by which the process grew, and the seconds of a step."""
-    from lungseg_utils.patches import Source
+    from lungseg_utils.patches import TrainingCase
     from lungseg_utils.training import make_loss, start_run, train_one_epoch
 
     device = pick_device()
@@ -91,7 +91,7 @@ def measure(path: str) -> None:
     label = torch.zeros(side, dtype=torch.uint8)
     label[tuple(slice(size // 3, size // 2) for size in side)] = 1
     hu = torch.randint(-900, 100, side, dtype=torch.int16)
-    source = Source(
+    source = TrainingCase(
         "noise",
         hu.to(device),
         label.to(device),

@@ -30,7 +30,7 @@ import torch
 from report import RESULTS, write_results
 
 from lungseg_utils import course, runtime
-from lungseg_utils.patches import draw_batch, make_source
+from lungseg_utils.patches import draw_batch, make_training_case
 from lungseg_utils.preprocess import CLIP_HU, Prepared
 from lungseg_utils.preprocess.cache import prepare_cases
 from lungseg_utils.segunet import SegUNet
@@ -64,7 +64,7 @@ def ours(
     from lungseg_utils import training
 
     run = start_run(config, device)
-    sources, loss_function = [make_source(case, device) for case in cases], make_loss()
+    sources, loss_function = [make_training_case(case, device) for case in cases], make_loss()
     epoch = dataclasses.replace(config, steps_per_epoch=WARM_UP + steps + 1)
 
     def time_epoch() -> list[float]:

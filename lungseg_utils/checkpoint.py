@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from lungseg_utils import parameters
 from lungseg_utils.runtime import LungsegError, file_error, writing
 from lungseg_utils.segunet import SegUNet
 
@@ -70,11 +71,11 @@ def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
         parts = json.loads(described)
         with torch.device("meta"):  # no memory yet: the file may ask for any size
             model = SegUNet(**parts["network"])
-        facts = dict(parts["facts"])
+        facts = parameters.with_current_names(parts["facts"])
         facts["spacing_mm"] = float(facts["spacing_mm"])
         assert 0.1 <= facts["spacing_mm"] <= 20
         assert 0 <= float(facts.get("min_peak", 0)) <= 1
-        assert isinstance(facts.get("mirror", False), bool)
+        assert isinstance(facts.get("test_time_mirroring", False), bool)
     except (
         AssertionError,
         KeyError,

@@ -302,18 +302,20 @@ def _preprocess(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from lungseg_utils import course, decathlon
-    from lungseg_utils.training import distributed
+    from accelerate import PartialState
+
+    from lungseg_utils import decathlon
+    from lungseg_utils.training import train
 
     settings = parameters.defaults() | _settings(options)
-    course.train(
+    train(
         decathlon.load(options.dataset),
         options.run_dir,
         settings,
         resume=options.resume,
         weights=options.weights,
     )
-    if distributed.rank() == 0:
+    if PartialState().is_main_process:
         print(f"{printable(options.run_dir)}: best.safetensors, history.csv")
 
 

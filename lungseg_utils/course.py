@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -17,7 +16,7 @@ from lungseg_utils import decathlon, parameters, phantom
 from lungseg_utils.runtime import ROOT, LungsegError, home, require_writable, resolve, warn, writing
 
 if TYPE_CHECKING:
-    from lungseg_utils.training import TrainingConfig
+    pass
 
 NOTEBOOKS = ROOT / "notebooks"
 PATHS = ("dataset_dir", "run_dir", "checkpoint", "ct_path")
@@ -76,96 +75,10 @@ def ensure_model(
             warn(f"{error} Training a new one")
     else:
         print(f"no model in {short(folder)} yet: training one (notebook 04 shows how)")
+    from lungseg_utils.training import train
+
     train(dataset or ensure_dataset(), folder, parameters.defaults() | dict(settings or {}))
     return best
-
-
-def unseen_cases(
-    dataset: decathlon.Dataset, *, fold: int = 0, seed: int = 0, run_dir: str | Path = ""
-) -> list[decathlon.Case]:
-    """Give the scans to score on: the set's test scans whose labels are known, else the validation scans of `fold`.
-
-    Raises LungsegError where the run in `run_dir` was trained on scans of these names.
-    """
-    cases = [case for case in dataset.test if case.label] or decathlon.split(
-        dataset, fold=fold, seed=seed
-    )[1]
-    record = Path(run_dir) / "config.json"
-    if run_dir and record.is_file():
-        try:
-            trained = set(json.loads(record.read_text(encoding="utf-8")).get("training_cases", []))
-        except (ValueError, AttributeError, TypeError) as error:
-            raise LungsegError(
-                record,
-                "damaged: not the settings of a training",
-                "train anew, or give a checkpoint instead of the run_dir",
-            ) from error
-        if seen := sorted(trained & {case.id for case in cases}):
-            raise LungsegError(
-                run_dir,
-                f"its network was trained on {', '.join(seen)}, which are to be scored",
-                "give the run_dir of this set and fold, or a checkpoint",
-            )
-    return cases
-
-
-def train(
-    dataset: decathlon.Dataset,
-    run_dir: str | Path,
-    settings: Mapping,
-    *,
-    resume: bool = False,
-    weights: str | Path | None = None,
-) -> list[dict]:
-    """Split and prepare `dataset`, train on it as the parameters in `settings` say, and give the history.
-
-    Of several processes the first prepares the scans; the others find them in the cache, or fail as it did.
-    """
-    from lungseg_utils.preprocess.cache import prepare_cases
-    from lungseg_utils.training import distributed, fit, read_start
-
-    def prepare() -> list:
-        return [
-            prepare_cases(cases, spacing_mm=settings["spacing_mm"], workers=settings["workers"])
-            for cases in decathlon.split(dataset, fold=settings["fold"], seed=settings["seed"])
-        ]
-
-    run_dir, config = require_writable(run_dir), training_config(settings)
-    if weights is not None:
-        read_start(weights, config)  # whether they fit is known before the scans are prepared
-    distributed.join_processes(settings["device"])
-    prepared = failure = None
-    if distributed.rank() == 0:
-        try:
-            prepared = prepare()
-        except LungsegError as error:
-            failure = error
-    failure = distributed.gather([failure])[0]
-    if failure:
-        raise failure
-    training, validation = prepared or prepare()
-    return fit(
-        training,
-        validation,
-        run_dir=run_dir,
-        config=config,
-        device=settings["device"],
-        resume=resume,
-        weights=weights,
-    )
-
-
-def training_config(settings: Mapping) -> TrainingConfig:
-    """Pick from `settings` what training needs; what they leave out has its default."""
-    import dataclasses
-
-    from lungseg_utils.training import TrainingConfig
-
-    names = {field.name for field in dataclasses.fields(TrainingConfig)}
-    chosen = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
-    }
-    return TrainingConfig(**{name: value for name, value in chosen.items() if name in names})
 
 
 def parameters_of(notebook: Path) -> set[str]:

@@ -364,3 +364,18 @@ def _assigned(source: str) -> set[str]:
             return set()  # float("nan") is how papermill writes it
         names |= {target.id for target in targets}
     return names
+
+
+OLD_NAMES = {
+    "foreground": "foreground_share",
+    "mistakes": "hard_example_share",
+    "fixed_norms": "frozen_norm_share",
+    "cut_off": "field_of_view_crop",
+    "least_peak": "min_peak",
+    "mirror": "test_time_mirroring",
+}
+
+
+def with_current_names(values):
+    """Return `values` under the names of today."""
+    return {OLD_NAMES.get(name, name): value for name, value in values.items()}

@@ -26,7 +26,9 @@ class LungsegError(Exception):
 
     def __init__(self, subject: object, cause: str, remedy: str = ""):
         self.subject = printable(subject)
-        self.cause = printable(" ".join(cause.rstrip(".").splitlines()))  # it may quote hostile input
+        self.cause = printable(
+            " ".join(cause.rstrip(".").splitlines())
+        )  # it may quote hostile input
         self.remedy = remedy[:1].upper() + remedy[1:].rstrip(".")
         text = f"{self.subject}: {self.cause}."
         super().__init__(f"{text} {self.remedy}." if remedy else text)

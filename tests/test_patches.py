@@ -13,7 +13,7 @@ from lungseg_utils.patches import (
     Augmentation,
     cut_patches,
     draw_batch,
-    make_source,
+    make_training_case,
 )
 from lungseg_utils.patches.augmentation import _coarsen, _smooth, crop_field_of_view
 from lungseg_utils.runtime import LungsegError
@@ -24,7 +24,7 @@ SHAPE = (20, 24, 22)
 def source(label=None, hu=None):
     case = make_prepared(shape=SHAPE)
     arrays = {"label": label, "hu": hu}
-    return make_source(
+    return make_training_case(
         type(case)(**vars(case) | {name: a for name, a in arrays.items() if a is not None})
     )
 
@@ -262,7 +262,7 @@ def test_a_case_without_a_lesion_is_drawn_from_its_region():
 def test_a_case_without_a_label_cannot_be_trained_on():
     case = make_prepared()
     with pytest.raises(LungsegError, match="case_0: it has no label"):
-        make_source(type(case)(**vars(case) | {"label": None}))
+        make_training_case(type(case)(**vars(case) | {"label": None}))
 
 
 def test_the_generator_decides_everything():

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from helpers_cases import TINY, make_prepared
-from lungseg_utils.patches import make_source
+from lungseg_utils.patches import make_training_case
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import fit, make_loss, processes
@@ -54,7 +54,7 @@ for name in ("dice_ce", "dice_ce_balanced", "tversky", "focal"):  # those of the
     assert torch.allclose(whole, joined) and torch.allclose(own.grad, logits.grad[2 * rank : 2 * rank + 2])
 silent = SegUNet(channels=(2, 4))
 torch.nn.init.constant_(silent.head.bias, -9.0)
-sources = [make_source(case) for case in cases[:3]]
+sources = [make_training_case(case) for case in cases[:3]]
 wrong = add_hard_examples(sources, cases[:3], silent, TINY)  # each process looks at its share; all know of every lesion
 assert all(torch.equal(a, b) for one in wrong for a, b in zip(one.hard_examples, one.lesions, strict=True))
 with contextlib.ExitStack() as another:

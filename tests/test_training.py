@@ -18,8 +18,8 @@ import torch
 from helpers_cases import TINY, make_prepared
 
 from lungseg_utils import checkpoint, runtime, training
-from lungseg_utils.patches import make_source
-from lungseg_utils.patches.prefetch import draw_ahead
+from lungseg_utils.patches import make_training_case
+from lungseg_utils.patches.prefetch import prefetch
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import (
@@ -228,7 +228,7 @@ def test_batches_drawn_ahead_are_those_drawn_when_needed_and_no_more(device):
         drawn = torch.rand(3, generator=generator).to(device)
         return drawn, drawn > 0.5, ["case"]
 
-    for hu, label, names in draw_ahead(draw, 5, torch.device(device)):
+    for hu, label, names in prefetch(draw, 5, torch.device(device)):
         assert torch.equal(hu.cpu(), torch.rand(3, generator=numbers)) and torch.equal(
             label, hu > 0.5
         )
@@ -306,7 +306,7 @@ def test_where_there_is_no_glibc_memory_is_left_as_it_is(monkeypatch, libc):
 def test_the_defaults_make_the_steps_that_they_always_made(cases):
     """New choices leave the course's run as it is; another order of sums once moved the fifth digit of the number."""
     run = training.start_run(TINY, torch.device("cpu"))
-    sources = [make_source(case) for case in cases[:2]]
+    sources = [make_training_case(case) for case in cases[:2]]
     row = training.train_one_epoch(run, sources, losses.make_loss(), TINY)
     assert row["loss"] == pytest.approx(1.7126, rel=5e-5)
 
@@ -324,7 +324,7 @@ def test_mistakes_are_lesions_less_than_half_marked_and_marks_on_none():
 
 
 def test_a_share_of_the_patches_lies_where_the_first_weights_are_wrong(cases):
-    sources = [make_source(case) for case in cases[:2]]
+    sources = [make_training_case(case) for case in cases[:2]]
     silent = SegUNet(channels=(2, 4))
     torch.nn.init.zeros_(silent.head.weight)
     torch.nn.init.constant_(silent.head.bias, -5.0)
@@ -341,7 +341,7 @@ def test_the_running_mean_moves_towards_the_weights():
     mean, model = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
     torch.nn.init.constant_(model.weight, 3.0)
     model.num_batches_tracked += 5
-    training.update_mean(mean, model, 0.75)
+    training.update_ema(mean, model, 0.75)
     assert mean.weight.tolist() == [1.5, 1.5] and mean.num_batches_tracked == 5
 
 

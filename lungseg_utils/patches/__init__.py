@@ -1,20 +1,21 @@
 """Patches for training: where they are drawn, and how they are varied, a whole batch at a time."""
 
-from lungseg_utils.patches.augmentation import (
-    AIR_HU,
-    NO_AUGMENTATION,
-    USUAL_AUGMENTATION,
-    Augmentation,
+from lungseg_utils.patches.augmentation import NO_AUGMENTATION, USUAL_AUGMENTATION, Augmentation
+from lungseg_utils.patches.prefetch import prefetch
+from lungseg_utils.patches.sampling import (
+    TrainingCase,
+    cut_patches,
+    draw_batch,
+    make_training_case,
 )
-from lungseg_utils.patches.sampling import Source, cut_patches, draw_batch, make_source
 
 __all__ = [
-    "AIR_HU",
     "NO_AUGMENTATION",
     "USUAL_AUGMENTATION",
     "Augmentation",
-    "Source",
+    "TrainingCase",
     "cut_patches",
     "draw_batch",
-    "make_source",
+    "make_training_case",
+    "prefetch",
 ]

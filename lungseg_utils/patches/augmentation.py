@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,139 +11,157 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lungseg_utils.patches.rng import Rng
 from lungseg_utils.preprocess.resample import axis_weights
-
-AIR_HU = -1024.0
+from lungseg_utils.volume.intensity import AIR_HU
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far patches are varied; all zero leaves them as they are."""
+    """How far patches are varied; all zero leaves them as they are.
 
-    mirror: float = (
-        0.5  # probability; left and right only: nobody lies with the head where the feet are
-    )
+    mirror: probability; left and right only, as nobody lies with the head where the feet are.
+    rotate_degrees, scale (relative), gain (relative, of HU + 1000), offset_hu: the largest.
+    noise_hu: the largest standard deviation. blur: probability of a softer kernel or thicker
+    slices. sharpen: probability of a sharper kernel. elastic_voxels: largest shift of an elastic
+    deformation, its waves a quarter of the patch long. low_resolution: probability of being seen
+    as through voxels 1.2 to 2.5 times as large. field_of_view_crop: probability of air beyond a
+    box round the lesions, as in a scan cut to a part.
+    """
+
+    mirror: float = 0.5
     rotate_degrees: float = 20.0
-    scale: float = 0.2  # relative
-    gain: float = 0.08  # relative, of HU + 1000
+    scale: float = 0.2
+    gain: float = 0.08
     offset_hu: float = 30.0
     noise_hu: float = 40.0
-    blur: float = 0.25  # probability of a softer kernel or thicker slices
-    sharpen: float = 0.15  # probability of a sharper kernel
-    elastic_voxels: float = (
-        0.0  # largest shift of an elastic deformation, its waves a quarter of the patch long
-    )
-    low_resolution: float = (
-        0.0  # probability of being seen as through voxels 1.2 to 2.5 times as large
-    )
-    field_of_view_crop: float = (
-        0.0  # probability of air beyond a box round the lesions, as in a scan cut to a part
-    )
+    blur: float = 0.25
+    sharpen: float = 0.15
+    elastic_voxels: float = 0.0
+    low_resolution: float = 0.0
+    field_of_view_crop: float = 0.0
 
 
 USUAL_AUGMENTATION = Augmentation()
 NO_AUGMENTATION = Augmentation(0, 0, 0, 0, 0, 0, 0, 0)
-Chance = Iterator[float]  # random numbers in [0, 1)
 
 
-def random_matrix(augmentation: Augmentation, chance: Chance) -> np.ndarray:
-    """Draw the (3, 3) that takes offsets in a patch to offsets in the scan: mirrored, scaled and turned."""
-    sides = [1.0, 1.0, -1.0 if next(chance) < augmentation.mirror else 1.0]
-    matrix = np.diag([side / (1 + augmentation.scale * (2 * next(chance) - 1)) for side in sides])
+def random_matrix(augmentation: Augmentation, rng: Rng) -> np.ndarray:
+    """Draw the (3, 3) that takes offsets in a patch to offsets in the scan.
+
+    It mirrors, scales and rotates.
+    """
+    sides = [1.0, 1.0, -1.0 if rng.random() < augmentation.mirror else 1.0]
+    matrix = np.diag([side / (1 + rng.symmetric(augmentation.scale)) for side in sides])
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        angle = math.radians(augmentation.rotate_degrees) * (2 * next(chance) - 1)
-        turn = np.eye(3)
-        turn[a, a] = turn[b, b] = math.cos(angle)
-        turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
-        matrix = turn @ matrix
+        angle = rng.symmetric(math.radians(augmentation.rotate_degrees))
+        rotation = np.eye(3)
+        rotation[a, a] = rotation[b, b] = math.cos(angle)
+        rotation[a, b] = -math.sin(angle)
+        rotation[b, a] = math.sin(angle)
+        matrix = rotation @ matrix
     return matrix
 
 
-def vary_intensity(hu: Tensor, augmentation: Augmentation, chance: Chance) -> Tensor:
-    """Vary HU (B, d, h, w) as scanners do: gain and offset, softer or sharper kernel, thicker slices, then noise."""
+def vary_intensity(hu: Tensor, augmentation: Augmentation, rng: Rng) -> Tensor:
+    """Vary HU (B, d, h, w) as scanners do.
+
+    Gain and offset, then a softer or sharper kernel, then thicker slices, then noise.
+    """
     count = len(hu)
-    gain = _column([1 + augmentation.gain * (2 * next(chance) - 1) for _ in range(count)], hu)
-    offset = _column([augmentation.offset_hu * (2 * next(chance) - 1) for _ in range(count)], hu)
+    gain = _column([1 + rng.symmetric(augmentation.gain) for _ in range(count)], hu)
+    offset = _column([rng.symmetric(augmentation.offset_hu) for _ in range(count)], hu)
     hu = (hu + 1000) * gain + (offset - 1000)
-    chosen, sigmas, shares = [], [], []  # what is left of a patch, the rest is its smoothed copy
-    for number in range(count):
-        kind = next(chance)
-        if kind < augmentation.blur:
-            axes = [0, 1, 2] if next(chance) < 0.5 else [int(3 * next(chance))]
-            sigma, share = 0.4 + 0.8 * next(chance), 0.0
-        elif kind < augmentation.blur + augmentation.sharpen:
-            axes, sigma, share = [0, 1, 2], 0.8, 1.3 + 0.7 * next(chance)
+    hu = _vary_kernel(hu, augmentation, rng)
+    if augmentation.low_resolution:
+        for number in range(count):
+            if rng.random() < augmentation.low_resolution:
+                hu[number] = _coarsen(hu[number], [1.2 + 1.3 * rng.random() for _ in range(3)])
+    if augmentation.noise_hu:
+        sd = _column([augmentation.noise_hu * rng.random() ** 2 for _ in range(count)], hu)
+        own = torch.Generator(hu.device).manual_seed(int(2**53 * rng.random()))
+        hu = hu + sd * torch.randn(hu.shape, device=hu.device, generator=own)
+    return hu
+
+
+def _vary_kernel(hu: Tensor, augmentation: Augmentation, rng: Rng) -> Tensor:
+    """Blur some of the patches (B, d, h, w), along one axis or all, and sharpen others."""
+    chosen = []
+    sigmas = []
+    shares = []  # of the patch itself; the rest is its smoothed copy
+    for number in range(len(hu)):
+        draw = rng.random()
+        if draw < augmentation.blur:
+            axes = [0, 1, 2] if rng.random() < 0.5 else [int(3 * rng.random())]
+            sigma = 0.4 + 0.8 * rng.random()
+            share = 0.0
+        elif draw < augmentation.blur + augmentation.sharpen:
+            axes = [0, 1, 2]
+            sigma = 0.8
+            share = 1.3 + 0.7 * rng.random()
         else:
             continue
         chosen.append(number)
         sigmas.append([sigma if axis in axes else 0.0 for axis in range(3)])
         shares.append(share)
     if chosen:
-        share = _column(shares, hu)
-        hu[chosen] = share * hu[chosen] + (1 - share) * _smooth(hu[chosen], sigmas)
-    for number in range(count):
-        if augmentation.low_resolution and next(chance) < augmentation.low_resolution:
-            hu[number] = _coarsen(hu[number], [1.2 + 1.3 * next(chance) for _ in range(3)])
-    if augmentation.noise_hu:
-        sd = _column([augmentation.noise_hu * next(chance) ** 2 for _ in range(count)], hu)
-        own = torch.Generator(hu.device).manual_seed(int(2**53 * next(chance)))
-        hu = hu + sd * torch.randn(hu.shape, device=hu.device, generator=own)
+        share_of_each = _column(shares, hu)
+        smoothed = _smooth(hu[chosen], sigmas)
+        hu[chosen] = share_of_each * hu[chosen] + (1 - share_of_each) * smoothed
     return hu
 
 
-def crop_field_of_view(hu: Tensor, label: Tensor, chance: Chance) -> Tensor:
-    """Fill (B, d, h, w) with air, or lung, beyond a random box that holds all that is marked in `label`."""
+def crop_field_of_view(hu: Tensor, label: Tensor, rng: Rng) -> Tensor:
+    """Fill (B, d, h, w) with air, or lung, beyond a random box that holds all of `label`."""
 
     def draws() -> Tensor:
-        return _column([next(chance) for _ in range(len(hu))], hu)
+        return _column([rng.random() for _ in range(len(hu))], hu)
 
     is_marked = label.amax((1, 2, 3), keepdim=True) > 0
-    most = torch.where(
-        is_marked, draws(), 1.0
-    )  # of the room beside the lesions: some boxes are tight
+    most = torch.where(is_marked, draws(), 1.0)  # of the room beside the lesions: some are tight
     inside = torch.ones((), dtype=torch.bool, device=hu.device)
     for axis in (1, 2, 3):
+        size = hu.shape[axis]
         others = [other for other in (1, 2, 3) if other != axis]
-        size, marked = (
-            hu.shape[axis],
-            label.amax(others, keepdim=True),
-        )  # argmax gives the first of equals
+        marked = label.amax(others, keepdim=True)
         anywhere = (size * draws()).floor()
-        first = torch.where(is_marked, marked.argmax(axis, keepdim=True), anywhere)
-        last = torch.where(
-            is_marked, size - 1 - marked.flip(axis).argmax(axis, keepdim=True), anywhere
-        )
-        before, behind = most * draws() * first, most * draws() * (size - 1 - last)
-        at = torch.arange(size, device=hu.device).view(
-            [-1 if other == axis else 1 for other in range(4)]
-        )
-        inside = inside & (at >= (first - before).floor()) & (at < (last + 1 + behind).ceil())
+        from_start = marked.argmax(axis, keepdim=True)  # argmax returns the first of equals
+        from_end = marked.flip(axis).argmax(axis, keepdim=True)
+        first = torch.where(is_marked, from_start, anywhere)
+        last = torch.where(is_marked, size - 1 - from_end, anywhere)
+        before = most * draws() * first
+        behind = most * draws() * (size - 1 - last)
+        shape = [-1 if other == axis else 1 for other in range(4)]
+        place = torch.arange(size, device=hu.device).view(shape)
+        starts = place >= (first - before).floor()
+        ends = place < (last + 1 + behind).ceil()
+        inside = inside & starts & ends
     return torch.where(inside, hu, AIR_HU + 224 * draws())
 
 
 def _coarsen(hu: Tensor, factors: Sequence[float]) -> Tensor:
-    """See (d, h, w) as through voxels `factors` (3,) times as large: averaged, then interpolated back."""
+    """Average (d, h, w) over voxels `factors` (3,) times as large, and interpolate back."""
     for axis, (side, factor) in enumerate(zip(hu.shape, factors)):
         coarse = max(1, round(side / factor))
         there_and_back = axis_weights(coarse, side) @ axis_weights(side, coarse)
-        hu = torch.tensordot(to_device(there_and_back, hu.device), hu, ([1], [axis])).movedim(
-            0, axis
-        )
+        weights = to_device(there_and_back, hu.device)
+        hu = torch.tensordot(weights, hu, ([1], [axis])).movedim(0, axis)
     return hu
 
 
 def _smooth(hu: Tensor, sigmas: Sequence[Sequence[float]]) -> Tensor:
-    """Smooth (B, d, h, w), each with Gaussians of its own `sigmas` (3,), in voxels along the axes; 0 for none."""
+    """Smooth each of (B, d, h, w) with a Gaussian of its own `sigmas` (3,), in voxels; 0: none."""
     sigma = np.maximum(np.array(sigmas), 1e-3)[:, :, None]  # (B, 3, 1)
     kernels = np.exp(-0.5 * (np.arange(-3, 4) / sigma) ** 2)
     kernels = (kernels / kernels.sum(2, keepdims=True)).astype(np.float32)
     for axis in range(3):
-        shape, padding = [1, 1, 1], [0] * 6
-        shape[axis], padding[4 - 2 * axis], padding[5 - 2 * axis] = 7, 3, 3
+        shape = [1, 1, 1]
+        shape[axis] = 7
+        padding = [0] * 6  # (W, W, H, H, D, D)
+        padding[4 - 2 * axis] = padding[5 - 2 * axis] = 3
         kernel = to_device(torch.from_numpy(kernels[:, axis]), hu.device)
-        hu = F.conv3d(
-            F.pad(hu[None], padding, mode="replicate"), kernel.view(-1, 1, *shape), groups=len(hu)
-        )[0]
+        padded = F.pad(hu[None], padding, mode="replicate")
+        hu = F.conv3d(padded, kernel.view(-1, 1, *shape), groups=len(hu))[0]
     return hu
 
 
@@ -153,5 +171,5 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Put a small tensor on `device` without waiting, where that is safe: Apple's may read it when it is gone."""
+    """Put a small tensor on `device`; on a GPU of NVIDIA's without waiting, which is safe there."""
     return values.to(device, non_blocking=device.type == "cuda")

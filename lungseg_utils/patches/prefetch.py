@@ -1,4 +1,4 @@
-"""Batches drawn ahead: on a GPU, what draws the next one runs beside the network."""
+"""Batches drawn ahead: on a GPU the next one is drawn beside the network."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 Batch = tuple[Tensor, Tensor, list[str]]  # HU and label (B, 1, d, h, w), and the names of the cases
 
 
-def draw_ahead(draw: Callable[[], Batch], count: int, device: torch.device) -> Iterator[Batch]:
-    """Yield `count` batches of `draw`; on a GPU the next is drawn, beside the network, while this one is used.
+def prefetch(draw: Callable[[], Batch], count: int, device: torch.device) -> Iterator[Batch]:
+    """Yield `count` batches of `draw`; on a GPU the next is drawn while the network uses this one.
 
-    Never more than `count` are drawn: the random numbers go on from there as if each had been drawn when needed.
+    Never more than `count` are drawn: the random numbers go on from there as if each had been
+    drawn when needed.
     """
     if device.type != "cuda":
         for _ in range(count):
@@ -35,7 +36,5 @@ def draw_ahead(draw: Callable[[], Batch], count: int, device: torch.device) -> I
             here = torch.cuda.current_stream(device)
             here.wait_event(is_drawn)
             for tensor in batch[:2]:
-                tensor.record_stream(
-                    here
-                )  # its memory is not given to the next batch before this one is used up
+                tensor.record_stream(here)  # the next batch may not take its memory before its use
             yield batch

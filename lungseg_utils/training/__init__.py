@@ -1,10 +1,14 @@
-"""Training: Dice and cross-entropy, a plain loop, a run folder that survives all but a lost disk."""
+"""Training: a plain loop, and a run folder that survives anything but losing the disk."""
 
 from lungseg_utils.training.config import TrainingConfig, learning_rate_at
-from lungseg_utils.training.loop import fit, stop_on_sigterm, train_one_epoch, update_mean
+from lungseg_utils.training.loop import fit, stop_on_sigterm, train_one_epoch
 from lungseg_utils.training.losses import make_loss
-from lungseg_utils.training.run_folder import Run, describe_environment, restore, save, set_aside
-from lungseg_utils.training.start import read_start, start_run, training_precision
+from lungseg_utils.training.recipe import train, training_config, unseen_cases
+from lungseg_utils.training.record import describe_environment
+from lungseg_utils.training.resume import restore
+from lungseg_utils.training.run import Run, read_start, start_run, training_precision
+from lungseg_utils.training.run_folder import save, set_aside
+from lungseg_utils.training.step import update_ema
 from lungseg_utils.training.validation import validate
 
 __all__ = [
@@ -20,8 +24,11 @@ __all__ = [
     "set_aside",
     "start_run",
     "stop_on_sigterm",
+    "train",
     "train_one_epoch",
+    "training_config",
     "training_precision",
-    "update_mean",
+    "unseen_cases",
+    "update_ema",
     "validate",
 ]

@@ -49,10 +49,10 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.foreground_share + self.hard_examples > 1 + 1e-9:
+        if self.foreground_share + self.hard_example_share > 1 + 1e-9:
             raise LungsegError(
                 "foreground_share, hard_example_share",
-                f"shares of {self.foreground_share:g} and {self.hard_examples:g} of the patches are more than all",
+                f"shares of {self.foreground_share:g} and {self.hard_example_share:g} of the patches are more than all",
                 "let them be 1 together at most",
             )
 

@@ -1,8 +1,9 @@
-"""Several processes, as `accelerate launch` or `torchrun` starts them: the same loop, each on its share of a batch.
+"""Several processes, as `torchrun` or `accelerate launch` starts them, by Hugging Face accelerate.
 
-Every process draws its own patches; the loss is that of the whole batch, and gradients are summed before each step,
-so that all hold the same weights. Batch norms see a process's own share, and their running statistics are averaged
-once an epoch. The first process alone writes. One process, as without a launcher, does none of this.
+Every process runs the same loop on its share of a batch. DistributedDataParallel averages their
+gradients before each step, so that all hold the same weights. What it does not know is here: the
+loss is that of the whole batch, and each process draws its own patches. A single process, as
+without a launcher, does none of this.
 """
 
 from __future__ import annotations
@@ -10,102 +11,95 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import torch
-import torch.distributed as dist
+import torch.distributed
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
 from lungseg_utils.runtime import LungsegError, pick_device
 
-
-def join_processes(device: str) -> torch.device:
-    """Give this process's device; where a launcher has started several, meet the others first."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return pick_device(device)
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise LungsegError(
-            "several processes", "accelerate is not installed", "pip install accelerate"
-        ) from error
-    patience = timedelta(hours=2)  # while the first prepares the scans, or validates
-    joined = PartialState(cpu=pick_device(device).type == "cpu", timeout=patience)
-    atexit.register(_leave, joined)
-    return joined.device
+PATIENCE = timedelta(hours=2)  # while the first process prepares the scans, or validates
 
 
-def _leave(joined) -> None:
-    """End the group before the interpreter ends: gloo's threads let go of tensors, for which they need it.
+def start_accelerator(device: str) -> Accelerator:
+    """Return the Accelerator of this process; where a launcher has started several, meet them.
 
-    One that comes too late aborts the process (pytorch/pytorch issue 190489); so they get a moment first.
+    `accelerator.device` is the device called `device`, or this process's own GPU.
+    """
+    chosen = pick_device(device)
+    is_alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    if is_alone:
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run's device
+    accelerator = Accelerator(
+        cpu=chosen.type == "cpu",
+        device_placement=False,
+        mixed_precision="no",  # `TrainingNetwork` casts
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=PATIENCE),
+            DistributedDataParallelKwargs(broadcast_buffers=False),  # averaged once an epoch
+        ],
+    )
+    if is_alone:
+        accelerator.state.device = chosen
+    else:
+        atexit.register(_leave, accelerator)
+    return accelerator
+
+
+def _leave(accelerator: Accelerator) -> None:
+    """End the group before the interpreter ends: gloo's threads need it to free tensors.
+
+    One that comes too late aborts the process (pytorch/pytorch issue 190489), so they get a moment.
     """
     time.sleep(0.2)
-    joined.destroy_process_group()
+    accelerator.end_training()
 
 
-def count() -> int:
-    """Give the number of processes that train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """Give the number of this process; 0 is the one that writes."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def part(batch_size: int) -> range:
-    """Give the numbers of the patches of a batch that this process draws."""
-    if batch_size % count():
+def share_of_batch(accelerator: Accelerator, batch_size: int) -> range:
+    """Return the numbers of the patches of a batch that this process draws."""
+    world_size = accelerator.num_processes
+    if batch_size % world_size:
         raise LungsegError(
             "batch_size",
-            f"{batch_size} patches cannot be shared by {count()} processes",
-            f"use a multiple of {count()}",
+            f"{batch_size} patches cannot be shared by {world_size} processes",
+            f"Use a multiple of {world_size}",
         )
-    share = batch_size // count()
-    return range(rank() * share, (rank() + 1) * share)
+    share = batch_size // world_size
+    first = accelerator.process_index * share
+    return range(first, first + share)
 
 
-def seed_epoch(generator: torch.Generator, seed: int, epoch: int) -> None:
-    """Give every process but the first a generator of its own, the same again when this epoch is resumed."""
-    if rank():
-        generator.manual_seed((seed * 1_000_003 + epoch) * 1009 + rank())
+def seed_epoch(accelerator: Accelerator, generator: torch.Generator, seed: int, epoch: int) -> None:
+    """Seed every process but the first, the same again when an epoch is resumed."""
+    rank = accelerator.process_index
+    if rank:
+        generator.manual_seed((seed * 1_000_003 + epoch) * 1009 + rank)
 
 
-def join(own: Tensor) -> Tensor:
-    """Give the patches of all processes, the first's first; only the `own` ones have a gradient."""
-    if count() == 1:
+def whole_batch(accelerator: Accelerator, own: Tensor) -> Tensor:
+    """Return the patches of all processes, this one's with their gradient."""
+    world_size = accelerator.num_processes
+    if world_size == 1:
         return own
-    parts = [torch.empty_like(own) for _ in range(count())]
-    dist.all_gather(parts, own.detach().contiguous())
-    parts[rank()] = own
+    parts = [torch.empty_like(own) for _ in range(world_size)]
+    torch.distributed.all_gather(parts, own.detach().contiguous())
+    if own.requires_grad:
+        # each process adds its own patches' part, of which DistributedDataParallel takes the mean
+        own.register_hook(lambda gradient: world_size * gradient)
+    parts[accelerator.process_index] = own
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def average(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its mean over the processes, in one message."""
-    if count() == 1:
+def average_buffers(accelerator: Accelerator, *modules: torch.nn.Module) -> None:
+    """Replace the floating-point buffers of `modules` by their means over the processes."""
+    if accelerator.num_processes == 1:
         return
-    tensors = [tensor for tensor in tensors if tensor is not None and tensor.is_floating_point()]
-    together = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(together)
-    together /= count()
-    for tensor, mean in zip(tensors, together.split([tensor.numel() for tensor in tensors])):
-        tensor.copy_(mean.view_as(tensor))
-
-
-def gather(rows: Sequence) -> list:
-    """Give the rows of all processes, the first's first."""
-    if count() == 1:
-        return list(rows)
-    parts: list = [None] * count()
-    dist.all_gather_object(parts, list(rows))
-    return [row for part in parts for row in part]
-
-
-def wait() -> None:
-    """Wait until every process is here."""
-    if count() > 1:
-        dist.barrier()
+    for module in modules:
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(accelerator.reduce(buffer, "mean"))

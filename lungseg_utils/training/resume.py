@@ -1,0 +1,120 @@
+"""To continue a run where its folder left it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from lungseg_utils import checkpoint, parameters
+from lungseg_utils.runtime import LungsegError, warn
+from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.run import Run
+from lungseg_utils.training.run_folder import facts_of
+
+
+def restore(run: Run, run_dir: Path) -> None:
+    """Bring `run` to where the folder's last whole epoch left it.
+
+    Where last.pt is damaged, to the epoch before, with a warning; it is then renamed, as the next
+    one would move it over the only good state. Best
+    weights that are missing or damaged are replaced. Raises LungsegError when the settings differ
+    in anything but the number of epochs (and in that too where the schedule depends on it), when a
+    case has other voxels now, or when both states are damaged.
+    """
+    candidates = [run_dir / name for name in ("last.pt", "previous.pt")]
+    candidates = [path for path in candidates if path.exists()]
+    if not candidates:
+        warn(f"{run_dir}: no earlier run to resume; starting from the beginning")
+        return
+    path, state = _load_one_of(candidates)
+    try:
+        differences = _differences(json.loads(state["settings"]), run.settings)
+        if differences:
+            raise LungsegError(
+                path,
+                f"the run was made with other settings: {'; '.join(differences)}",
+                "Resume with the same ones or choose another run folder",
+            )
+        _fill(run, state, path)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise LungsegError(
+            path, "not the state of a training run", "Choose another run folder"
+        ) from error
+    if run.accelerator.is_main_process:
+        if path != candidates[0]:
+            os.replace(candidates[0], run_dir / "last.damaged.pt")
+            warn(f"{candidates[0]}: kept as last.damaged.pt")
+        _restore_best(run, run_dir)
+
+
+def _load_one_of(candidates: list[Path]) -> tuple[Path, dict]:
+    """Return the first state that can be read, with its path."""
+    for path in candidates[:-1]:
+        try:
+            return path, checkpoint.load_state(path)
+        except LungsegError as error:
+            warn(f"{error} Falling back to {candidates[-1].name}.")
+    return candidates[-1], checkpoint.load_state(candidates[-1])
+
+
+def _fill(run: Run, state: dict, path: Path) -> None:
+    """Put the state of the folder into `run`."""
+    checkpoint.fill(run.model, state["model"], path)
+    checkpoint.fill(run.ema, state["ema"], path)
+    checkpoint.fill(run.heads, state.get("heads", {}), path)
+    run.optimiser.load_state_dict(state["optimiser"])
+    run.generator.set_state(state["generator"])
+    torch.set_rng_state(state["torch"])
+    run.history[:] = state["history"]
+    run.best_dice = float(state["best_dice"])
+
+
+def _restore_best(run: Run, run_dir: Path) -> None:
+    """Write the running mean for best weights that cannot be read; a better epoch may follow."""
+    best = run_dir / "best.safetensors"
+    try:
+        checkpoint.load_weights(best)
+    except LungsegError as error:
+        warn(
+            f"{best}: {error.cause}: replaced by the weights of epoch {run.epoch}, "
+            "which may be worse"
+        )
+        run.best_dice = run.history[-1].get("validation_dice", -1.0)
+        checkpoint.save_weights(best, run.ema, facts_of(run))
+
+
+def _differences(before: dict, now: dict) -> list[str]:
+    """Describe in what a run to be resumed differs.
+
+    What its version did not know yet had the default.
+    """
+    defaults = asdict(TrainingConfig()) | {"processes": 1, "started_from": None}
+    earlier = _as_json(defaults) | parameters.with_current_names(before)
+    wanted = _as_json(now)
+    free = {"contents"}
+    if wanted["schedule"] == "constant" and not wanted["frozen_norm_share"]:
+        free.add("epochs")  # nothing depends on the last epoch
+    differences = [
+        f"{name} was {earlier.get(name)} and is now {value}"
+        for name, value in wanted.items()
+        if name not in free and earlier.get(name) != value
+    ]
+    changed = _changed_cases(earlier, wanted)
+    if changed and not differences:
+        differences.append(f"the scan or label of {', '.join(changed)} is another one now")
+    return differences
+
+
+def _changed_cases(earlier: dict, wanted: dict) -> list[str]:
+    names = wanted["training_cases"] + wanted["validation_cases"]
+    contents = zip(names, earlier.get("contents", ()), wanted["contents"])
+    return [name for name, before, now in contents if before != now]
+
+
+def _as_json(settings: dict) -> dict:
+    """Return `settings` as a file has them: lists for tuples."""
+    return json.loads(json.dumps(settings))
