@@ -1,4 +1,4 @@
-"""The repository as a whole: one place for each defence, nothing of a machine in it, versions that are sound."""
+"""The repository as a whole: one place for each defence, nothing of a machine, sound versions."""
 
 import ast
 import re
@@ -26,12 +26,12 @@ FLOORS = {
 
 
 def module(path: Path) -> str:
-    """Name the module of the package, or the folder that has taken its place, that `path` belongs to."""
+    """Return the module of the package, or the folder in its place, that `path` belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def calls(path: Path) -> dict[str, int]:
-    """Give every call in a module by its dotted name, imported names spelt out, with its line."""
+    """Return every call in a module by its dotted name, imported names spelt out, with its line."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     full = {}
     for node in ast.walk(tree):
@@ -83,7 +83,7 @@ def test_there_is_one(what, pattern, place):
 
 
 def test_the_atomic_writer_is_the_only_one_that_renames():
-    """Beside it only whole folders and downloads are renamed, and training keeps the state before the last."""
+    """Beside it only whole folders, downloads and the state before the last are renamed."""
     assert modules_that_call(r"os\.(replace|rename|renames)|shutil\.move") <= {
         "runtime",
         "decathlon",
@@ -110,7 +110,7 @@ def test_a_module_has_250_lines_at_most_and_says_what_it_is(path):
 
 
 def tracked() -> list[Path]:
-    """Give every file that is, or is about to be, in the repository."""
+    """Return every file that is, or is about to be, in the repository."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -189,7 +189,7 @@ def test_an_archive_of_the_sources_holds_the_package_and_no_half_of_the_tests(tm
     assert {path.relative_to(ROOT).as_posix() for path in MODULES} < set(names)
 
 
-# --- versions --------------------------------------------------------------------------------------------------
+# --- versions -------------------------------------------------------------------------------------
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -236,9 +236,32 @@ def test_the_conda_environment_installs_this_project():
     assert version(python) >= version(project()["requires-python"])
 
 
-@pytest.mark.parametrize("page", ["README.md", "notebooks/05_evaluate.ipynb"])
-def test_the_table_of_networks_is_the_one_that_was_measured(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
+def test_the_citation_is_of_this_project_and_version():
+    import yaml
+
+    from lungseg_utils import __version__
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert (citation["version"], citation["license"]) == (__version__, project()["license"])
+    assert citation["authors"] == project()["authors"]
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+
+FOLDERS = ("", "benchmarks", "data", "docs", "figures", "lungseg_utils/weights", "recipes")
+PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_table_of_networks_is_the_one_that_was_measured():
+    text = (ROOT / "notebooks" / "05_evaluate.ipynb").read_text(encoding="utf-8")
     measured = [
         line.split(" | ")
         for line in (ROOT / "benchmarks/results/ablation.md").read_text().splitlines()
