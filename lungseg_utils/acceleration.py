@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +22,13 @@ LANES = 16  # values of float32 in a vector of AVX-512
 
 def accelerate_training(model: SegUNet) -> None:
     """Let the blocks of `model` compute as `TrainingBlock` does; weights and names stay its own."""
-    model.encoder = nn.ModuleList(TrainingBlock(*block) for block in model.encoder)
+
+    def swap(blocks: Iterable[Any]) -> nn.ModuleList:
+        return nn.ModuleList(TrainingBlock(*block) for block in blocks)
+
+    model.encoder = swap(model.encoder)
     model.bottleneck = TrainingBlock(*model.bottleneck)
-    model.decoder = nn.ModuleList(TrainingBlock(*block) for block in model.decoder)
+    model.decoder = swap(model.decoder)
 
 
 class TrainingBlock(nn.Sequential):
@@ -43,7 +49,7 @@ class TrainingBlock(nn.Sequential):
         return x
 
 
-def _convolve_and_normalise(x: Tensor, convolution: nn.Module, norm: nn.Module) -> Tensor:
+def _convolve_and_normalise(x: Tensor, convolution: Any, norm: Any) -> Tensor:
     """Apply a convolution whose weights and bias have taken over those of a frozen batch norm."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     weight = convolution.weight * scale[:, None, None, None, None]
@@ -51,7 +57,7 @@ def _convolve_and_normalise(x: Tensor, convolution: nn.Module, norm: nn.Module) 
     return F.conv3d(x, weight, bias, padding=convolution.padding)
 
 
-def _normalise(x: Tensor, norm: nn.Module) -> Tensor:
+def _normalise(x: Tensor, norm: Any) -> Tensor:
     """Apply a batch norm, with the faster backward pass where there is one to come.
 
     Where channels come last, torch's own backward pass on a CPU takes the channels of a voxel 16 at
@@ -109,11 +115,13 @@ def freeze_batch_norms(model: nn.Module, statistics: nn.Module) -> None:
 
     Training then normalises as prediction does; those of a few patches are noisy.
     """
-    for norm, source in zip(model.modules(), statistics.modules()):
+    modules: Iterable[tuple[Any, Any]] = zip(model.modules(), statistics.modules())
+    for norm, source in modules:
         if isinstance(norm, nn.BatchNorm3d):
             norm.eval()
-            norm.running_mean.copy_(source.running_mean)
-            norm.running_var.copy_(source.running_var)
+            for name, buffer in norm.named_buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(source.get_buffer(name))
 
 
 def fold_batch_norms(model: SegUNet) -> SegUNet:

@@ -6,17 +6,21 @@ Two voxels of a lesion touch by a face, an edge or a corner: 26 neighbours. Mask
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 Box = tuple[slice, slice, slice]
+Neighbours = Literal[4, 6, 8, 26]
 
-LESION_NEIGHBOURS = 26
-FACE_NEIGHBOURS = 6
+LESION_NEIGHBOURS: Neighbours = 26
+FACE_NEIGHBOURS: Neighbours = 6
 SMALLEST_LESION_MM3 = 50.0  # smaller components are noise at the working spacing
 
 
-def label_components(mask: np.ndarray, *, neighbours: int = LESION_NEIGHBOURS) -> np.ndarray:
+def label_components(
+    mask: np.ndarray, *, neighbours: Neighbours = LESION_NEIGHBOURS
+) -> np.ndarray:
     """Return an array like `mask` with the number of each voxel's component, from 1; 0 outside.
 
     `neighbours` is 26 or 6, and for a single slice 8 or 4.

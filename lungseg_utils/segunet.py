@@ -55,7 +55,7 @@ class SegUNet(nn.Module):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.channels = tuple(channels)
-        self.pools = tuple(tuple(pool) for pool in pools)
+        self.pools = [(depth, height, width) for depth, height, width in pools]
         self.upsample = upsample
         self.skip = skip
 

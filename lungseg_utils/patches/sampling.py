@@ -173,12 +173,12 @@ def cut_patches(
     turns = np.stack([np.eye(3)] * len(cases) if matrices is None else matrices)
     boxes = []
     offsets = []
-    for number, (case, centre) in enumerate(zip(cases, centres)):
+    for number, (case, wanted) in enumerate(zip(cases, centres)):
         extent = np.array(case.hu.shape)
         # patches stay inside the scan where it is large enough: air beside the box is no anatomy
         high = extent - 1 - low
-        inside = np.clip(centre, low, np.maximum(low, high))
-        centre = np.where(high > low, inside, (extent - 1) / 2)
+        nearest = np.clip(wanted, low, np.maximum(low, high))
+        centre: np.ndarray = np.where(high > low, nearest, (extent - 1) / 2)
         if matrices is None:
             centre = np.floor(centre - low + 0.5) + low  # whole voxels
         reach = np.ceil(np.abs(turns[number]) @ (size / 2)) + 1  # half the box of the turned patch

@@ -24,9 +24,17 @@ CACHE_VERSION = 5  # raise it whenever preparing the same scan results in other 
 class CaseFiles(Protocol):
     """A case as the cache needs it: a name, a scan and, for training, its label."""
 
-    id: str
-    image: Path
-    label: Path | None
+    @property
+    def id(self) -> str:
+        """Return its name."""
+
+    @property
+    def image(self) -> Path:
+        """Return where its scan lies."""
+
+    @property
+    def label(self) -> Path | None:
+        """Return where its label lies, if it has one."""
 
 
 def prepare_cases(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,12 +40,12 @@ def make_heads(model: SegUNet) -> nn.ModuleList:
     heads = nn.ModuleList()
     for width in model.channels[:-2]:
         head = nn.Conv3d(width, model.out_channels, 1)
-        nn.init.zeros_(head.bias)
+        head.bias.data.zero_()  # type: ignore[union-attr]
         heads.append(head)
     return heads
 
 
-def predict_all(model: nn.Module, heads: nn.ModuleList, image: Tensor) -> list[Tensor]:
+def predict_all(model: Any, heads: nn.ModuleList, image: Tensor) -> list[Tensor]:
     """Return the logits of `model`, then those of each head on the coarser decoder stages."""
     if not len(heads):
         return [model(image)]

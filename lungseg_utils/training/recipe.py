@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import gather_object
 
@@ -70,7 +71,7 @@ def _prepare(
 
 def training_config(settings: Mapping) -> TrainingConfig:
     """Return what training needs of `settings`; what they leave out has its default."""
-    chosen = {}
+    chosen: dict[str, Any] = {}
     for field in dataclasses.fields(TrainingConfig):
         if field.name in settings:
             value = settings[field.name]

@@ -108,7 +108,7 @@ def start_run(config: TrainingConfig, device: str = "auto", model: SegUNet | Non
 def _random_network(config: TrainingConfig) -> SegUNet:
     """Return a new network; as tumours fill about a hundredth of a patch, it starts from there."""
     model = SegUNet(channels=config.channels, upsample=config.upsample, skip=config.skip)
-    model.head.bias.data.fill_(-math.log(99))
+    torch.nn.init.constant_(model.head.bias, -math.log(99))  # type: ignore[arg-type]
     return model
 
 
@@ -133,10 +133,11 @@ def read_start(path: str | Path, config: TrainingConfig) -> tuple[SegUNet, str]:
 def make_optimiser(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
     """Return AdamW, or nnU-Net's stochastic gradient descent with Nesterov's momentum of 0.99."""
     weights = network.parameters()
-    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    rate = config.learning_rate
+    decay = config.weight_decay
     if config.optimiser == "sgd":
-        return torch.optim.SGD(weights, momentum=0.99, nesterov=True, **options)
-    return torch.optim.AdamW(weights, **options)
+        return torch.optim.SGD(weights, rate, momentum=0.99, weight_decay=decay, nesterov=True)
+    return torch.optim.AdamW(weights, rate, weight_decay=decay)
 
 
 def training_precision(device: torch.device, config: TrainingConfig) -> torch.dtype:
