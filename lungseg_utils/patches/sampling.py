@@ -148,7 +148,7 @@ def _draw_centres(
         elif with_hard_examples and 0 <= place < counts[1]:
             case = rng.choice(with_hard_examples)
             voxels = rng.choice(case.hard_examples)
-        centre = rng.choice(voxels).numpy()  # type: ignore[arg-type]
+        centre: np.ndarray = rng.choice(voxels).numpy()  # type: ignore[arg-type]
         shift = np.array([side * rng.symmetric(0.25) for side in patch_size])
         drawn.append(case)
         centres.append(centre + shift)
