@@ -5,7 +5,13 @@ One convention holds everywhere in this package:
 - arrays are (D, H, W): D towards the head, H towards the back, W towards the patient's left
   (the world's S, P, L), whatever the order in the file;
 - `spacing_mm` and every other per-axis value come in that order; batches are (B, C, D, H, W);
-- intensities are Hounsfield units (HU) until `preprocess.normalise`; volumes are in mL, lengths in mm.
+- intensities are Hounsfield units (HU) until `preprocess.normalise`;
+- volumes are in mL, lengths in mm.
 """
 
+import os
+
 __version__ = "0.1.0"
+
+# Waiting threads sleep instead of spinning, or a busy machine crawls; read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
