@@ -1,4 +1,4 @@
-"""The command line: what its commands say, where they say it, and with which exit code they end."""
+"""The command line: what its commands print, and where, and with which exit code they end."""
 
 import json
 import re
@@ -9,7 +9,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from lungseg_utils import cli, phantom, volume
+from lungseg_utils import cli, parameters, phantom, volume
+from lungseg_utils.cli import data
 from lungseg_utils.runtime import LungsegError
 
 COMMANDS = ["phantom", "download", "check", "preprocess", "train", "predict", "evaluate", "course"]
@@ -54,8 +55,8 @@ try:
     cli.main({arguments})
 except SystemExit as ended:
     assert not ended.code
-heavy = {{"torch", "monai", "matplotlib", "scipy", "pydicom", "highdicom", "papermill"}} & set(sys.modules)
-assert not heavy, heavy
+heavy = {{"torch", "monai", "matplotlib", "scipy", "pydicom", "highdicom", "papermill", "yaml"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
@@ -91,10 +92,10 @@ def test_wrong_usage_ends_with_2(arguments, capsys):
 )
 def test_a_missing_input_is_named_without_a_traceback(arguments, tmp_path, capsys):
     assert cli.main([text.format(tmp_path) for text in arguments]) == 1
-    said = capsys.readouterr()
-    assert "none" in said.err + said.out and "Traceback" not in said.err
+    printed = capsys.readouterr()
+    assert "none" in printed.err + printed.out and "Traceback" not in printed.err
     assert (
-        said.err.startswith(("error: ", "note: ")) or arguments[0] == "check"
+        printed.err.startswith(("error: ", "note: ")) or arguments[0] == "check"
     )  # whose report is its output
 
 
@@ -108,12 +109,12 @@ def test_debug_shows_where_an_error_arose(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "printed"),
     [
         (
             LungsegError("x.nii", "truncated", "copy it again"),
             1,
-            "error: x.nii: truncated. copy it again.\n",
+            "error: x.nii: truncated. Copy it again.\n",
         ),
         (
             ValueError("what"),
@@ -123,7 +124,7 @@ def test_debug_shows_where_an_error_arose(tmp_path, capsys):
         (
             FileNotFoundError(2, "No such file or directory", "a.nii"),
             1,
-            "error: a.nii: no such file or directory. check the path and its permissions.\n",
+            "error: a.nii: no such file or directory. Check the path and its permissions.\n",
         ),
         (
             MemoryError(),
@@ -133,13 +134,13 @@ def test_debug_shows_where_an_error_arose(tmp_path, capsys):
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_every_end_has_its_code_and_one_line(error, code, said, monkeypatch, capsys):
-    def _check(_options):
+def test_every_end_has_its_code_and_one_line(error, code, printed, monkeypatch, capsys):
+    def check(_options):
         raise error
 
-    monkeypatch.setattr(cli, "_check", _check)
+    monkeypatch.setattr(data, "check", check)
     assert cli.main(["check", "set"]) == code
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == printed
 
 
 def test_a_pipe_that_closes_early_is_no_traceback(lungseg, tmp_path):
@@ -187,44 +188,15 @@ def test_check_ends_with_1_and_names_the_fault(synthetic, tmp_path, capsys):
 
 def test_train_preprocess_and_evaluate_work_together(synthetic, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LUNGSEG_HOME", str(tmp_path))
-    settings = [
-        "-p",
-        "spacing_mm",
-        "8",
-        "-p",
-        "patch_size",
-        "16",
-        "-p",
-        "channels",
-        "[2, 4]",
-        "-p",
-        "steps_per_epoch",
-        "1",
-        "-p",
-        "warmup_steps",
-        "0",
-    ]
+    small = {"spacing_mm": 8, "patch_size": 16, "channels": "[2, 4]", "steps_per_epoch": 1}
+    settings = [word for name in small for word in ("-p", name, str(small[name]))]
+    settings += ["-p", "foreground", "0.5"]  # a name of earlier versions
     run_dir = tmp_path / "runs" / "a b"
+    train = ["train", str(synthetic), "--run-dir", str(run_dir), *settings]
     assert cli.main(["preprocess", str(synthetic), "-p", "spacing_mm", "8"]) == 0
-    assert (
-        cli.main(["train", str(synthetic), "--run-dir", str(run_dir), "--epochs", "1", *settings])
-        == 0
-    )
-    assert (
-        cli.main(
-            [
-                "train",
-                str(synthetic),
-                "--run-dir",
-                str(run_dir),
-                "--epochs",
-                "2",
-                "--resume",
-                *settings,
-            ]
-        )
-        == 0
-    )
+    assert cli.main([*train, "--epochs", "1"]) == 0
+    assert cli.main([*train, "--epochs", "2", "--resume"]) == 0
+    assert json.loads((run_dir / "config.json").read_text())["foreground_share"] == 0.5
     assert len((run_dir / "history.csv").read_text().splitlines()) == 3
     labels = str(synthetic / "labelsTs")
     assert cli.main(["evaluate", labels, labels, "-o", str(tmp_path / "metrics.csv")]) == 0
@@ -236,40 +208,23 @@ def test_train_preprocess_and_evaluate_work_together(synthetic, tmp_path, monkey
 def test_an_empty_name_is_not_taken_for_no_file(synthetic, tmp_path, monkeypatch, capsys, option):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", str(synthetic), "--run-dir", "run", option, ""]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: .: is a directory. give the path of a ") and not list(
-        tmp_path.glob("run/*")
-    )
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: .: is a directory. Give the path of a ")
+    assert not list(tmp_path.glob("run/*"))
 
 
 def test_predict_writes_a_line_a_scan_and_a_mask_on_its_grid(synthetic, weights, tmp_path, capsys):
-    out, report = tmp_path / "masks", tmp_path / "report.jsonl"
-    assert (
-        cli.main(
-            [
-                "predict",
-                str(synthetic / "imagesTr"),
-                "-o",
-                str(out),
-                "--checkpoint",
-                str(weights),
-                "--device",
-                "cpu",
-                "--json",
-                str(report),
-            ]
-        )
-        == 0
-    )
+    out = tmp_path / "masks"
+    report = tmp_path / "report.jsonl"
+    options = ["--checkpoint", str(weights), "--device", "cpu", "--json", str(report)]
+    assert cli.main(["predict", str(synthetic / "imagesTr"), "-o", str(out), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["lung_001", "lung_002"]
     assert all("tumour" in line and " mL, " in line and line.endswith(" s") for line in lines)
     assert len(report.read_text().splitlines()) == 2
     for path in sorted(out.glob("*.nii.gz")):
-        mask, scan = (
-            volume.read_header(path),
-            volume.read_header(synthetic / "imagesTr" / path.name),
-        )
+        mask = volume.read_header(path)
+        scan = volume.read_header(synthetic / "imagesTr" / path.name)
         assert mask.grid.canonical_affine == pytest.approx(scan.grid.canonical_affine, abs=1e-6)
 
 
@@ -277,23 +232,9 @@ def test_predict_averages_several_checkpoints(synthetic, weights, tmp_path, caps
     reports = []
     for number, files in enumerate(([weights], [weights, weights])):
         reports.append(tmp_path / f"{number}.jsonl")
-        chosen = [f"--checkpoint={file}" for file in files]
-        assert (
-            cli.main(
-                [
-                    "predict",
-                    *chosen,
-                    str(synthetic / "imagesTs"),
-                    "-o",
-                    str(tmp_path / str(number)),
-                    "--device",
-                    "cpu",
-                    "--json",
-                    str(reports[-1]),
-                ]
-            )
-            == 0
-        )
+        options = [*(f"--checkpoint={file}" for file in files), "--json", str(reports[-1])]
+        inputs = [str(synthetic / "imagesTs"), "-o", str(tmp_path / str(number))]
+        assert cli.main(["predict", *options, "--device", "cpu", *inputs]) == 0
     one, two = (json.loads(path.read_text()) for path in reports)
     assert (
         two["tumours"] == one["tumours"] and two["weights"] == f"{one['weights']}+{one['weights']}"
@@ -301,10 +242,30 @@ def test_predict_averages_several_checkpoints(synthetic, weights, tmp_path, caps
     assert "shipped" not in capsys.readouterr().err
 
 
-def test_the_shipped_weights_say_what_they_are(synthetic, tmp_path, capsys):
+def test_predict_takes_the_test_scans_of_a_dataset_and_its_help_names_it(
+    synthetic, weights, tmp_path, capsys
+):
+    options = ["-o", str(tmp_path / "out"), "--checkpoint", str(weights), "--device", "cpu"]
+    assert cli.main(["predict", str(synthetic), *options]) == 0
+    assert [path.name for path in (tmp_path / "out").glob("*")] == ["lung_003.nii.gz"]
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--help"])
+    assert "dataset" in capsys.readouterr().out
+
+
+def test_an_option_of_a_parameter_has_its_default_and_meaning_of_the_table(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["phantom", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name in ("cases", "test_cases", "seed", "tier"):
+        parameter = parameters.PARAMETERS[name]
+        assert f"{parameter.meaning} (default: {parameter.default})" in text
+
+
+def test_the_shipped_weights_come_with_a_note(synthetic, tmp_path, capsys):
     assert cli.main(["predict", str(synthetic / "imagesTs"), "-o", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().err
-    assert "synthetic scans" in said and "not for clinical use" in said
+    printed = capsys.readouterr().err
+    assert "synthetic scans" in printed and "not for clinical use" in printed
 
 
 def test_makefile_and_readme_name_only_commands_that_exist():

@@ -1,0 +1,90 @@
+"""The commands that make, fetch, check and prepare datasets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from lungseg_utils import parameters
+from lungseg_utils.cli.options import (
+    Commands,
+    add_command,
+    add_parameter,
+    add_settings,
+    read_settings,
+)
+from lungseg_utils.runtime import LungsegError, printable
+
+SYNTHETIC = ("cases", "test_cases", "seed", "tier")
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `phantom`, `download`, `check` and `preprocess`."""
+    add = add_command(commands, phantom, "data/synthetic --cases 20 --tier full")
+    add("out", metavar="OUT", help="folder of the new set")
+    for name in SYNTHETIC:
+        add_parameter(add, name)
+
+    add = add_command(commands, download, "data")
+    add(
+        "folder",
+        metavar="DIR",
+        nargs="?",
+        default="data",
+        help="folder that will hold the dataset",
+    )
+    add("--url", help="address, or path, of another tar (default: Task06_Lung's)")
+    add("--md5", help="checksum that the tar must have (default: Task06_Lung's)")
+
+    add = add_command(commands, check, "data/Task06_Lung --json")
+    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout")
+    add("--json", action="store_true", help="report as JSON")
+
+    add = add_command(commands, preprocess, "data/Task06_Lung -f params/msd.yaml")
+    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout")
+    add_settings(add)
+
+
+def phantom(options: argparse.Namespace) -> None:
+    """Make a set of synthetic chest CTs."""
+    from lungseg_utils.phantom import write_dataset
+
+    write_dataset(options.out, **{name: getattr(options, name) for name in SYNTHETIC})
+    print(f"{printable(options.out)}: {options.cases} training and {options.test_cases} test scans")
+
+
+def download(options: argparse.Namespace) -> None:
+    """Download the Decathlon's Task06_Lung, about 8.5 GB."""
+    from lungseg_utils import decathlon
+
+    if options.url and not options.md5:
+        raise LungsegError(
+            options.url, "no checksum to compare this archive with", "give its md5 with --md5"
+        )
+    folder = decathlon.download(
+        options.folder,
+        url=options.url or decathlon.TASK06_URL,
+        md5=options.md5 or decathlon.TASK06_MD5,
+    )
+    print(printable(folder))
+
+
+def check(options: argparse.Namespace) -> int:
+    """Report every fault of a dataset."""
+    from lungseg_utils import decathlon
+
+    report = decathlon.check(options.dataset)
+    print(json.dumps(report.as_dict(), indent=2) if options.json else report.text())
+    return 1 if report.faults else 0
+
+
+def preprocess(options: argparse.Namespace) -> None:
+    """Prepare a dataset's scans once, for training."""
+    from lungseg_utils import decathlon
+    from lungseg_utils.preprocess.cache import prepare_cases
+
+    settings = parameters.defaults() | read_settings(options)
+    dataset = decathlon.load(options.dataset)
+    spacing_mm = settings["spacing_mm"]
+    cases = prepare_cases(dataset.training, spacing_mm=spacing_mm, workers=settings["workers"])
+    print(f"{printable(dataset.name)}: {len(cases)} scans prepared at {spacing_mm:g} mm")

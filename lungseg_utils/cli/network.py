@@ -1,0 +1,150 @@
+"""The commands that train the network, predict with it and evaluate it; and the whole course."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from lungseg_utils import parameters
+from lungseg_utils.cli.options import (
+    Commands,
+    add_command,
+    add_parameter,
+    add_settings,
+    read_settings,
+)
+from lungseg_utils.runtime import printable
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `train`, `predict`, `evaluate` and `course`."""
+    add = add_command(commands, train, "data/Task06_Lung --run-dir runs/fold0 -f params/msd.yaml")
+    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout")
+    add(
+        "--run-dir",
+        metavar="DIR",
+        required=True,
+        help="folder of the run: weights, history, settings",
+    )
+    add_parameter(add, "epochs", given=False)
+    add_parameter(add, "fold", given=False)
+    add("--resume", action="store_true", help="go on where the run in DIR was stopped")
+    add(
+        "--weights",
+        metavar="FILE",
+        help="start from these, to fine-tune them (default: random ones)",
+    )
+    add_settings(add)
+
+    add = add_command(commands, predict, "my_ct.nii.gz -o mask.nii.gz")
+    add(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="NIfTI file, folder of one DICOM series, folder of NIfTI files, or dataset in the "
+        "Decathlon's layout, whose test scans are segmented",
+    )
+    add("-o", "--output", metavar="OUT", required=True, help="a file for one input, else a folder")
+    add(
+        "--checkpoint",
+        metavar="FILE",
+        action="append",
+        help="weights of a run (default: those shipped); may be repeated: several are averaged",
+    )
+    add_parameter(add, "device")
+    add("--series", metavar="UID", help="which DICOM series to take where a folder holds several")
+    add("--dicom-seg", action="store_true", help="write DICOM SEG objects too, for DICOM inputs")
+    add("--probabilities", action="store_true", help="write the tumour probabilities too")
+    add(
+        "--json",
+        metavar="FILE",
+        help="write a JSON line for each scan: its tumours, seconds, versions",
+    )
+
+    add = add_command(commands, evaluate, "predictions/ labels/ -o metrics.csv")
+    add("predictions", metavar="PREDICTIONS", help="folder of masks")
+    add("labels", metavar="LABELS", help="folder of labels of the same names")
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        default="metrics.csv",
+        help="table to write, with summary.json beside it",
+    )
+
+    add = add_command(commands, course, "-p epochs 30 -o build/course")
+    add(
+        "-o",
+        "--output",
+        metavar="DIR",
+        default="build/course",
+        help="folder for notebooks, figures and metrics",
+    )
+    add_settings(add)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a SegUNet."""
+    from accelerate import PartialState
+
+    from lungseg_utils import decathlon, training
+
+    training.train(
+        decathlon.load(options.dataset),
+        options.run_dir,
+        parameters.defaults() | read_settings(options),
+        resume=options.resume,
+        weights=options.weights,
+    )
+    if PartialState().is_main_process:
+        print(f"{printable(options.run_dir)}: best.safetensors, history.csv")
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Segment the tumours of scans."""
+    from lungseg_utils.prediction import predict_files
+
+    if not options.checkpoint:
+        note = "these are the shipped weights, trained on synthetic scans; not for clinical use"
+        print(f"note: {note}", file=sys.stderr)
+    scans = predict_files(
+        options.inputs,
+        options.output,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        series=options.series,
+        dicom_seg=options.dicom_seg,
+        probabilities=options.probabilities,
+        report=options.json,
+    )
+    for scan in scans:
+        volumes = [tumour["volume_ml"] for tumour in scan["tumours"]]
+        count = "1 tumour" if len(volumes) == 1 else f"{len(volumes)} tumours"
+        print(
+            f"{printable(scan['name'])}: {count}, {sum(volumes):.1f} mL, {scan['seconds']:.1f} s",
+            flush=True,
+        )
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Compare masks with labels."""
+    from lungseg_utils import evaluation
+
+    rows = evaluation.evaluate(options.predictions, options.labels, options.output)
+    total = {
+        name: sum(row[name] for row in rows)
+        for name in ("dice", "lesions_found", "lesions_true", "false_positives")
+    }
+    print(
+        f"{len(rows)} scans: mean Dice {total['dice'] / len(rows):.3f}, "
+        f"{total['lesions_found']} of {total['lesions_true']} lesions found, "
+        f"{total['false_positives'] / len(rows):.2f} false positives a scan"
+    )
+    print(printable(options.output))
+
+
+def course(options: argparse.Namespace) -> None:
+    """Run the seven notebooks without a screen."""
+    from lungseg_utils.course import run_course
+
+    run_course(read_settings(options), options.output)

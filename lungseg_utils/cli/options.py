@@ -1,0 +1,83 @@
+"""What the commands share: how one is added, and options that are parameters of the table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from lungseg_utils import parameters
+
+Commands = argparse._SubParsersAction  # which argparse has no public name for
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Show the default of every option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        nothing = (None, False, argparse.SUPPRESS)
+        has_default = not any(action.default is value for value in nothing)  # 0 is one
+        return f"{action.help} (default: %(default)s)" if has_default else action.help
+
+
+def add_command(commands: Commands, run: Callable, example: str) -> Callable:
+    """Add the command that `run` carries out; its docstring is the help. Return `add_argument`."""
+    name = run.__name__
+    description = (run.__doc__ or "").strip()
+    added = commands.add_parser(
+        name,
+        help=description[:1].lower() + description[1:].rstrip("."),
+        description=description,
+        epilog=f"example: lungseg {name} {example}",
+        formatter_class=Help,
+    )
+    added.set_defaults(run=run)
+    added.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error arose"
+    )
+    return added.add_argument
+
+
+def add_parameter(add: Callable, name: str, *, given: bool = True) -> None:
+    """Add the option of a parameter; without `given` its default is left to a file of them."""
+    parameter = parameters.PARAMETERS[name]
+
+    def parse(text: str) -> object:
+        try:
+            return parameters.coerce(name, text)
+        except ValueError as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from None
+
+    default = "" if given else f" (default: the file's, or {parameter.default})"
+    add(
+        f"--{name.replace('_', '-')}",
+        type=parse,
+        metavar="|".join(parameter.choices) or "N",
+        help=f"{parameter.meaning}{default}",
+        default=parameter.default if given else None,
+    )
+
+
+def add_settings(add: Callable) -> None:
+    """Add the options by which a command takes any parameter."""
+    add(
+        "-f",
+        "--file",
+        metavar="FILE",
+        help="YAML file of parameters (default: as params/quick.yaml)",
+    )
+    add(
+        "-p",
+        "--parameter",
+        nargs=2,
+        metavar=("NAME", "VALUE"),
+        action="append",
+        help="one parameter; may be repeated",
+    )
+
+
+def read_settings(options: argparse.Namespace) -> dict:
+    """Return the parameters of -f, then those of -p, then those with options of their own."""
+    settings = parameters.read(options.file) if options.file is not None else {}
+    settings |= parameters.check(dict(options.parameter or []))
+    own = {name: getattr(options, name, None) for name in ("epochs", "fold")}
+    return settings | {name: value for name, value in own.items() if value is not None}
