@@ -1,7 +1,8 @@
 """The one safe loader of checkpoints, and the writer of weights.
 
-Weights are safetensors: numbers and a JSON header, nothing that can be executed. The state of a training run is a
-torch zip archive, read with its checksums verified and with nothing but tensors and plain values allowed in it.
+Weights are safetensors: numbers and a JSON header, nothing that can be executed. The state of a
+training run is a torch zip archive, read with its checksums verified and with nothing but tensors
+and plain values allowed in it.
 """
 
 from __future__ import annotations
@@ -12,34 +13,32 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lungseg_utils import parameters
+from lungseg_utils.parameters import with_current_names
 from lungseg_utils.runtime import LungsegError, file_error, writing
 from lungseg_utils.segunet import SegUNet
 
 SHIPPED = Path(__file__).parent / "weights" / "segunet.safetensors"
 LARGEST_BYTES = 4 * 2**30
-AGAIN = "copy or download it again, or train anew"
+AGAIN = "copy or download it again, or train again"
 OWN = "give a checkpoint that `lungseg train` wrote"
 
 
 def save_weights(path: str | Path, model: SegUNet, facts: dict, *, half: bool = False) -> None:
-    """Write the network's weights, how to build it, and `facts` (JSON values; at least "spacing_mm").
+    """Write the weights, how to build their network, and `facts` (JSON; at least "spacing_mm").
 
-    With `half` the kernels are rounded to half precision, which halves the file; a GPU, or a CPU with bfloat16, rounds
-    them further before it predicts.
+    With `half` the kernels are rounded to half precision, which halves the file; a GPU, or a CPU
+    with bfloat16, rounds them further before it predicts.
     """
     from safetensors.torch import save
 
     tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+        name: (tensor.half() if half and tensor.ndim > 1 else tensor).cpu().contiguous()
+        for name, tensor in model.state_dict().items()
     }
-    if half:
-        tensors = {
-            name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()
-        }
     unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if unsound:
         raise LungsegError(
@@ -48,60 +47,55 @@ def save_weights(path: str | Path, model: SegUNet, facts: dict, *, half: bool = 
     described = json.dumps({"network": model.config(), "facts": facts}, sort_keys=True)
     content = save(tensors, {"lungseg": described, "digest": _digest(tensors, described)})
     length = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(
-        json.loads(content[8:length]), sort_keys=True
-    )  # whose order is another each time
+    # safetensors orders its header differently each time: equal weights shall be equal files
+    header = json.dumps(json.loads(content[8:length]), sort_keys=True)
     header += " " * (-len(header) % 8)
     with writing(path) as partial:
         partial.write_bytes(len(header).to_bytes(8, "little") + header.encode() + content[length:])
 
 
 def load_weights(path: str | Path) -> tuple[SegUNet, dict]:
-    """Build the network that `path` holds; give it and its facts. A run's `last.pt` serves as well.
+    """Build the network that `path` holds; return it and its facts. A run's `last.pt` serves too.
 
     Raises LungsegError for a file that is missing, damaged, not of this project or does not fit.
     """
     content = _read(path)
     if zipfile.is_zipfile(io.BytesIO(content)):
         state = _unzip_state(path, content)
-        described, tensors = state.get("described"), state.get("ema")
+        described, tensors = state.get("described", ""), state.get("ema", {})
     else:
         described, tensors = _parse_weights(path, content)
     try:
-        parts = json.loads(described)
-        with torch.device("meta"):  # no memory yet: the file may ask for any size
-            model = SegUNet(**parts["network"])
-        facts = parameters.with_current_names(parts["facts"])
-        facts["spacing_mm"] = float(facts["spacing_mm"])
-        assert 0.1 <= facts["spacing_mm"] <= 20
-        assert 0 <= float(facts.get("min_peak", 0)) <= 1
-        assert isinstance(facts.get("test_time_mirroring", False), bool)
-    except (
-        AssertionError,
-        KeyError,
-        OverflowError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:
+        model, facts = _build(described)
+    except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise LungsegError(path, "it holds no SegUNet of this project", OWN) from error
     _check_fit(model, tensors, path)
     own = model.state_dict()
     model.load_state_dict(
         {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}, assign=True
     )
-    facts["digest"] = _digest(tensors, described)[
-        :16
-    ]  # of the content: the same weights may be stored in two ways
+    # of the content: the same weights may be stored in two ways
+    facts["digest"] = _digest(tensors, described)[:16]
     return model.eval(), facts
 
 
-def load_networks(paths: str | Path | Sequence[str | Path]) -> tuple[list[SegUNet], dict]:
-    """Build the networks of one checkpoint or of several that predict together; give them and their facts.
+def _build(described: Any) -> tuple[SegUNet, dict]:
+    """Build the network of a checkpoint's description, without memory for its weights yet."""
+    parts = json.loads(described)
+    facts = with_current_names(dict(parts["facts"]))
+    facts["spacing_mm"] = float(facts["spacing_mm"])
+    is_sound = 0.1 <= facts["spacing_mm"] <= 20 and 0 <= float(facts.get("min_peak", 0)) <= 1
+    if not is_sound or not isinstance(facts.get("test_time_mirroring", False), bool):
+        raise ValueError
+    with torch.device("meta"):  # it may ask for any size
+        return SegUNet(**parts["network"]), facts
 
-    The facts of several are those that all share, and their digests joined by "+". Raises LungsegError as
-    `load_weights` does, and for networks that do not work on the same voxels.
+
+def load_networks(paths: str | Path | Sequence[str | Path]) -> tuple[list[SegUNet], dict]:
+    """Build the networks of one checkpoint, or of several that predict together, with their facts.
+
+    The facts of several are those that all share, and their digests joined by "+". Raises
+    LungsegError as `load_weights` does, and for networks that do not work on the same voxels.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
@@ -110,7 +104,8 @@ def load_networks(paths: str | Path | Sequence[str | Path]) -> tuple[list[SegUNe
         )
     models, facts = zip(*map(load_weights, paths))
     made_for = [
-        f"voxels of {own['spacing_mm']:g} mm, channels {model.in_channels} in, {model.out_channels} out"
+        f"voxels of {own['spacing_mm']:g} mm, channels {model.in_channels} in, "
+        f"{model.out_channels} out"
         for model, own in zip(models, facts)
     ]
     if (models[0].in_channels, models[0].out_channels) != (1, 1):
@@ -136,21 +131,13 @@ def fill(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
     model.load_state_dict(tensors)
 
 
-def _check_fit(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
+def _check_fit(model: torch.nn.Module, tensors: Any, path: str | Path) -> None:
     own = model.state_dict()
     if not isinstance(tensors, dict) or not all(
         isinstance(tensor, torch.Tensor) for tensor in tensors.values()
     ):
         raise LungsegError(path, "it holds no table of weights", AGAIN)
-    odd = [
-        name
-        for name, tensor in tensors.items()
-        if tensor.layout != torch.strided
-        or tensor.device.type != "cpu"
-        or tensor.is_complex()
-        or tensor.is_quantized
-        or tensor.element_size() < 2
-    ]
+    odd = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
     if odd:
         raise LungsegError(path, f"its weights are no plain numbers ({odd[0]})", OWN)
     misfits = [f"{name} is missing" for name in own if name not in tensors]
@@ -177,8 +164,18 @@ def _check_fit(model: torch.nn.Module, tensors: dict, path: str | Path) -> None:
         )
 
 
-def load_state(path: str | Path) -> dict:
-    """Read the state of a training run; raise LungsegError when it is missing, damaged or holds anything else."""
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is a dense table of real numbers of two bytes or more."""
+    is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    is_coded = tensor.is_complex() or tensor.is_quantized or tensor.element_size() < 2
+    return is_dense and not is_coded
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """Read the state of a training run.
+
+    Raises LungsegError when it is missing, damaged or holds anything else.
+    """
     return _unzip_state(path, _read(path))
 
 
@@ -186,9 +183,7 @@ def _read(path: str | Path) -> bytes:
     path = Path(path)
     try:
         if path.stat().st_size > LARGEST_BYTES:
-            raise LungsegError(
-                path, f"larger than {LARGEST_BYTES / 2**30:.0f} GiB, so no checkpoint", AGAIN
-            )
+            raise LungsegError(path, f"larger than {LARGEST_BYTES >> 30} GiB: no checkpoint", AGAIN)
         content = path.read_bytes()
     except OSError as error:
         raise file_error(path, error, "give the path of a checkpoint") from error
@@ -214,24 +209,20 @@ def _parse_weights(path: str | Path, content: bytes) -> tuple[str, dict]:
     return metadata["lungseg"], tensors
 
 
-def _unzip_state(path: str | Path, content: bytes) -> dict:
+def _unzip_state(path: str | Path, content: bytes) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(
-            io.BytesIO(content)
-        ) as archive:  # torch itself never verifies the checksums
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(part.file_size for part in archive.infolist()) > LARGEST_BYTES:
                 raise LungsegError(
-                    path,
-                    f"unpacks to more than {LARGEST_BYTES / 2**30:.0f} GiB: no checkpoint",
-                    AGAIN,
+                    path, f"unpacks to more than {LARGEST_BYTES >> 30} GiB: no checkpoint", AGAIN
                 )
-            broken = archive.testzip()
+            broken = archive.testzip()  # torch itself never verifies the checksums
         if broken:
             raise LungsegError(path, f"damaged: the checksum of {broken} does not match", AGAIN)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except LungsegError:
         raise
-    except Exception as error:  # torch's own text tells how to load it unsafely: never repeat it
+    except Exception as error:  # torch's own text explains how to load it unsafely: never repeat it
         raise LungsegError(
             path, "damaged, or it holds more than numbers and so may run code", AGAIN
         ) from error

@@ -1,4 +1,4 @@
-"""Checkpoints: they come back exactly, and what is damaged, foreign or hostile is refused without being run."""
+"""Checkpoints come back exactly; a damaged, foreign or hostile one is refused and never run."""
 
 import io
 import json
@@ -51,7 +51,7 @@ def refuse(path, match="", load=checkpoint.load_weights):
     return text
 
 
-# --- what is good ----------------------------------------------------------------------------------------------
+# --- what is good ---------------------------------------------------------------------------------
 
 
 def test_weights_come_back_exactly(weights):
@@ -111,11 +111,27 @@ def test_the_digest_names_the_weights_not_the_file(tmp_path, weights):
     )
 
 
+def test_facts_of_earlier_versions_have_the_names_of_today(tmp_path):
+    path = tmp_path / "old.safetensors"
+    checkpoint.save_weights(path, tiny(), {"spacing_mm": 3, "least_peak": 0.9, "mirror": True})
+    facts = checkpoint.load_weights(path)[1]
+    digest = facts.pop("digest")
+    assert facts == {"spacing_mm": 3.0, "min_peak": 0.9, "test_time_mirroring": True}
+    assert digest == checkpoint.load_networks([path])[1]["digest"]
+
+
+def test_the_shipped_weights_keep_their_digest_and_have_the_names_of_today():
+    _, facts = checkpoint.load_weights(checkpoint.SHIPPED)
+    assert facts["digest"] == "ad00d7366bba1f9e"
+    assert facts["test_time_mirroring"] is True and 0.9 < facts["min_peak"] < 1
+    assert not facts.keys() & {"mirror", "least_peak"}
+
+
 def test_a_torch_program_that_knows_nothing_of_this_one_can_read_the_weights(weights):
     assert load_file(weights).keys() == tiny().state_dict().keys()
 
 
-# --- what is damaged -------------------------------------------------------------------------------------------
+# --- what is damaged ------------------------------------------------------------------------------
 
 DAMAGES = {
     "empty": (lambda b: b"", "empty"),
@@ -131,16 +147,16 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_fault_62_damaged_weights_are_refused(weights, damage):
-    change, said = DAMAGES[damage]
+    change, cause = DAMAGES[damage]
     weights.write_bytes(change(weights.read_bytes()))
-    refuse(weights, said)
+    refuse(weights, cause)
 
 
 @pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "surplus"])
 def test_fault_62_a_damaged_state_is_refused(state, damage):
-    change, said = DAMAGES[damage]
+    change, cause = DAMAGES[damage]
     state.write_bytes(change(state.read_bytes()))
-    refuse(state, said, checkpoint.load_state)
+    refuse(state, cause, checkpoint.load_state)
 
 
 @pytest.mark.parametrize("kind", ["weights", "state"])
@@ -182,10 +198,10 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 
 def test_a_file_too_large_to_be_one_is_not_read(weights, monkeypatch):
     monkeypatch.setattr(checkpoint, "LARGEST_BYTES", 100)
-    refuse(weights, "so no checkpoint")
+    refuse(weights, "larger than .*: no checkpoint")
 
 
-# --- what is hostile -------------------------------------------------------------------------------------------
+# --- what is hostile ------------------------------------------------------------------------------
 
 
 class Opens:
@@ -199,6 +215,8 @@ class Opens:
 
 
 class Runs(Opens):
+    """Evaluates code instead of opening a file."""
+
     def __reduce__(self):
         return eval, (f"__import__('pathlib').Path({str(self.canary)!r}).touch()",)
 
@@ -244,7 +262,7 @@ def test_fault_63_a_malicious_pickle_is_refused_and_not_run(tmp_path, write, pay
     assert not canary.exists()
 
 
-# --- what is foreign -------------------------------------------------------------------------------------------
+# --- what is foreign ------------------------------------------------------------------------------
 
 
 def test_fault_64_weights_of_another_program_are_refused(tmp_path):
@@ -266,7 +284,7 @@ def test_fault_64_a_bare_state_dict_is_no_checkpoint_of_ours(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("described", "said"),
+    ("described", "cause"),
     [
         ("{}", "no SegUNet"),
         ("[1]", "no SegUNet"),
@@ -283,11 +301,22 @@ def test_fault_64_a_bare_state_dict_is_no_checkpoint_of_ours(tmp_path):
             "no SegUNet",
         ),
         (
+            '{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": 3, "least_peak": 2}}',
+            "no SegUNet",
+        ),
+        (
+            '{"network": {"channels": [2, 3]}, "facts": {"spacing_mm": 3, "mirror": true, '
+            '"test_time_mirroring": false}}',
+            "no SegUNet",
+        ),
+        ('{"network": {"channels": [2, 3]}, "facts": [1]}', "no SegUNet"),
+        (
             '{"network": {"channels": [2, 4]}, "facts": {"spacing_mm": 3}}',
             "do not fit the network: .* is .* instead of",
         ),
         (
-            '{"network": {"channels": [2, 3], "upsample": "transpose"}, "facts": {"spacing_mm": 3}}',
+            '{"network": {"channels": [2, 3], "upsample": "transpose"}, '
+            '"facts": {"spacing_mm": 3}}',
             "is missing",
         ),
         (
@@ -297,11 +326,11 @@ def test_fault_64_a_bare_state_dict_is_no_checkpoint_of_ours(tmp_path):
     ],
 )
 def test_fault_64_a_network_that_cannot_be_built_or_does_not_fit_is_explained(
-    tmp_path, described, said
+    tmp_path, described, cause
 ):
     path = tmp_path / "last.pt"
     torch.save(state_of(tiny()) | {"described": described}, path)
-    refuse(path, said)
+    refuse(path, cause)
 
 
 @pytest.mark.parametrize("tensors", [None, 3, {"a": 1}, {"head.bias": "text"}, {}])
@@ -380,7 +409,7 @@ def test_fault_80_weights_that_are_no_numbers_are_neither_written_nor_read(
     model, before = tiny(), weights.read_bytes()
     torch.nn.init.constant_(model.head.bias, value)
     with pytest.raises(
-        LungsegError, match=r"not finite \(head.bias\). an earlier checkpoint is kept"
+        LungsegError, match=r"not finite \(head.bias\). An earlier checkpoint is kept"
     ):
         checkpoint.save_weights(weights, model, FACTS)
     assert weights.read_bytes() == before
