@@ -1,8 +1,9 @@
-"""The course as a whole: what a notebook needs and an earlier one would have left, and all seven in a row."""
+"""Run the notebooks, and make what each of them needs of the earlier ones."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import shutil
@@ -10,60 +11,50 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lungseg_utils import decathlon, parameters, phantom
+from lungseg_utils import checkpoint, decathlon, parameters, phantom
 from lungseg_utils.runtime import ROOT, LungsegError, home, require_writable, resolve, warn, writing
-
-if TYPE_CHECKING:
-    pass
+from lungseg_utils.training import TrainingConfig, set_aside, train
 
 NOTEBOOKS = ROOT / "notebooks"
-PATHS = ("dataset_dir", "run_dir", "checkpoint", "ct_path")
+INPUTS = ("dataset_dir", "checkpoint", "ct_path")
+TABLES = ("metrics.csv", "summary.json")
 
 
 def ensure_dataset(dataset_dir: str = "") -> decathlon.Dataset:
-    """Load the set in `dataset_dir`; without one the synthetic quick set, which is made first where it is missing.
+    """Load the set in `dataset_dir`; without one the synthetic quick set, made if it is missing.
 
-    A synthetic set that an earlier version of the generator made is made anew. Both are said, in one line.
+    A synthetic set that an earlier version of the generator made is made again. Either is
+    reported, in one line.
     """
     if dataset_dir:
         return decathlon.load(resolve(dataset_dir, ""))
     folder = home() / "data" / "synthetic_quick"
     state = "found" if (folder / "dataset.json").is_file() else "made"
-    try:
-        _write_quick_set(folder)
-    except LungsegError:
-        if not phantom.is_of_another_version(folder, **_quick_set()):
-            raise  # somebody else's files, or a disk that is full
-        state = "of an earlier version replaced"
-        phantom.remove_dataset(folder)
-        _write_quick_set(folder)
+    quick = {name: parameters.defaults()[name] for name in ("cases", "test_cases", "tier")}
+    with contextlib.redirect_stdout(None):  # what is printed there names the machine
+        try:
+            phantom.write_dataset(folder, **quick)
+        except LungsegError:
+            if not phantom.is_of_another_version(folder, **quick):
+                raise  # somebody else's files, or a disk that is full
+            state = "of an earlier version replaced"
+            phantom.remove_dataset(folder)
+            phantom.write_dataset(folder, **quick)
     dataset = decathlon.load(folder)
     count = f"{len(dataset.training)} training and {len(dataset.test)} test scans"
     print(f"synthetic set {state} in {short(folder)}: {count}")
     return dataset
 
 
-def _write_quick_set(folder: Path) -> None:
-    """Write the synthetic quick set, or what is missing of it; quietly, for what is said must not name the machine."""
-    with contextlib.redirect_stdout(None):
-        phantom.write_dataset(folder, **_quick_set())
-
-
-def _quick_set() -> dict:
-    return {name: parameters.defaults()[name] for name in ("cases", "test_cases", "tier")}
-
-
 def ensure_model(
     run_dir: str = "", dataset: decathlon.Dataset | None = None, settings: Mapping | None = None
 ) -> Path:
-    """Give the run's best weights; without sound ones train a short run first, and say so in one line.
+    """Return the run's best weights; without sound ones train a short run first and report it.
 
-    `settings` are parameters (as of `parameters.validate`, see `vars`) that differ from the quick defaults.
+    `settings` are parameters that differ from the quick defaults, such as
+    `vars(parameters.validate(globals()))`.
     """
-    from lungseg_utils import checkpoint
-
     folder = resolve(run_dir, "runs/quick")
     best = folder / "best.safetensors"
     if best.exists():
@@ -75,83 +66,74 @@ def ensure_model(
             warn(f"{error} Training a new one")
     else:
         print(f"no model in {short(folder)} yet: training one (notebook 04 shows how)")
-    from lungseg_utils.training import train
-
     train(dataset or ensure_dataset(), folder, parameters.defaults() | dict(settings or {}))
     return best
 
 
 def parameters_of(notebook: Path) -> set[str]:
-    """Give the parameters that a notebook takes: its own, and where it may train, all that training has."""
-    import dataclasses
-
+    """Return the parameters that a notebook takes: its own, and all of training if it may train."""
     import papermill
 
-    from lungseg_utils.training import TrainingConfig
-
     own = set(papermill.inspect_notebook(str(notebook)))
-    return (
-        own | {field.name for field in dataclasses.fields(TrainingConfig)}
-        if "epochs" in own
-        else own
-    )
+    if "epochs" in own:
+        own |= {field.name for field in dataclasses.fields(TrainingConfig)}
+    return own & parameters.PARAMETERS.keys()
 
 
 def run_course(settings: Mapping | None = None, out: str | Path = "build/course") -> Path:
-    """Execute the seven notebooks in order, headlessly, with one run folder for all; say where the results are.
+    """Run all notebooks in a row, with one run folder for all; print where the results are.
 
-    Leaves the executed notebooks, figures/, run/ (the model), metrics.csv and summary.json in `out`. An earlier
-    course in the same place is replaced. Raises LungsegError naming the notebook and the cell that failed.
+    Leaves the executed notebooks, figures/, run/ (the model), metrics.csv and summary.json in
+    `out`. An earlier course in the same place is replaced. Raises LungsegError naming the notebook
+    and the cell that failed.
     """
-    notebooks = sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))
-    if not notebooks:
+    taken = {path: parameters_of(path) for path in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))}
+    if not taken:
         raise LungsegError(
             NOTEBOOKS,
             "the notebooks are not there",
             "run the course from a clone of the repository",
         )
-    chosen, quick = parameters.check(settings or {}), parameters.defaults()
-    taken = {notebook: parameters_of(notebook) & quick.keys() for notebook in notebooks}
-    idle = [
-        name for name in chosen.keys() - set().union(*taken.values()) if chosen[name] != quick[name]
-    ]
+    chosen = _check_settings(settings or {}, set().union(*taken.values()))
+    out = require_writable(Path(os.path.expanduser(out)).resolve())
+    _remove_earlier(out, list(taken))
+    run_dir = resolve(chosen.get("run_dir", ""), str(out / "run"))
+    chosen["run_dir"] = str(run_dir)
+    started = time.perf_counter()
+    with _environment(LUNGSEG_FIGURES=str(out / "figures")):
+        for notebook, names in taken.items():
+            values = {name: chosen[name] for name in chosen.keys() & names}
+            _run_notebook(notebook, out / notebook.name, values)
+    for name in TABLES:
+        if (run_dir / name).is_file():
+            with writing(out / name) as partial:
+                shutil.copyfile(run_dir / name, partial)
+    print(f"the course took {(time.perf_counter() - started) / 60:.1f} minutes; its results:")
+    print(f"  {out / '*.ipynb'}")
+    for result in (out / "figures", *(out / name for name in TABLES), run_dir):
+        if result.exists():
+            print(f"  {result}")
+    return out
+
+
+def _check_settings(settings: Mapping, taken: set[str]) -> dict:
+    """Return `settings` checked, with whole paths; refuse one that no notebook takes."""
+    chosen = parameters.check(settings)
+    quick = parameters.defaults()
+    idle = [name for name in chosen.keys() - taken if chosen[name] != quick[name]]
     if idle:
         raise LungsegError(
             ", ".join(sorted(idle)),
             "no notebook takes it",
             "make a set with `lungseg phantom`, and give its folder as dataset_dir",
         )
-    for name in ("dataset_dir", "checkpoint", "ct_path"):
-        if chosen.get(name) and not resolve(chosen[name], "").exists():
-            raise LungsegError(resolve(chosen[name], ""), "no such file or folder", f"mend {name}")
-    out = require_writable(Path(os.path.expanduser(out)).resolve())
-    chosen |= {name: str(resolve(chosen[name], "")) for name in PATHS if chosen.get(name)}
-    _remove_earlier(out, notebooks)
-    run_dir = Path(chosen.setdefault("run_dir", "") or out / "run")
-    chosen["run_dir"] = str(run_dir)
-    started = time.perf_counter()
-    with _environment(LUNGSEG_FIGURES=str(out / "figures")):
-        for notebook in notebooks:
-            _run_notebook(
-                notebook,
-                out / notebook.name,
-                {n: v for n, v in chosen.items() if n in taken[notebook]},
-            )
-    for name in ("metrics.csv", "summary.json"):
-        if (run_dir / name).is_file():
-            with writing(out / name) as partial:
-                shutil.copyfile(run_dir / name, partial)
-    print(f"the course took {(time.perf_counter() - started) / 60:.1f} minutes; its results:")
-    for result in [
-        out / "*.ipynb",
-        out / "figures",
-        out / "metrics.csv",
-        out / "summary.json",
-        run_dir,
-    ]:
-        if result.name == "*.ipynb" or result.exists():
-            print(f"  {result}")
-    return out
+    for name in INPUTS:
+        if chosen.get(name):
+            path = resolve(chosen[name], "")
+            if not path.exists():
+                raise LungsegError(path, "no such file or folder", f"correct {name}")
+            chosen[name] = str(path)
+    return chosen
 
 
 def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
@@ -159,10 +141,8 @@ def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
     import papermill
 
     started = time.perf_counter()
-    for library in (
-        "papermill",
-        "asyncio",
-    ):  # whose errors are raised too; logged, they bury what Ctrl-C says
+    for library in ("papermill", "asyncio"):
+        # their errors are raised too; logged, they bury what Ctrl-C prints
         logging.getLogger(library).setLevel(logging.CRITICAL)
     print(f"{notebook.stem} …", end=" ", flush=True)
     try:
@@ -173,8 +153,8 @@ def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
             kernel_name="python3",
             progress_bar=sys.stderr.isatty(),
             cwd=str(executed.parent),
-            extra_arguments=["--IPKernelApp.log_level=50"],
-        )  # an error is in the notebook
+            extra_arguments=["--IPKernelApp.log_level=50"],  # an error is in the notebook
+        )
     except papermill.PapermillExecutionError as error:
         print("failed", flush=True)
         raise LungsegError(
@@ -186,15 +166,15 @@ def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
 
 
 def _remove_earlier(out: Path, notebooks: list[Path]) -> None:
-    """Remove what an earlier course left in `out`, and set its model aside: nothing may be taken for this one's."""
-    from lungseg_utils.training import set_aside
+    """Remove what an earlier course left in `out` and set its model aside: none is mixed up.
 
+    Where no notebook of the course is there, nothing is the course's, and all stays.
+    """
     if not any((out / notebook.name).exists() for notebook in notebooks):
-        return  # there was none
-    for name in [notebook.name for notebook in notebooks] + ["metrics.csv", "summary.json"]:
-        (out / name).unlink(missing_ok=True)
-    for figure in (out / "figures").glob("0[1-9]_*.png"):
-        figure.unlink()
+        return
+    left = [out / notebook.name for notebook in notebooks] + [out / name for name in TABLES]
+    for path in (*left, *(out / "figures").glob("0[1-9]_*.png")):
+        path.unlink(missing_ok=True)
     if (out / "run").is_dir():
         set_aside(out / "run")
 
@@ -202,15 +182,15 @@ def _remove_earlier(out: Path, notebooks: list[Path]) -> None:
 @contextlib.contextmanager
 def _environment(**values: str) -> Iterator[None]:
     """Set environment variables, which the kernels inherit, while the block runs."""
-    before = {name: os.environ.get(name) for name in values}
+    before = os.environ.copy()
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def short(path: Path) -> str:
-    """Show a path under the home of the course without the machine's part of it; another one whole."""
+    """Return a path under the home of the course without the machine's part; another one whole."""
     return path.relative_to(home()).as_posix() if path.is_relative_to(home()) else str(path)

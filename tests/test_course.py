@@ -1,16 +1,13 @@
-"""The course: what a notebook needs is made where it is missing, and all notebooks run in a row."""
+"""The course: what a notebook needs is made where it is missing; all notebooks run in a row."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 
-from lungseg_utils import checkpoint, course, decathlon, parameters, phantom, runtime
+from lungseg_utils import course, decathlon, parameters, phantom, runtime
 from lungseg_utils.runtime import LungsegError
-from lungseg_utils.training import TrainingConfig, read_start
 
 TINY = {
     "spacing_mm": 8.0,
@@ -23,7 +20,7 @@ TINY = {
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty home of the course, and a synthetic set of two scans and one instead of the usual number."""
+    """An empty home of the course, and a synthetic set of two training scans and a test scan."""
     folder = tmp_path / "my home"
     monkeypatch.setenv("LUNGSEG_HOME", str(folder))
     for name, value in {"cases": 2, "test_cases": 1}.items():
@@ -32,7 +29,7 @@ def home(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_synthetic_set_is_made_once_and_said_without_naming_the_machine(home, capsys):
+def test_the_synthetic_set_is_made_once_and_reported_without_naming_the_machine(home, capsys):
     dataset = course.ensure_dataset()
     stamp = dataset.training[0].image.stat().st_mtime_ns
     again = course.ensure_dataset("")
@@ -83,50 +80,16 @@ def test_a_model_is_trained_once_and_again_when_it_is_damaged(home, capsys):
     assert capsys.readouterr().out.count("no model in runs/a b yet") == 1
     best.write_bytes(best.read_bytes()[:100])
     course.ensure_model("runs/a b", dataset, TINY)
-    said = capsys.readouterr()
-    assert (
-        "damaged" in said.err
-        and "Training a new one" in said.err
-        and "no model in runs/a b yet" not in said.out
-    )
+    printed = capsys.readouterr()
+    assert "damaged" in printed.err and "Training a new one" in printed.err
+    assert "no model in runs/a b yet" not in printed.out
 
 
-def test_what_a_run_was_trained_on_is_not_scored(home):
-    dataset, run = course.ensure_dataset(), home / "run"
-    assert course.unseen_cases(dataset, run_dir=run) == list(dataset.test)
-    hidden = dataclasses.replace(dataset, test=())
-    validating = course.unseen_cases(hidden, fold=0, run_dir=run)
-    assert [case.id for case in validating] in (["lung_001"], ["lung_002"])
-    run.mkdir()
-    (run / "config.json").write_text(json.dumps({"training_cases": [validating[0].id]}))
-    with pytest.raises(LungsegError, match=f"its network was trained on {validating[0].id}"):
-        course.unseen_cases(hidden, fold=0, run_dir=run)
-    assert course.unseen_cases(hidden, fold=1, run_dir=run) != validating
-    for damaged in ('{"training_cases": [', "[]", '{"training_cases": 3}'):
-        (run / "config.json").write_text(damaged)
-        with pytest.raises(LungsegError, match=r"config\.json: damaged.*train anew"):
-            course.unseen_cases(hidden, fold=0, run_dir=run)
+# --- all notebooks in a row -----------------------------------------------------------------------
 
-
-def test_settings_become_a_configuration():
-    assert course.training_config({}) == TrainingConfig()
-    config = course.training_config(
-        parameters.defaults() | {"epochs": 3, "patch_size": [16, 16, 32]}
-    )
-    assert config == TrainingConfig(epochs=3, patch_size=(16, 16, 32))
-
-
-def test_the_recipe_for_scans_of_ones_own_fits_the_shipped_weights():
-    settings = parameters.read(ROOT / "params" / "fine_tune.yaml")
-    read_start(checkpoint.SHIPPED, course.training_config(settings))
-    assert settings["spacing_mm"] == checkpoint.load_weights(checkpoint.SHIPPED)[1]["spacing_mm"]
-
-
-# --- all notebooks in a row ------------------------------------------------------------------------------------
-
-PARAMETERS_CELL = """epochs: int = 5  # epochs; of training
-run_dir: str = ""  # path; of the run
-dataset_dir: str = ""  # path; of the set"""
+PARAMETERS_CELL = "\n".join(
+    parameters.notebook_line(name) for name in ("epochs", "run_dir", "dataset_dir")
+).replace("30", "5")
 WORK = """import os, pathlib
 pathlib.Path(run_dir).mkdir(exist_ok=True)
 pathlib.Path(run_dir, "metrics.csv").write_text(f"{epochs}")
@@ -152,15 +115,15 @@ def folder(tmp_path, monkeypatch, write_notebook):
     return folder
 
 
-def test_the_course_leaves_notebooks_figures_and_metrics_and_says_where(folder, tmp_path, capsys):
+def test_the_course_leaves_notebooks_figures_and_metrics_and_prints_where(folder, tmp_path, capsys):
     out = course.run_course({"epochs": "7", "seed": 1}, tmp_path / "the results")
-    said = capsys.readouterr().out
-    assert [line.split(" …")[0] for line in said.splitlines()[:2]] == ["01_first", "02_second"]
+    printed = capsys.readouterr().out
+    assert [line.split(" …")[0] for line in printed.splitlines()[:2]] == ["01_first", "02_second"]
     assert (out / "metrics.csv").read_text() == "7"
     for name in ("01_first.ipynb", "02_second.ipynb", "figures", "run"):
         assert (out / name).exists()
     for name in ("*.ipynb", "figures", "metrics.csv", "run"):
-        assert str(out / name) in said
+        assert str(out / name) in printed
 
 
 def test_a_failing_cell_is_named_and_nothing_of_an_earlier_course_remains(folder, tmp_path):
@@ -182,7 +145,7 @@ def test_an_earlier_model_is_set_aside_and_what_is_not_the_course_s_stays(folder
     out = tmp_path / "out"
     out.mkdir()
     (out / "metrics.csv").write_text("mine")
-    with pytest.raises(LungsegError, match="nowhere: no such file or folder. mend dataset_dir"):
+    with pytest.raises(LungsegError, match="nowhere: no such file or folder. Correct dataset_dir"):
         course.run_course({"dataset_dir": str(tmp_path / "nowhere")}, out)
     assert (out / "metrics.csv").read_text() == "mine"
     course.run_course({}, out)
@@ -206,7 +169,7 @@ def test_what_training_takes_reaches_every_notebook_that_may_train(folder, tmp_p
 @pytest.mark.parametrize(
     "end", ["", "os.kill(os.getpid(), 9)"], ids=["Ctrl-C alone", "Ctrl-C ends the kernel too"]
 )
-def test_a_course_that_is_broken_off_says_so_in_one_word(folder, write_notebook, tmp_path, end):
+def test_an_interrupted_course_prints_one_word(folder, write_notebook, tmp_path, end):
     break_off = (
         f"import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\n{end}\ntime.sleep(60)"
     )
@@ -236,7 +199,7 @@ def test_a_parameter_that_no_notebook_takes_stops_the_course(folder, tmp_path):
         )  # 4 is what it does anyway
 
 
-def test_without_the_notebooks_the_course_says_so(tmp_path, monkeypatch):
+def test_without_the_notebooks_the_course_asks_for_a_clone(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "NOTEBOOKS", tmp_path)
     with pytest.raises(LungsegError, match="clone of the repository"):
         course.run_course({}, tmp_path / "out")
