@@ -1,10 +1,10 @@
-"""Where things are, how they fail, and what the machine can do: paths, errors, files, seeds, device."""
+"""Where things are, how they fail, and what the machine can do: paths, errors, files, device."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
+import glob
 import os
 import platform
 import random
@@ -15,30 +15,36 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class LungsegError(Exception):
-    """A bad input or a failure that the user can fix: what it concerns, the cause and the remedy."""
+    """A bad input or a failure that the user can fix: what it concerns, the cause and the remedy.
 
-    def __init__(self, subject: object, cause: str, remedy: str = ""):
+    The cause is made one line, as it may quote hostile input. The remedy begins with a capital.
+    """
+
+    def __init__(self, subject: object, cause: str, remedy: str = "") -> None:
         self.subject = printable(subject)
-        self.cause = printable(
-            " ".join(cause.rstrip(".").splitlines())
-        )  # it may quote hostile input
+        self.cause = printable(" ".join(cause.rstrip(".").splitlines()))
         self.remedy = remedy[:1].upper() + remedy[1:].rstrip(".")
-        text = f"{self.subject}: {self.cause}."
+        end = "" if self.cause.endswith("?") else "."
+        text = f"{self.subject}: {self.cause}{end}"
         super().__init__(f"{text} {self.remedy}." if remedy else text)
 
-    def __reduce__(self):  # so that it crosses process borders whole
+    def __reduce__(self) -> tuple:  # so that it crosses process borders whole
         return type(self), (self.subject, self.cause, self.remedy)
 
 
 def printable(text: object) -> str:
-    """Show `text` on one line: control characters of a hostile file name are escaped."""
+    """Return `text` on one line: control characters of a hostile file name are escaped."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
         for c in str(text)
@@ -46,15 +52,24 @@ def printable(text: object) -> str:
 
 
 def warn(message: str) -> None:
-    """Say on standard error that something is odd but goes on."""
+    """Print a warning on standard error."""
     print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
 
 
-def home() -> Path:
-    """Give the folder that `data` and `runs` live in: $LUNGSEG_HOME, the repository, or the working directory.
+def progress(items: Iterable, description: str, total: int | None = None) -> Iterable:
+    """Wrap `items` in a progress bar on standard error, shown on a terminal only."""
+    from tqdm import tqdm
 
-    A clone that cannot be written (a shared, read-only one) falls back to the working directory, and an
-    installation without a repository round it does the same.
+    return tqdm(items, desc=description, total=total, disable=not sys.stderr.isatty(), leave=False)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def home() -> Path:
+    """Return the folder of `data` and `runs`: $LUNGSEG_HOME, the clone, or the working directory.
+
+    The last serves where there is no clone, as after an installation, or it cannot be written.
     """
     if os.environ.get("LUNGSEG_HOME"):
         return Path(os.path.expanduser(os.environ["LUNGSEG_HOME"])).resolve()
@@ -63,31 +78,26 @@ def home() -> Path:
 
 
 def resolve(path: str | Path, default: str) -> Path:
-    """Turn a parameter into a path: "" is `default` under `home()`, a relative one counts from there too."""
+    """Resolve a path parameter against `home()`; an empty one means `default`."""
     chosen = Path(os.path.expanduser(path or default))
     return chosen if chosen.is_absolute() else home() / chosen
 
 
-# --- files -----------------------------------------------------------------------------------------------------
-
-
 def require_writable(folder: str | Path) -> Path:
-    """Make `folder` and see that it can be written, before any work is done for it."""
+    """Make `folder` and check that it can be written, before any work is done for it."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(
-            dir=folder
-        ):  # without a name where the system can: a kill leaves nothing
+        with tempfile.TemporaryFile(dir=folder):  # has no name on most systems: a kill leaves none
             pass
     except OSError as error:
-        raise file_error(folder, error, "choose another folder or mend its permissions") from error
+        raise file_error(folder, error, "choose another folder or fix its permissions") from error
     return folder
 
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
-    """Write a file whole or not at all: yield a path beside it, flush that to the disk, then rename it.
+    """Write a file whole or not at all: yield a path beside it, flush that to disk, rename it.
 
     The only way in which this package writes results. A run that is killed leaves at most a hidden
     `.partial-…` file, which the next writer of the same file removes.
@@ -97,8 +107,8 @@ def writing(path: str | Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             raise LungsegError(path, "a folder or device, no file", "give the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = _shortened(path.name)
-        for stale in path.parent.glob(f".partial-*-{_glob_escape(name)}"):
+        name = _shorten(path.name)
+        for stale in path.parent.glob(f".partial-*-{glob.escape(name)}"):
             if _is_left_over(stale):
                 stale.unlink(missing_ok=True)
         partial = path.parent / f".partial-{os.getpid()}.{_machine()}-{name}"
@@ -109,9 +119,8 @@ def writing(path: str | Path) -> Iterator[Path]:
             os.replace(partial, path)
         except (OSError, LungsegError):
             raise
-        except (
-            Exception
-        ):  # torch and safetensors tell of a full disk in words of their own: ask the disk itself
+        except Exception:
+            # torch and safetensors report a full disk in words of their own: ask the disk itself
             with open(partial, "ab") as file:
                 file.write(bytes(1 << 16))
             raise
@@ -121,29 +130,23 @@ def writing(path: str | Path) -> Iterator[Path]:
         raise file_error(path, error) from error
 
 
-def _shortened(name: str) -> str:
-    """Give `name`, or a hash and its end where what a partial file has before it would not fit into 255 bytes."""
+def _shorten(name: str) -> str:
+    """Return `name`, or its hash and end where no prefix would fit with it into 255 bytes."""
     encoded = os.fsencode(name)
-    return (
-        name
-        if len(encoded) <= 220
-        else f"{zlib.crc32(encoded):08x}{encoded[-200:].decode(errors='ignore')}"
-    )
-
-
-def _glob_escape(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+    if len(encoded) <= 220:
+        return name
+    return f"{zlib.crc32(encoded):08x}{encoded[-200:].decode(errors='ignore')}"
 
 
 def _machine() -> str:
-    """Give a short name of this machine: several may write to one disk, and know only their own processes."""
+    """Return a short name of this machine: several may write to one disk."""
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _is_left_over(partial: Path) -> bool:
-    """Tell whether the writer of `partial` is gone; one that cannot be asked for, if it has not written for a day."""
+    """Return whether the writer of `partial` has ended; on another machine, after a silent day."""
     pid, _, machine = partial.name.split("-")[1].partition(".")
-    if machine in ("", _machine()) and sys.platform != "win32":  # where os.kill would send a Ctrl-C
+    if machine in ("", _machine()) and sys.platform != "win32":  # where os.kill sends a Ctrl-C
         return not _is_running(pid)
     with contextlib.suppress(OSError):
         return time.time() - partial.stat().st_mtime > 86400
@@ -161,7 +164,7 @@ def _is_running(pid: str) -> bool:
 
 
 def file_error(path: str | Path, error: OSError, remedy: str = "") -> LungsegError:
-    """Turn an operating-system error about `path` into one that tells the remedy."""
+    """Turn an operating-system error about `path` into one that names the remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         existing = next((p for p in Path(path).absolute().parents if p.exists()), Path("/"))
         free_mb = shutil.disk_usage(existing).free / 1e6
@@ -175,14 +178,7 @@ def file_error(path: str | Path, error: OSError, remedy: str = "") -> LungsegErr
     )
 
 
-def progress(items: Iterable, description: str, total: int | None = None) -> Iterable:
-    """Wrap `items` in a progress bar on standard error, shown on a terminal only."""
-    from tqdm import tqdm
-
-    return tqdm(items, desc=description, total=total, disable=not sys.stderr.isatty(), leave=False)
-
-
-# --- machine ---------------------------------------------------------------------------------------------------
+# --- machine --------------------------------------------------------------------------------------
 
 
 def seed_everything(seed: int) -> None:
@@ -194,32 +190,17 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next array: to get it from the kernel anew takes time.
-
-    It changes no number, and where there is another allocator (macOS, Windows, musl) it does nothing.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        libc = ctypes.CDLL(None)
-        for parameter, value in (
-            (-1, 2**31 - 1),
-            (-2, 2**28),
-            (-4, 0),
-        ):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
-            libc.mallopt(parameter, value)
-
-
-def pick_device(name: str = "auto"):
-    """Give the torch device called `name`; "auto" takes a CUDA GPU, then Apple's, then the CPU."""
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the torch device `name`; "auto" takes a CUDA GPU, then Apple's, then the CPU."""
     import torch
 
     available = {
-        "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
+        "cpu": True,
     }
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+        name = next(kind for kind in available if available[kind])
     kind = name.split(":")[0]
     if kind not in available:
         raise LungsegError("device", f"unknown device {name!r}", "use one of auto, cpu, cuda, mps")
@@ -238,15 +219,14 @@ def pick_device(name: str = "auto"):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether a machine or a device had no memory left: torch has an error of its own for CUDA's only."""
+    """Return whether a machine or device had no memory left: torch has a class for CUDA's only."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(w in str(error) for w in words)
-    )
+    is_worded = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return is_worded or isinstance(error, MemoryError)
 
 
-def pick_precision(device):
-    """Give the fastest dtype that the hardware really has: bfloat16, else float32.
+def pick_precision(device: torch.device) -> torch.dtype:
+    """Return the fastest dtype that the hardware really has: bfloat16, else float32.
 
     bfloat16 in emulation is slower than float32, so the processor is asked, never assumed.
     """

@@ -1,4 +1,4 @@
-"""What several tests share: the command line as a process, tiny notebooks, real scans where there are any."""
+"""What several tests share: the command line as a process, tiny notebooks, real scans."""
 
 import os
 import subprocess
@@ -32,14 +32,11 @@ def lungseg(tmp_path):
 
 @pytest.fixture
 def write_notebook(tmp_path):
-    """Write a notebook of the given cells in the course's form: parameters, validation, the rest."""
+    """Write a notebook of the given cells in the course's form: parameters, validation, rest."""
 
     def write(parameters: str, *cells: str, path: Path = tmp_path / "01_tiny.ipynb") -> Path:
-        notebook = nbformat.v4.new_notebook(
-            metadata={
-                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
-            }
-        )
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
         notebook.cells = [
             nbformat.v4.new_code_cell(source) for source in (parameters, VALIDATION, *cells)
         ]

@@ -7,14 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lungseg_utils.memory import keep_freed_memory
 from lungseg_utils.phantom.chest import TIERS, make_case
-from lungseg_utils.runtime import (
-    LungsegError,
-    keep_freed_memory,
-    progress,
-    require_writable,
-    writing,
-)
+from lungseg_utils.runtime import LungsegError, progress, require_writable, writing
 
 ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "LPI")  # how scanners and tools store the same chest
 SEEDS_PER_SET = 10_000  # set `seed` owns the case seeds from seed * SEEDS_PER_SET on; tests come from its upper half
