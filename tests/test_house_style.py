@@ -12,7 +12,7 @@ from test_repository import PAGES
 PACKAGE = ROOT / "lungseg_utils"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
-    ("runtime",),
+    ("runtime", "memory"),
     ("parameters",),
     ("components",),
     ("volume",),
