@@ -5,9 +5,7 @@ Nothing here changes what is computed beyond rounding, and nobody needs it to un
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import ctypes
 from collections.abc import Iterable
 from typing import Any
 
@@ -137,16 +135,3 @@ def fold_batch_norms(model: SegUNet) -> SegUNet:
                 block[position] = nn.utils.fuse_conv_bn_eval(block[position], block[position + 1])
                 block[position + 1] = nn.Identity()
     return folded
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next array: asking the kernel again takes time.
-
-    It changes no number; other allocators (macOS, Windows, musl) are left as they are.
-    """
-    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # <malloc.h>
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-        libc.mallopt(m_top_pad, 2**28)
-        libc.mallopt(m_mmap_max, 0)

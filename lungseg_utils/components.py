@@ -18,9 +18,7 @@ FACE_NEIGHBOURS: Neighbours = 6
 SMALLEST_LESION_MM3 = 50.0  # smaller components are noise at the working spacing
 
 
-def label_components(
-    mask: np.ndarray, *, neighbours: Neighbours = LESION_NEIGHBOURS
-) -> np.ndarray:
+def label_components(mask: np.ndarray, *, neighbours: Neighbours = LESION_NEIGHBOURS) -> np.ndarray:
     """Return an array like `mask` with the number of each voxel's component, from 1; 0 outside.
 
     `neighbours` is 26 or 6, and for a single slice 8 or 4.

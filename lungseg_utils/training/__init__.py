@@ -1,13 +1,14 @@
 """Training: a plain loop, and a run folder that survives anything but losing the disk."""
 
+from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.training.batches import epoch_batches
-from lungseg_utils.training.config import TrainingConfig, learning_rate_at
 from lungseg_utils.training.loop import fit, stop_on_sigterm, train_one_epoch
 from lungseg_utils.training.losses import make_loss
 from lungseg_utils.training.recipe import train, training_config, unseen_cases
 from lungseg_utils.training.resume import restore
 from lungseg_utils.training.run import Run, read_start, start_run, training_precision
 from lungseg_utils.training.run_folder import save, set_aside
+from lungseg_utils.training.schedule import learning_rate_at
 from lungseg_utils.training.step import update_ema
 from lungseg_utils.training.validation import validate
 

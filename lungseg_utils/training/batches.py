@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.patches import (
     NO_AUGMENTATION,
     Augmentation,
@@ -16,7 +17,6 @@ from lungseg_utils.patches import (
 )
 from lungseg_utils.preprocess import normalise
 from lungseg_utils.runtime import progress
-from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.distributed import seed_epoch, share_of_batch
 from lungseg_utils.training.run import Run
 

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import torch
 
+from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.patches import TrainingCase, make_training_case
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.runtime import LungsegError, require_writable, warn
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training.batches import epoch_batches
-from lungseg_utils.training.config import TrainingConfig, learning_rate_at
 from lungseg_utils.training.distributed import average_buffers
 from lungseg_utils.training.losses import make_loss
 from lungseg_utils.training.network import whole_batch_loss
 from lungseg_utils.training.resume import restore
 from lungseg_utils.training.run import Run, read_start, start_run
 from lungseg_utils.training.run_folder import alone_in, begin_folder, save
+from lungseg_utils.training.schedule import learning_rate_at
 from lungseg_utils.training.step import (
     ema_decay_at,
     set_learning_rate,

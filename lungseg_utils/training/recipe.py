@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
 
 from lungseg_utils import decathlon
+from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.preprocess.cache import prepare_cases
 from lungseg_utils.runtime import LungsegError, require_writable
-from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.distributed import start_accelerator
 from lungseg_utils.training.loop import fit
 from lungseg_utils.training.run import read_start
@@ -27,11 +27,12 @@ def train(
     *,
     resume: bool = False,
     weights: str | Path | None = None,
+    validate_also: Sequence[Prepared] = (),
 ) -> list[dict]:
     """Split and prepare `dataset`, train on it as the parameters in `settings` say.
 
-    Returns the history. Of several processes the first prepares the scans; the others find them in
-    the cache, or fail as it did.
+    Returns the history. `validate_also` joins the validation cases of the fold. Of several
+    processes the first prepares the scans; the others find them in the cache, or fail as it did.
     """
     run_dir = require_writable(run_dir)
     config = training_config(settings)
@@ -51,7 +52,7 @@ def train(
     training, validation = prepared or _prepare(dataset, settings)
     return fit(
         training,
-        validation,
+        [*validation, *validate_also],
         run_dir=run_dir,
         config=config,
         device=settings["device"],

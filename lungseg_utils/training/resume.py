@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from lungseg_utils import checkpoint, parameters
+from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.runtime import LungsegError, warn
-from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.run import Run
 from lungseg_utils.training.run_folder import facts_of
 

@@ -16,11 +16,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from lungseg_utils import checkpoint
-from lungseg_utils.acceleration import accelerate_training, keep_freed_memory
+from lungseg_utils.acceleration import accelerate_training
+from lungseg_utils.memory import keep_freed_memory
+from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.runtime import LungsegError, pick_precision, seed_everything
 from lungseg_utils.segunet import SegUNet
-from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.distributed import start_accelerator
 from lungseg_utils.training.network import TrainingNetwork, make_heads
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lungseg_utils.acceleration import freeze_batch_norms
+from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.runtime import LungsegError
-from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.run import Run
 
 LARGEST_LOSS = 20.0  # Dice + cross-entropy starts near 1.5

@@ -12,11 +12,11 @@ from accelerate.utils import gather_object
 
 from lungseg_utils.components import drop_small, list_components
 from lungseg_utils.evaluation import dice, lesion_detection
+from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.patches import TrainingCase
 from lungseg_utils.prediction import Predictor
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.segunet import SegUNet
-from lungseg_utils.training.config import TrainingConfig
 
 MIN_OVERLAP = 0.5  # a lesion of which less is marked is a hard example
 

@@ -1,12 +1,10 @@
-"""The learning rate that a run's settings ask for at each step."""
+"""The learning rate of each step."""
 
 from __future__ import annotations
 
 import math
 
 from lungseg_utils.parameters import TrainingConfig
-
-__all__ = ["TrainingConfig", "learning_rate_at"]
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
