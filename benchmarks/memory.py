@@ -17,7 +17,7 @@ import time
 import torch
 
 from lungseg_utils import parameters
-from lungseg_utils.course import training_config
+from lungseg_utils.training import training_config
 from lungseg_utils.runtime import pick_device
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import TrainingConfig

@@ -1,4 +1,4 @@
-"""Straits to test in, undone when the block ends: a full disk, few open files, a user who may not write."""
+"""Limits to test under, until the block ends: full disk, few open files, no permission to write."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def _is_open(number: int) -> bool:
 
 @contextlib.contextmanager
 def read_only_folder() -> Iterator[Path]:
-    """Give an empty folder that cannot be written; a superuser, whom no permission stops, is a nobody meanwhile."""
+    """Yield an empty folder that cannot be written.
+
+    A superuser, whom no permission stops, is the user "nobody" meanwhile.
+    """
     outer = Path(tempfile.mkdtemp()).resolve()  # pytest's own folders are closed to others
     folder = outer / "read only"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""From a scan to the working grid: the right voxels, all of the tumour, and a cache that is never wrong."""
+"""From a scan to the working grid and back: the right voxels, all of the tumour, a sound cache."""
 
 import dataclasses
 import json
@@ -6,12 +6,13 @@ import os
 import pickle
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers_cases import ball, make_scan
+from helpers_cases import ball, make_oblique, make_scan, resample_linearly
 from scipy.spatial.transform import Rotation
 
 from lungseg_utils import phantom, runtime, volume
@@ -25,7 +26,7 @@ from lungseg_utils.preprocess import (
     resample,
     resampled_slabs,
 )
-from lungseg_utils.preprocess.oblique import straighten
+from lungseg_utils.preprocess.oblique import align, resample_back, tilt_degrees
 from lungseg_utils.runtime import LungsegError, writing
 
 SEEDS = range(5)
@@ -49,7 +50,7 @@ def lungs_alone(shape=(40, 60, 80), spacing_mm=(4.0, 4.0, 4.0), dtype=np.int16):
     return make_scan(hu.astype(dtype), spacing_mm)
 
 
-# --- resampling ------------------------------------------------------------------------------------------------
+# --- resampling -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_piece_by_piece_is_the_same(size):
     )
 
 
-# --- the lungs -------------------------------------------------------------------------------------------------
+# --- the lungs ------------------------------------------------------------------------------------
 
 
 def test_the_lungs_box_and_region_hold_all_of_the_tumour(chest):
@@ -124,15 +125,17 @@ def test_the_lungs_of_a_cropped_scan_are_found():
     assert label[cut][found.box].sum() == label[cut].sum()
 
 
-@pytest.mark.parametrize("lean", [0.0, 0.1, -0.2], ids=["blank slices", "a wedge", "a steep wedge"])
-def test_padding_that_opens_the_airways_to_the_air_outside_hides_no_lungs(lean):
+@pytest.mark.parametrize(
+    "slope", [0.0, 0.1, -0.2], ids=["blank slices", "a wedge", "a steep wedge"]
+)
+def test_padding_that_opens_the_airways_to_the_air_outside_hides_no_lungs(slope):
     """As resampling and registration leave it: a scan that was turned has empty corners."""
     scan = phantom.make_case(3, tier="quick")[0]
     d, h, _ = np.ogrid[tuple(map(slice, scan.hu.shape))]
-    padded = np.where(
-        d + lean * (h - scan.hu.shape[1] / 2) > len(scan.hu) - 4, -1024, scan.hu
-    ).astype(np.int16)
-    found, whole = find_lungs(make_scan(padded, scan.spacing_mm)), find_lungs(scan)
+    is_padding = d + slope * (h - scan.hu.shape[1] / 2) > len(scan.hu) - 4
+    padded = np.where(is_padding, -1024, scan.hu).astype(np.int16)
+    found = find_lungs(make_scan(padded, scan.spacing_mm))
+    whole = find_lungs(scan)
     assert found.found
     assert found.lungs.sum() > 0.9 * whole.lungs.sum()
     assert all(
@@ -144,10 +147,9 @@ def test_padding_that_opens_the_airways_to_the_air_outside_hides_no_lungs(lean):
 @pytest.mark.parametrize("radius", [5, 8], ids=["33 mL", "as much as a small lung"])
 def test_what_lies_nearer_to_gas_in_the_stomach_than_to_the_lungs_is_left_out(radius):
     scan = lungs_alone((60, 60, 80))
-    scan.hu[:] = np.roll(scan.hu, 20, axis=0)  # room for a belly
-    scan.hu[4:40, 25:35, 14:20] = scan.hu[
-        4:40, 25:35, 60:66
-    ] = -850  # beside which both lungs reach down
+    scan.hu[:] = np.roll(scan.hu, 20, axis=0)  # room for an abdomen
+    for left in (14, 60):  # beside which both lungs reach down
+        scan.hu[4:40, 25:35, left : left + 6] = -850
     stomach = ball(scan.hu.shape, (14, 30, 40), radius)
     scan.hu[stomach] = -1000
     found = find_lungs(scan)
@@ -157,8 +159,10 @@ def test_what_lies_nearer_to_gas_in_the_stomach_than_to_the_lungs_is_left_out(ra
 
 def test_a_cavity_low_in_a_lung_is_no_stomach():
     scan = lungs_alone((60, 60, 80))
-    tumour, cavity = ball(scan.hu.shape, (14, 30, 22), 6), ball(scan.hu.shape, (14, 30, 22), 4)
-    scan.hu[tumour], scan.hu[cavity] = 30, -1000
+    tumour = ball(scan.hu.shape, (14, 30, 22), 6)
+    cavity = ball(scan.hu.shape, (14, 30, 22), 4)
+    scan.hu[tumour] = 30
+    scan.hu[cavity] = -1000
     found = find_lungs(scan)
     assert cavity.sum() * 0.064 > 10 and not (found.lungs & cavity).any()
     assert found.region[tumour].all()
@@ -173,9 +177,8 @@ def test_a_lung_that_a_narrow_field_of_view_cuts_is_found(padding):
     found = find_lungs(make_scan(scan.hu[..., 17:].copy(), scan.spacing_mm))
     assert found.found and found.box[2].start <= padding
     assert found.region[..., padding:][tumour[..., 17 + padding :]].all()
-    assert found.lungs[20, 30, 5:16].sum() > 5 and not found.lungs[:, :8].any(), (
-        "lung, but no air before the chest"
-    )
+    assert found.lungs[20, 30, 5:16].sum() > 5
+    assert not found.lungs[:, :8].any()  # no air before the chest
 
 
 def test_a_piece_of_a_chest_that_is_cut_in_front_too_is_searched_whole(capsys):
@@ -186,7 +189,8 @@ def test_a_piece_of_a_chest_that_is_cut_in_front_too_is_searched_whole(capsys):
 
 def test_the_foam_of_a_table_is_no_lung():
     scan = lungs_alone()
-    scan.hu[:, 54:59], scan.hu[:, 53] = -900, 100  # from side to side of the scan
+    scan.hu[:, 54:59] = -900  # from side to side of the scan
+    scan.hu[:, 53] = 100
     assert not find_lungs(scan).lungs[:, 53:].any()
 
 
@@ -198,13 +202,10 @@ def test_one_filled_lung_is_still_inside():
 
 
 @pytest.mark.parametrize("hu", [-1000, 40, 0], ids=["air", "tissue", "water"])
-def test_fault_39_no_lungs_is_said_and_the_whole_scan_is_searched(capsys, hu):
+def test_fault_39_no_lungs_is_reported_and_the_whole_scan_is_searched(capsys, hu):
     found = find_lungs(make_scan(np.full((10, 12, 14), hu, np.int16)))
-    assert (
-        not found.found
-        and found.box == (slice(0, 10), slice(0, 12), slice(0, 14))
-        and found.region.all()
-    )
+    assert not found.found and found.region.all()
+    assert found.box == (slice(0, 10), slice(0, 12), slice(0, 14))
     assert "warning: scan: no lungs found; the whole scan is searched" in capsys.readouterr().err
 
 
@@ -221,7 +222,7 @@ def test_fault_21_tiny_scans_are_prepared(shape):
     assert ready.hu.shape == ready.region.shape == ready.lungs.shape and ready.region.all()
 
 
-# --- prepare ---------------------------------------------------------------------------------------------------
+# --- prepare --------------------------------------------------------------------------------------
 
 
 def test_the_grid_fills_the_box_exactly(chest):
@@ -230,9 +231,8 @@ def test_the_grid_fills_the_box_exactly(chest):
     extent_mm = [(cut.stop - cut.start) * mm for cut, mm in zip(ready.box, scan.spacing_mm)]
     assert [n * mm for n, mm in zip(ready.hu.shape, ready.spacing_mm)] == pytest.approx(extent_mm)
     assert ready.spacing_mm == pytest.approx((4, 4, 4), rel=0.03)
-    assert (
-        ready.hu.dtype == np.int16 and ready.hu.min() >= CLIP_HU[0] and ready.hu.max() <= CLIP_HU[1]
-    )
+    assert ready.hu.dtype == np.int16
+    assert ready.hu.min() >= CLIP_HU[0] and ready.hu.max() <= CLIP_HU[1]
     assert ready.hu.shape == ready.label.shape == ready.region.shape == ready.lungs.shape
 
 
@@ -244,12 +244,11 @@ def test_scan_and_label_stay_together():
     ready = prepare(scan, label=label.astype(np.uint8), spacing_mm=6.0)
     centre = np.argwhere(ready.label).mean(0)
     near = ball(ready.hu.shape, centre, 6)  # within the lung
-    assert np.array_equal(
-        ready.hu[near] >= -375, ready.label[near] == 1
-    )  # half-way between -850 and 100
+    is_dense = ready.hu[near] >= -375  # half-way between -850 and 100
+    assert np.array_equal(is_dense, ready.label[near] == 1)
     place = [
-        cut.start + (c + 0.5) * mm / 4.0 - 0.5
-        for cut, c, mm in zip(ready.box, centre, ready.spacing_mm)
+        side.start + (c + 0.5) * mm / 4.0 - 0.5
+        for side, c, mm in zip(ready.box, centre, ready.spacing_mm)
     ]
     assert place == pytest.approx([20, 30, 22], abs=0.3)
 
@@ -259,7 +258,7 @@ def test_the_same_scan_in_floats_is_prepared_alike():
     assert np.array_equal(one.hu, other.hu)
 
 
-def test_what_is_marked_outside_the_lungs_box_is_told(capsys):
+def test_what_is_marked_outside_the_lungs_box_is_reported(capsys):
     scan = lungs_alone()
     label = ball(scan.hu.shape, (20, 30, 22), 4).astype(np.uint8)
     prepare(scan, label=label, spacing_mm=6.0)
@@ -280,10 +279,8 @@ def test_fault_34_a_scan_larger_than_any_patient_is_refused_before_the_work(spac
 
 @pytest.mark.parametrize("shape", [(40, 60, 1), (1, 60, 1), (40, 1, 80), (40, 60, 3)])
 def test_fault_21_a_single_sagittal_slice_is_prepared(shape):
-    ready = prepare(
-        make_scan(np.resize(lungs_alone().hu[20], shape), (5.0, 5.0, 5.0)), spacing_mm=5.0
-    )
-    assert ready.hu.shape == shape
+    scan = make_scan(np.resize(lungs_alone().hu[20], shape), (5.0, 5.0, 5.0))
+    assert prepare(scan, spacing_mm=5.0).hu.shape == shape
 
 
 def test_a_label_of_another_shape_is_refused():
@@ -292,16 +289,71 @@ def test_a_label_of_another_shape_is_refused():
 
 
 def test_metal_and_padding_are_clipped():
-    assert normalise(torch.tensor([-32768.0, -1024, -312, 400, 30000])).tolist() == [
-        -1,
-        -1,
-        0,
-        1,
-        1,
-    ]
+    hu = torch.tensor([-32768.0, -1024, -312, 400, 30000])
+    assert normalise(hu).tolist() == [-1, -1, 0, 1, 1]
 
 
-# --- the cache -------------------------------------------------------------------------------------------------
+# --- and back -------------------------------------------------------------------------------------
+
+
+def one_piece(ready, array) -> np.ndarray:
+    """Bring `array` back in steps, each of them whole: box, resampling, the scan's own axes."""
+    full = np.zeros(ready.aligned.hu.shape, np.float32)
+    full[ready.box] = resample(np.ascontiguousarray(array), full[ready.box].shape)
+    return full
+
+
+@pytest.mark.parametrize("spacing_mm", [3.0, 6.0], ids=["finer", "coarser"])
+def test_a_mask_and_a_map_come_back_to_the_scan_as_by_one_whole_resampling(spacing_mm):
+    scan = lungs_alone(spacing_mm=(5.0, 4.0, 4.0))
+    label = ball(scan.hu.shape, (20, 30, 22), 5).astype(np.uint8)
+    ready = prepare(scan, label=label, spacing_mm=spacing_mm)
+    probability = np.random.default_rng(0).random(ready.hu.shape, np.float32)
+    expected = one_piece(ready, probability)
+    back = ready.back(probability)
+    assert back.dtype == np.float32 and back.shape == scan.hu.shape
+    assert np.allclose(back, expected, atol=1e-5)
+    outside = np.ones(scan.hu.shape, bool)
+    outside[ready.box] = False
+    assert outside.any() and not back[outside].any()
+    mask = ready.back(torch.from_numpy(probability), threshold=0.6)
+    clear = np.abs(expected - 0.6) > 1e-4
+    assert mask.dtype == np.uint8 and np.array_equal(mask[clear], expected[clear] >= 0.6)
+    assert np.array_equal(ready.back(ready.label), ready.back(ready.label.astype(np.float32), 0.5))
+    assert np.array_equal(ready.back(ready.label > 0), ready.back(ready.label))
+    overlap = 2 * (ready.back(ready.label) & label).sum()
+    assert overlap > 0.9 * (ready.back(ready.label).sum() + label.sum())
+
+
+def test_an_oblique_scan_is_prepared_along_the_patients_axes_and_comes_back():
+    straight = lungs_alone(spacing_mm=(5.0, 4.0, 4.0))
+    tumour = ball(straight.hu.shape, (20, 30, 22), 5)
+    straight.hu[tumour] = 100
+    scan = make_oblique(straight, 12)
+    target = (straight.affine, scan.affine, scan.hu.shape)
+    label = (resample_linearly(tumour, *target) >= 0.5).astype(np.uint8)
+    ready = prepare(scan, label=label, spacing_mm=4.0)
+    assert ready.scan is scan and tilt_degrees(ready.aligned) == 0 < 2 < tilt_degrees(scan)
+    assert np.mean(ready.hu[ready.label == 1] > -375) > 0.97  # dense in an aerated lung
+    back = ready.back(ready.label)
+    assert back.shape == scan.hu.shape and back.dtype == np.uint8
+    assert 2 * (back & label).sum() > 0.9 * (back.sum() + label.sum())
+    share = one_piece(ready, ready.label)
+    expected = resample_back((share >= 0.5).astype(np.uint8), ready.aligned, scan)
+    assert np.mean(back != expected) < 1e-4  # halves alone may fall to either side
+    float_map = ready.back(ready.label.astype(np.float32))
+    assert np.allclose(float_map, resample_back(share, ready.aligned, scan), atol=1e-3)
+
+
+def test_a_scan_that_is_hardly_oblique_is_left_as_it_is():
+    scan = lungs_alone()
+    slightly = make_oblique(scan, 1.5)
+    assert align(scan) is scan and align(slightly) is slightly
+    ready = prepare(slightly)
+    assert ready.aligned is ready.scan is slightly
+
+
+# --- the cache ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -323,18 +375,13 @@ def cache_file(tmp_path):
 
 
 def same(one, other) -> bool:
-    arrays = all(
-        np.array_equal(getattr(one, n), getattr(other, n))
-        for n in ("hu", "region", "lungs", "label")
-    )
-    return arrays and (one.name, one.box, one.spacing_mm) == (
-        other.name,
-        other.box,
-        other.spacing_mm,
-    )
+    arrays = ("hu", "region", "lungs", "label")
+    if not all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays):
+        return False
+    return all(getattr(one, name) == getattr(other, name) for name in ("name", "box", "spacing_mm"))
 
 
-def test_the_cache_gives_what_prepare_gives_and_is_read_the_second_time(
+def test_the_cache_holds_what_prepare_returns_and_is_read_the_second_time(
     case, tmp_path, monkeypatch
 ):
     scan = volume.read(case.image)
@@ -343,10 +390,17 @@ def test_the_cache_gives_what_prepare_gives_and_is_read_the_second_time(
     monkeypatch.setattr(cache, "prepare", None)  # not called again
     again = cached(case, tmp_path)
     assert same(again, expected) and isinstance(again.hu, np.memmap)
+    with pytest.raises(AssertionError, match="a cached scan has no way back"):
+        again.back(again.hu)
 
 
 def test_a_case_without_a_label_is_cached_too(case, tmp_path):
     assert cached(Case("lung_001", case.image, None), tmp_path).label is None
+
+
+def test_any_object_that_names_its_files_is_cached(case, tmp_path):
+    as_named = types.SimpleNamespace(id="lung_001", image=case.image, label=case.label)
+    assert same(cached(as_named, tmp_path), cached(case, tmp_path))
 
 
 def test_fault_77_other_parameters_have_another_place(case, tmp_path):
@@ -355,20 +409,17 @@ def test_fault_77_other_parameters_have_another_place(case, tmp_path):
 
 
 @pytest.mark.parametrize("which", ["image", "label"])
-def test_fault_77_a_changed_input_is_prepared_anew_and_said(case, tmp_path, capsys, which):
+def test_fault_77_a_changed_input_is_prepared_again_and_reported(case, tmp_path, capsys, which):
     before = cached(case, tmp_path)
     path = getattr(case, which)
     scan = lungs_alone()
-    changed = {
-        "image": scan.hu + 7,
-        "label": ball(scan.hu.shape, (20, 30, 58), 4).astype(np.uint8),
-    }[which]
+    changed = scan.hu + 7
+    if which == "label":
+        changed = ball(scan.hu.shape, (20, 30, 58), 4).astype(np.uint8)
     volume.write_nifti(path, changed, scan.affine)
     after = cached(case, tmp_path)
-    assert (
-        "warning: lung_001: the scan or its label has changed; prepared anew"
-        in capsys.readouterr().err
-    )
+    warning = "warning: lung_001: the scan or its label has changed; prepared again"
+    assert warning in capsys.readouterr().err
     assert np.array_equal(before.hu, after.hu) == (which == "label")
     assert np.array_equal(before.label, after.label) == (which == "image")
     assert cache_file(tmp_path)  # the only one: the stale file is gone
@@ -393,38 +444,36 @@ def test_sets_that_share_a_scan_but_not_its_label_do_not_disturb_each_other(case
     assert len(list(tmp_path.glob("cache/*/*.safetensors"))) == 2 and capsys.readouterr().err == ""
 
 
-def test_a_scan_that_leans_is_prepared_upright_with_its_label(case, tmp_path):
-    scan, turn = lungs_alone(spacing_mm=(5.0, 4.0, 4.0)), np.eye(4)
+def test_an_oblique_scan_is_cached_along_the_patients_axes_with_its_label(case, tmp_path):
+    scan = lungs_alone(spacing_mm=(5.0, 4.0, 4.0))
+    turn = np.eye(4)
     turn[:3, :3] = Rotation.from_euler("zx", [12, 8], degrees=True).as_matrix()
     label = ball(scan.hu.shape, (20, 30, 22), 5)
     scan.hu[label] = 100
     volume.write_nifti(case.image, scan.hu, turn @ scan.affine)
     volume.write_nifti(case.label, label.astype(np.uint8), turn @ scan.affine)
-    ready, upright = cached(case, tmp_path, spacing_mm=4.0), straighten(volume.read(case.image))
-    assert same(dataclasses.replace(ready, label=None), prepare(upright, spacing_mm=4.0))
-    assert ready.label.sum() * np.prod(ready.spacing_mm) == pytest.approx(
-        label.sum() * 80, rel=0.03
-    )
-    assert (
-        np.mean(ready.hu[ready.label == 1] > -375) > 0.97
-    )  # on the tumour, dense in an aerated lung
+    ready = cached(case, tmp_path, spacing_mm=4.0)
+    aligned = align(volume.read(case.image))
+    assert same(dataclasses.replace(ready, label=None), prepare(aligned, spacing_mm=4.0))
+    volume_mm3 = ready.label.sum() * np.prod(ready.spacing_mm)
+    assert volume_mm3 == pytest.approx(label.sum() * 80, rel=0.03)
+    assert np.mean(ready.hu[ready.label == 1] > -375) > 0.97  # dense in an aerated lung
     assert cached(Case(case.id, case.image, None), tmp_path, spacing_mm=4.0).label is None
 
 
-def test_many_changed_scans_are_said_in_one_line(case, tmp_path, capsys):
+def test_many_changed_scans_are_reported_in_one_line(case, tmp_path, capsys):
     cases = [Case(f"case_{number}", case.image, None) for number in range(5)]
     cache.prepare_cases(cases, folder=tmp_path / "cache")
     scan = volume.read(case.image)
     volume.write_nifti(case.image, scan.hu + 7, scan.affine)
     cache.prepare_cases(cases, folder=tmp_path / "cache")
-    said = capsys.readouterr().err.splitlines()
-    assert said == [
-        "warning: case_0, case_1, case_2 …: the scan or its label has changed; prepared anew"
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: case_0, case_1, case_2 …: the scan or its label has changed; prepared again"
     ]
 
 
 def object_array(path):
-    """Give a .npy file of Python objects, which opens a file when it is unpickled."""
+    """Return a .npy file of Python objects, which opens a file when it is unpickled."""
 
     class Canary:
         def __reduce__(self):
@@ -435,9 +484,8 @@ def object_array(path):
 
 
 def absurd(_path):
-    header = json.dumps(
-        {"hu": {"dtype": "I16", "shape": [10**6] * 3, "data_offsets": [0, 2 * 10**18]}}
-    ).encode()
+    tensor = {"dtype": "I16", "shape": [10**6] * 3, "data_offsets": [0, 2 * 10**18]}
+    header = json.dumps({"hu": tensor}).encode()
     return len(header).to_bytes(8, "little") + header
 
 
@@ -446,38 +494,28 @@ def nested(_path):
     return len(header).to_bytes(8, "little") + header
 
 
+DAMAGES = {
+    "empty": lambda path: b"",
+    "cut": lambda path: path.read_bytes()[:-100],
+    "cut in the header": lambda path: path.read_bytes()[:20],
+    "zeros": lambda path: bytes(path.stat().st_size),
+    "html": lambda path: b"<html>" * 1000,
+    "object npy": object_array,
+    "absurd header": absurd,
+    "nested": nested,
+}
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no file that is mapped")
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: b"",
-        lambda path: path.read_bytes()[:-100],
-        lambda path: path.read_bytes()[:20],
-        lambda path: bytes(path.stat().st_size),
-        lambda path: b"<html>" * 1000,
-        object_array,
-        absurd,
-        nested,
-    ],
-    ids=[
-        "empty",
-        "cut",
-        "cut in the header",
-        "zeros",
-        "html",
-        "object npy",
-        "absurd header",
-        "nested",
-    ],
-)
-def test_fault_65_a_damaged_cache_is_made_anew_and_said(case, tmp_path, capsys, damage):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_fault_65_a_damaged_cache_is_made_again_and_reported(case, tmp_path, capsys, damage):
     expected = cached(case, tmp_path)
     path = cache_file(tmp_path)
-    content = damage(path)
+    content = DAMAGES[damage](path)
     path.unlink()  # the arrays above stay mapped to the old file
     path.write_bytes(content)
     assert same(cached(case, tmp_path), expected)
-    assert f"warning: {path}: damaged; made anew" in capsys.readouterr().err
+    assert f"warning: {path}: damaged; prepared again" in capsys.readouterr().err
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no canary, no partial file
 
 
@@ -496,9 +534,7 @@ def test_fault_73_what_a_killed_run_left_behind_is_ignored_and_removed(case, tmp
 
 def test_a_file_that_another_machine_is_writing_is_left_to_it_for_a_day(tmp_path):
     path = tmp_path / "shared.txt"
-    theirs = (
-        tmp_path / f".partial-{2**22 + 1}.0badcafe-shared.txt"
-    )  # a process that this machine does not know
+    theirs = tmp_path / f".partial-{2**22 + 1}.0badcafe-shared.txt"  # a process unknown here
     theirs.write_text("half")
     for hours, remains in ((0, True), (23, True), (25, False)):
         os.utime(theirs, (time.time() - 3600 * hours,) * 2)
@@ -512,21 +548,19 @@ def test_a_file_that_another_machine_is_writing_is_left_to_it_for_a_day(tmp_path
 def test_a_name_of_255_bytes_is_written_and_only_its_own_left_over_partial_files_are_removed(
     tmp_path, name
 ):
-    path, other = tmp_path / name, tmp_path / ("b" + name[1:])
+    path = tmp_path / name
+    other = tmp_path / ("b" + name[1:])
     for target in (other, path):
         with writing(target) as partial:
             assert partial.suffix == path.suffix and len(os.fsencode(partial.name)) <= 255
             partial.write_text("whole")
-            partial.with_name(partial.name.replace(str(os.getpid()), "999999999", 1)).write_text(
-                "half"
-            )
+            of_a_dead_process = partial.name.replace(str(os.getpid()), "999999999", 1)
+            partial.with_name(of_a_dead_process).write_text("half")
     assert len(list(tmp_path.glob(".partial-*"))) == 2
     with writing(path) as partial:
-        partial.write_text("anew")
-    assert len(list(tmp_path.glob(".partial-*"))) == 1 and (
-        path.read_text(),
-        other.read_text(),
-    ) == ("anew", "whole")
+        partial.write_text("again")
+    assert len(list(tmp_path.glob(".partial-*"))) == 1
+    assert path.read_text() == "again" and other.read_text() == "whole"
 
 
 def test_on_windows_no_process_is_probed_and_age_decides(tmp_path, monkeypatch):

@@ -11,14 +11,16 @@ from __future__ import annotations
 import atexit
 import os
 import time
+import warnings
 from datetime import timedelta
 
 import torch
 import torch.distributed
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch import Tensor
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lungseg_utils.runtime import LungsegError, pick_device
 
@@ -38,10 +40,7 @@ def start_accelerator(device: str) -> Accelerator:
         cpu=chosen.type == "cpu",
         device_placement=False,
         mixed_precision="no",  # `TrainingNetwork` casts
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=PATIENCE),
-            DistributedDataParallelKwargs(broadcast_buffers=False),  # averaged once an epoch
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     if is_alone:
         accelerator.state.device = chosen
@@ -57,6 +56,18 @@ def _leave(accelerator: Accelerator) -> None:
     """
     time.sleep(0.2)
     accelerator.end_training()
+
+
+def distribute(
+    accelerator: Accelerator, network: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return both as the accelerator trains them; of several processes each keeps its buffers."""
+    network, optimiser = accelerator.prepare(network, optimiser)
+    if isinstance(network, DistributedDataParallel):
+        network.broadcast_buffers = False  # they are averaged once an epoch
+        # a 1 × 1 × 1 kernel and its gradient write the same layout as other strides
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    return network, optimiser
 
 
 def share_of_batch(accelerator: Accelerator, batch_size: int) -> range:
@@ -95,7 +106,7 @@ def whole_batch(accelerator: Accelerator, own: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def average_buffers(accelerator: Accelerator, *modules: torch.nn.Module) -> None:
+def average_buffers(accelerator: Accelerator, *modules: nn.Module) -> None:
     """Replace the floating-point buffers of `modules` by their means over the processes."""
     if accelerator.num_processes == 1:
         return

@@ -22,7 +22,7 @@ from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.runtime import LungsegError, pick_precision, seed_everything
 from lungseg_utils.segunet import SegUNet
-from lungseg_utils.training.distributed import start_accelerator
+from lungseg_utils.training.distributed import distribute, start_accelerator
 from lungseg_utils.training.network import TrainingNetwork, make_heads
 
 
@@ -101,9 +101,9 @@ def start_run(config: TrainingConfig, device: str = "auto", model: SegUNet | Non
     network = TrainingNetwork(model, heads, training_precision(on_device, config))
     optimiser = make_optimiser(config, network)
     generator = torch.Generator().manual_seed(config.seed)
-    network, optimiser = accelerator.prepare(network, optimiser)
+    trained, optimiser = distribute(accelerator, network, optimiser)
     settings = dataclasses.asdict(config)
-    return Run(model, ema, heads, network, optimiser, accelerator, generator, settings)
+    return Run(model, ema, heads, trained, optimiser, accelerator, generator, settings)
 
 
 def _random_network(config: TrainingConfig) -> SegUNet:
