@@ -13,13 +13,18 @@ from lungseg_utils.cli.options import (
     add_settings,
     read_settings,
 )
-from lungseg_utils.runtime import printable
+from lungseg_utils.runtime import LungsegError, printable
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `train`, `predict`, `evaluate` and `course`."""
+    """Add `train`, `crossvalidate`, `predict`, `evaluate` and `course`."""
     add = add_command(commands, train, "data/Task06_Lung --run-dir runs/fold0 -f params/msd.yaml")
-    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout")
+    add(
+        "dataset",
+        metavar="DATASET",
+        nargs="?",
+        help="folder in the Decathlon's layout; with --resume that of the run",
+    )
     add(
         "--run-dir",
         metavar="DIR",
@@ -28,11 +33,28 @@ def add_commands(commands: Commands) -> None:
     )
     add_parameter(add, "epochs", given=False)
     add_parameter(add, "fold", given=False)
-    add("--resume", action="store_true", help="go on where the run in DIR was stopped")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on where the run in DIR was stopped, with its own dataset and settings; epochs, "
+        "device and workers may be changed",
+    )
     add(
         "--weights",
         metavar="FILE",
         help="start from these, to fine-tune them (default: random ones)",
+    )
+    add_settings(add)
+
+    add = add_command(
+        commands, crossvalidate, "data/Task06_Lung --run-dir runs/msd -f params/msd.yaml"
+    )
+    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout")
+    add(
+        "--run-dir",
+        metavar="DIR",
+        required=True,
+        help="folder for fold0/ and so on, masks/, metrics.csv and summary.json",
     )
     add_settings(add)
 
@@ -89,15 +111,31 @@ def train(options: argparse.Namespace) -> None:
 
     from lungseg_utils import decathlon, training
 
-    training.train(
-        decathlon.load(options.dataset),
-        options.run_dir,
-        parameters.defaults() | read_settings(options),
-        resume=options.resume,
-        weights=options.weights,
-    )
+    settings = read_settings(options)
+    if options.resume and not options.weights:
+        training.resume(options.run_dir, settings, options.dataset)
+    elif options.dataset:
+        training.train(
+            decathlon.load(options.dataset),
+            options.run_dir,
+            parameters.defaults() | settings,
+            resume=options.resume,
+            weights=options.weights,
+        )
+    else:
+        raise LungsegError("DATASET", "none is named", "Name one, or --resume a run")
     if PartialState().is_main_process:
         print(f"{printable(options.run_dir)}: best.safetensors, history.csv")
+
+
+def crossvalidate(options: argparse.Namespace) -> None:
+    """Train every fold of a dataset, and score each scan by a network that has not seen it."""
+    from lungseg_utils import decathlon, training
+
+    settings = parameters.defaults() | read_settings(options)
+    rows = training.crossvalidate(decathlon.load(options.dataset), options.run_dir, settings)
+    _print_scores(rows)
+    print(f"{printable(options.run_dir)}: metrics.csv, summary.json, fold0/best.safetensors …")
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -130,7 +168,11 @@ def evaluate(options: argparse.Namespace) -> None:
     """Compare masks with labels."""
     from lungseg_utils import evaluation
 
-    rows = evaluation.evaluate(options.predictions, options.labels, options.output)
+    _print_scores(evaluation.evaluate(options.predictions, options.labels, options.output))
+    print(printable(options.output))
+
+
+def _print_scores(rows: list[dict]) -> None:
     total = {
         name: sum(row[name] for row in rows)
         for name in ("dice", "lesions_found", "lesions_true", "false_positives")
@@ -140,7 +182,6 @@ def evaluate(options: argparse.Namespace) -> None:
         f"{total['lesions_found']} of {total['lesions_true']} lesions found, "
         f"{total['false_positives'] / len(rows):.2f} false positives a scan"
     )
-    print(printable(options.output))
 
 
 def course(options: argparse.Namespace) -> None:

@@ -2,9 +2,10 @@
 
 from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.training.batches import epoch_batches
+from lungseg_utils.training.crossvalidation import crossvalidate
 from lungseg_utils.training.loop import fit, stop_on_sigterm, train_one_epoch
 from lungseg_utils.training.losses import make_loss
-from lungseg_utils.training.recipe import train, training_config, unseen_cases
+from lungseg_utils.training.recipe import resume, train, training_config, unseen_cases
 from lungseg_utils.training.resume import restore
 from lungseg_utils.training.run import Run, read_start, start_run, training_precision
 from lungseg_utils.training.run_folder import save, set_aside
@@ -15,12 +16,14 @@ from lungseg_utils.training.validation import validate
 __all__ = [
     "Run",
     "TrainingConfig",
+    "crossvalidate",
     "epoch_batches",
     "fit",
     "learning_rate_at",
     "make_loss",
     "read_start",
     "restore",
+    "resume",
     "save",
     "set_aside",
     "start_run",

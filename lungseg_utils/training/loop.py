@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from lungseg_utils.training.losses import make_loss
 from lungseg_utils.training.network import whole_batch_loss
 from lungseg_utils.training.resume import restore
 from lungseg_utils.training.run import Run, read_start, start_run
-from lungseg_utils.training.run_folder import alone_in, begin_folder, save
+from lungseg_utils.training.run_folder import alone_in, begin_folder, save, save_start
 from lungseg_utils.training.schedule import learning_rate_at
 from lungseg_utils.training.step import (
     ema_decay_at,
@@ -72,16 +73,20 @@ def fit(
     resume: bool = False,
     model: SegUNet | None = None,
     weights: str | Path | None = None,
+    recipe: Mapping | None = None,
 ) -> list[dict]:
     """Train a SegUNet and return its history, a row an epoch; leave everything in `run_dir`.
 
     config.json, environment.json, history.csv, last.pt (the state after the last whole epoch) and
     best.safetensors (the running mean of the weights at the best validation Dice). With `resume` a
     run goes on as if it had never stopped: on a CPU bit for bit. Without it an earlier run in the
-    folder is moved aside. It begins with random weights, with those of `model`, or with those of
-    the file `weights` (to fine-tune them). Started by `accelerate launch` or `torchrun`, the
-    processes share each batch and the first of them writes. A second training in the folder at the
-    same time is refused.
+    folder is moved aside.
+
+    It begins with random weights, with those of `model`, or with those of the file `weights`, to
+    fine-tune them: their score is printed first, and they are the best until an epoch is better.
+    `recipe` is written to config.json for who resumes. Started by `accelerate launch` or
+    `torchrun`, the processes share each batch and the first of them writes. A second training in
+    the folder at the same time is refused.
     """
     config = config or TrainingConfig()
     run_dir = require_writable(run_dir)
@@ -89,11 +94,13 @@ def fit(
         raise LungsegError(
             run_dir, "there is no case to train on", "Give a dataset with labelled cases"
         )
-    digest = None
+    start: dict = {}
     if weights is not None:
-        model, digest = read_start(weights, config)
+        model, start = read_start(weights, config)
     run = start_run(config, device, model)
-    run.describe(training, validation, started_from=digest)
+    run.describe(training, validation, start)
+    if recipe is not None:
+        run.settings["recipe"] = dict(recipe)
     first_weights = copy.deepcopy(run.ema) if config.hard_example_share else None
     with alone_in(run_dir):
         if resume:
@@ -133,6 +140,8 @@ def _train(
 ) -> None:
     """Train `run` to its last epoch; validate and save after each."""
     begin_folder(run, run_dir)
+    if run.settings["started_from"] and not run.history:
+        _validate_start(run, validation, run_dir, config)
     loss_function = make_loss(config.loss)
     started = time.perf_counter()
     first = run.epoch
@@ -149,16 +158,33 @@ def _train(
                     left_s = per_epoch * (config.epochs - run.epoch)
                     print(_describe_row(row, config.epochs, left_s), flush=True)
         except KeyboardInterrupt:
-            warn(f"{run_dir}: stopped; resume goes on after the last whole epoch")
+            how = "resume goes on after the last whole epoch"
+            if "recipe" in run.settings:
+                how = f"to go on: lungseg train --run-dir {shlex.quote(str(run_dir))} --resume"
+            warn(f"{run_dir}: stopped; {how}")
             raise
+
+
+def _validate_start(
+    run: Run, validation: Sequence[Prepared], run_dir: Path, config: TrainingConfig
+) -> None:
+    """Print the score of the weights to start from, and keep them as the best so far."""
+    row = validate(run.ema, validation, config)
+    if row and run.accelerator.is_main_process:
+        print(f"before the first step: {_describe_score(row)}", flush=True)
+    save_start(run, run_dir, row)
 
 
 def _describe_row(row: dict, epochs: int, left_s: float) -> str:
     text = f"epoch {row['epoch']:3d} of {epochs}: loss {row['loss']:.3f}"
     if "validation_dice" in row:
-        text += f", validation Dice {row['validation_dice']:.3f}"
-        text += f", lesions found {row['validation_recall']:.0%}"
+        text += f", {_describe_score(row)}"
     return text + f", {left_s / 60:.1f} min left"
+
+
+def _describe_score(row: dict) -> str:
+    found = f"lesions found {row['validation_recall']:.0%}"
+    return f"validation Dice {row['validation_dice']:.3f}, {found}"
 
 
 @contextlib.contextmanager

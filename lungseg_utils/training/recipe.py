@@ -10,11 +10,11 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from lungseg_utils import decathlon
+from lungseg_utils import decathlon, parameters
 from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.preprocess.cache import prepare_cases
-from lungseg_utils.runtime import LungsegError, require_writable
+from lungseg_utils.runtime import LungsegError, file_error, require_writable
 from lungseg_utils.training.distributed import start_accelerator
 from lungseg_utils.training.loop import fit
 from lungseg_utils.training.run import read_start
@@ -58,7 +58,57 @@ def train(
         device=settings["device"],
         resume=resume,
         weights=weights,
+        recipe=_describe(dataset, settings, weights),
     )
+
+
+def _describe(
+    dataset: decathlon.Dataset, settings: Mapping, weights: str | Path | None
+) -> dict[str, Any]:
+    """Return what `train` was called with, as config.json keeps it for `resume`."""
+    return {
+        "dataset": str(dataset.root.resolve()),
+        "weights": str(Path(weights).resolve()) if weights is not None else None,
+        "settings": dict(settings),
+    }
+
+
+def resume(run_dir: str | Path, changes: Mapping, dataset: str | Path | None = None) -> list[dict]:
+    """Continue the run in `run_dir` with its own dataset and settings, but for `changes`.
+
+    `dataset` is where the set lies now, if not where it was. Epochs, device and workers may
+    change; others are refused with what differs.
+    """
+    record = Path(run_dir) / "config.json"
+    recipe = _read_recipe(record)
+    if not recipe and not dataset:
+        raise LungsegError(
+            record,
+            "missing, or it does not name the dataset of the run",
+            "Name it: lungseg train DATASET --run-dir DIR --resume",
+        )
+    settings = parameters.defaults() | parameters.check(recipe.get("settings", {}), record)
+    return train(
+        decathlon.load(dataset or recipe["dataset"]),
+        run_dir,
+        settings | dict(changes),
+        resume=True,
+        weights=recipe.get("weights"),
+    )
+
+
+def _read_recipe(record: Path) -> dict[str, Any]:
+    """Return what `train` noted in a run's config.json; nothing where it did not."""
+    try:
+        return dict(json.loads(record.read_text(encoding="utf-8")).get("recipe") or {})
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise file_error(record, error) from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise LungsegError(
+            record, "damaged: not the settings of a training", "Train again in another folder"
+        ) from error
 
 
 def _prepare(

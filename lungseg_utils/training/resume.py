@@ -95,7 +95,7 @@ def _differences(before: dict, now: dict) -> list[str]:
     defaults = asdict(TrainingConfig()) | {"processes": 1, "started_from": None}
     earlier = _as_json(defaults) | parameters.with_current_names(before)
     wanted = _as_json(now)
-    free = {"contents"}
+    free = {"contents", "prediction", "recipe"}
     if wanted["schedule"] == "constant" and not wanted["frozen_norm_share"]:
         free.add("epochs")  # nothing depends on the last epoch
     differences = [

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from lungseg_utils.runtime import LungsegError, pick_precision, seed_everything
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training.distributed import distribute, start_accelerator
 from lungseg_utils.training.network import TrainingNetwork, make_heads
+
+INHERITED = ("min_peak", "test_time_mirroring")  # facts of weights that change prediction
 
 
 @dataclass
@@ -57,15 +59,19 @@ class Run:
         return self.accelerator.device
 
     def describe(
-        self, training: Sequence[Prepared], validation: Sequence[Prepared], started_from: str | None
+        self, training: Sequence[Prepared], validation: Sequence[Prepared], start: Mapping
     ) -> None:
-        """Note the cases, with a checksum of each one's voxels, and the weights it started from."""
+        """Note the cases, with a checksum of each one's voxels, and the weights it starts from.
+
+        `start` are the facts of those weights. What changes prediction stays true of their heirs.
+        """
         self.settings |= {
             "training_cases": [case.name for case in training],
             "validation_cases": [case.name for case in validation],
             "contents": [_checksum(case) for case in (*training, *validation)],
             "processes": self.accelerator.num_processes,
-            "started_from": started_from,
+            "started_from": start.get("digest"),
+            "prediction": {name: start[name] for name in INHERITED if name in start},
         }
 
 
@@ -113,8 +119,8 @@ def _random_network(config: TrainingConfig) -> SegUNet:
     return model
 
 
-def read_start(path: str | Path, config: TrainingConfig) -> tuple[SegUNet, str]:
-    """Read the weights to start from and their digest.
+def read_start(path: str | Path, config: TrainingConfig) -> tuple[SegUNet, dict]:
+    """Read the weights to start from and their facts.
 
     Raises LungsegError where `config` asks for another network.
     """
@@ -128,7 +134,7 @@ def read_start(path: str | Path, config: TrainingConfig) -> tuple[SegUNet, str]:
                 f"made with {name} = {own}, not {wanted}",
                 f"Set {name} to those of the weights to start from",
             )
-    return model, facts["digest"]
+    return model, facts
 
 
 def make_optimiser(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:

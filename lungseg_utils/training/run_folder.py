@@ -97,10 +97,18 @@ def save(run: Run, run_dir: Path) -> None:
     run.accelerator.wait_for_everyone()
 
 
+def save_start(run: Run, run_dir: Path, row: dict) -> None:
+    """Write the weights to start from, whose score is in `row`, as the best so far."""
+    if "validation_dice" in row:
+        run.best_dice = row["validation_dice"]
+        if run.accelerator.is_main_process:
+            checkpoint.save_weights(run_dir / "best.safetensors", run.ema, facts_of(run))
+
+
 def _save_best(run: Run, run_dir: Path) -> None:
     """Write the running mean of the weights if its validation Dice is the best so far."""
     score = run.history[-1].get("validation_dice")
-    if score is None and not any("validation_dice" in row for row in run.history):
+    if score is None and run.best_dice < 0:
         score = run.best_dice + 1e-9  # nothing to choose by: the latest
     if score is not None and score > run.best_dice:
         run.best_dice = score
@@ -142,4 +150,4 @@ def facts_of(run: Run) -> dict:
         "spacing_mm": run.settings["spacing_mm"],
         "epoch": run.epoch,
         "trained_with": __version__,
-    }
+    } | run.settings.get("prediction", {})

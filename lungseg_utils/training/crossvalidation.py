@@ -1,0 +1,52 @@
+"""Cross-validation: every scan is scored by a network that has not seen its patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lungseg_utils import decathlon, volume
+from lungseg_utils.evaluation import evaluate
+from lungseg_utils.prediction import predict_files
+from lungseg_utils.runtime import LungsegError, require_writable
+from lungseg_utils.training.recipe import train
+
+FOLDS = 5
+
+
+def crossvalidate(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping) -> list[dict]:
+    """Train every fold of `dataset`, score each case by the fold that has not seen it.
+
+    Leaves fold<K>/ (a run folder each), masks/, metrics.csv and summary.json in `run_dir`, and
+    returns the rows of metrics.csv. A fold that was stopped goes on where it was; one that is
+    finished is not trained again.
+    """
+    run_dir = require_writable(run_dir)
+    masks = run_dir / "masks"
+    _require_no_others(masks, dataset.training)
+    patients = {case.patient or case.id for case in dataset.training}
+    for fold in range(min(FOLDS, len(patients))):
+        folder = run_dir / f"fold{fold}"
+        train(dataset, folder, {**settings, "fold": fold}, resume=(folder / "last.pt").exists())
+        _, unseen = decathlon.split(dataset, fold=fold, seed=settings["seed"])
+        rows = predict_files(
+            [case.image for case in unseen],
+            masks,
+            checkpoint=folder / "best.safetensors",
+            device=settings["device"],
+        )
+        for row in rows:
+            print(f"fold {fold}: {row['name']}, {len(row['tumours'])} tumours", flush=True)
+    labels = {case.id: case.label for case in dataset.training}
+    return evaluate(masks, labels, run_dir / "metrics.csv")
+
+
+def _require_no_others(masks: Path, cases: Sequence[decathlon.Case]) -> None:
+    """Raise where `masks` holds a mask of no case: now, not after days of training."""
+    others = {volume.stem(path) for path in masks.glob("[!.]*.nii*")} - {case.id for case in cases}
+    if others:
+        raise LungsegError(
+            masks,
+            f"holds masks of other scans ({', '.join(sorted(others)[:3])})",
+            "Move them away or choose another --run-dir",
+        )

@@ -1,0 +1,117 @@
+"""Runs from the command line: fine-tuned, resumed by their folder alone, cross-validated."""
+
+import csv
+import json
+
+import pytest
+
+from lungseg_utils import checkpoint, cli, phantom
+from lungseg_utils.segunet import SegUNet
+
+TINY = {
+    "spacing_mm": "8",
+    "patch_size": "[16,16,16]",
+    "channels": "[2,4]",
+    "steps_per_epoch": "1",
+    "device": "cpu",
+}
+OPTIONS = [word for name, value in TINY.items() for word in ("-p", name, value)]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return phantom.write_dataset(tmp_path_factory.mktemp("sets") / "set", cases=3, test_cases=0)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run `lungseg` with its home in the test's folder; return what it prints, errors too."""
+    monkeypatch.setenv("LUNGSEG_HOME", str(tmp_path))
+
+    def run(*arguments, code=0):
+        assert cli.main([str(argument) for argument in arguments]) == code
+        return "".join(capsys.readouterr())
+
+    return run
+
+
+def test_a_run_is_resumed_with_its_own_dataset_and_settings(command, dataset, tmp_path):
+    run_dir = tmp_path / "run"
+    command("train", dataset, "--run-dir", run_dir, "--epochs", "2", *OPTIONS)
+    said = command("train", "--run-dir", run_dir, "--resume", "--epochs", "3")
+    assert "epoch   3 of 3" in said and "epoch   2" not in said
+    said = command("train", dataset, "--run-dir", run_dir, "--resume", "--epochs", "4")
+    assert "epoch   4 of 4" in said and "epoch   3" not in said
+    recipe = json.loads((run_dir / "config.json").read_text())["recipe"]
+    assert recipe["dataset"] == str(dataset.resolve()) and recipe["settings"]["channels"] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume", "-p", "learning_rate", "0.1"], "learning_rate was 0.003 and is now 0.1"),
+        ([], "DATASET: none is named"),
+    ],
+)
+def test_what_may_not_change_or_be_left_out_is_named(
+    command, dataset, tmp_path, arguments, message
+):
+    command("train", dataset, "--run-dir", tmp_path / "run", "--epochs", "1", *OPTIONS)
+    assert message in command("train", "--run-dir", tmp_path / "run", *arguments, code=1)
+
+
+def test_a_run_that_nobody_began_cannot_be_resumed_without_its_dataset(command, tmp_path):
+    said = command("train", "--run-dir", tmp_path / "none", "--resume", code=1)
+    assert "does not name the dataset of the run" in said and "lungseg train DATASET" in said
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Weights of another training, with facts that change prediction."""
+    path = tmp_path / "before.safetensors"
+    facts = {"spacing_mm": 8.0, "min_peak": 0.75, "test_time_mirroring": True}
+    checkpoint.save_weights(path, SegUNet(channels=(2, 4)), facts)
+    return path
+
+
+def test_fine_tuned_weights_keep_the_facts_that_change_prediction(
+    command, dataset, weights, tmp_path
+):
+    start = ["--weights", weights, *OPTIONS]
+    said = command("train", dataset, "--run-dir", tmp_path / "run", "--epochs", "1", *start)
+    assert said.index("before the first step: validation Dice") < said.index("epoch   1 of 1")
+    for name in ("best.safetensors", "last.pt"):
+        facts = checkpoint.load_weights(tmp_path / "run" / name)[1]
+        assert facts["min_peak"] == 0.75 and facts["test_time_mirroring"] is True
+    said = command("train", "--run-dir", tmp_path / "run", "--resume", "--epochs", "2")
+    assert "epoch   2 of 2" in said and "before the first step" not in said
+
+
+def test_the_weights_to_start_from_are_the_best_until_an_epoch_is_better(
+    command, dataset, weights, tmp_path
+):
+    start = ["--weights", weights, *OPTIONS, "-p", "validate_every", "9"]
+    command("train", dataset, "--run-dir", tmp_path / "run", "--epochs", "1", *start)
+    best = checkpoint.load_weights(tmp_path / "run" / "best.safetensors")[0].state_dict()
+    before = checkpoint.load_weights(weights)[0].state_dict()
+    assert all((best[name] == tensor).all() for name, tensor in before.items())
+
+
+def test_cross_validation_scores_each_case_by_a_fold_that_has_not_seen_it(
+    command, dataset, tmp_path
+):
+    folder = tmp_path / "cv"
+    said = command("crossvalidate", dataset, "--run-dir", folder, "-p", "epochs", "1", *OPTIONS)
+    assert "3 scans: mean Dice" in said
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    cases = sorted(path.name.split(".")[0] for path in (dataset / "imagesTr").glob("*.nii.gz"))
+    assert [row["case"] for row in rows] == cases
+    assert (folder / "summary.json").is_file()
+    unseen = []
+    for fold in range(3):
+        config = json.loads((folder / f"fold{fold}" / "config.json").read_text())
+        unseen += config["validation_cases"]
+        assert (folder / f"fold{fold}" / "best.safetensors").is_file()
+    assert sorted(unseen) == cases
+    said = command("crossvalidate", dataset, "--run-dir", folder, "-p", "epochs", "1", *OPTIONS)
+    assert "epoch" not in said  # what is finished is not trained again
