@@ -2,10 +2,11 @@
 
     PYTHON robustness_peers.py READER < inputs.json > ends.json
 
-READER is nibabel, SimpleITK, MONAI or nnU-Net; PYTHON may belong to an environment of its own, so nothing of this
-project is imported. An input is a path or a pair of image and label (nnU-Net's check takes pairs). The ends are
-"refused clearly" (an error that names the file), "refused unclearly" (any other error, a crash, no end), "said" (read,
-with a warning or anything else printed) and "silent".
+READER is nibabel, SimpleITK, MONAI or nnU-Net; PYTHON may belong to an environment of its own, so
+nothing of this project is imported. An input is a path or a pair of image and label (nnU-Net's
+check takes pairs). The ends are "refused" (an error that names the file), "refused unclearly" (any
+other error, a crash, no end), "warned" (read, with a warning or anything else printed) and
+"silent".
 """
 
 from __future__ import annotations
@@ -17,56 +18,71 @@ import signal
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 
 MEMORY_BYTES = 4 << 30  # more than this is taken for a failure
 PATIENCE_S = 60
 
 
-def reader(name: str):
-    """Give (a function that reads an input, versions)."""
-    if name == "nibabel":
-        import nibabel
-        import numpy as np
+def nibabel_reader() -> tuple[Callable, str]:
+    import nibabel
+    import numpy as np
 
-        return lambda path: np.asanyarray(
-            nibabel.load(path).dataobj
-        ), f"nibabel {nibabel.__version__}"
-    if name == "SimpleITK":
-        import SimpleITK as sitk
+    def read(path: str) -> np.ndarray:
+        return np.asanyarray(nibabel.load(path).dataobj)
 
-        def read(path):
-            names = (
-                sitk.ImageSeriesReader.GetGDCMSeriesFileNames(path) if os.path.isdir(path) else path
-            )
-            return sitk.GetArrayFromImage(sitk.ReadImage(names))
+    return read, f"nibabel {nibabel.__version__}"
 
-        return read, f"SimpleITK {sitk.Version.VersionString()}"
-    if name == "MONAI":
-        import monai
-        from monai.transforms import LoadImage
 
-        load = LoadImage(image_only=True)
-        return lambda path: load(path).sum(), f"MONAI {monai.__version__}, LoadImage"
+def simpleitk_reader() -> tuple[Callable, str]:
+    import SimpleITK as sitk  # noqa: N813
+
+    def read(path: str) -> object:
+        names = path
+        if os.path.isdir(path):
+            names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(path)
+        return sitk.GetArrayFromImage(sitk.ReadImage(names))
+
+    return read, f"SimpleITK {sitk.Version.VersionString()}"
+
+
+def monai_reader() -> tuple[Callable, str]:
+    import monai
+    from monai.transforms import LoadImage
+
+    load = LoadImage(image_only=True)
+    return lambda path: load(path).sum(), f"MONAI {monai.__version__}, LoadImage"
+
+
+def nnunet_reader() -> tuple[Callable, str]:
     from importlib.metadata import version
 
     from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases, verify_labels
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-    def verify(pair):
-        """Do with a case what `verify_dataset_integrity` does with each of a set, with the reader that it picks."""
+    def verify(pair: list[str]) -> None:
+        """Do with a case what `verify_dataset_integrity` does, with the reader that it picks."""
+        image, label = pair
         if not (
-            verify_labels(pair[1], SimpleITKIO, [0, 1])
-            and check_cases([pair[0]], pair[1], 1, SimpleITKIO)
+            verify_labels(label, SimpleITKIO, [0, 1])
+            and check_cases([image], label, 1, SimpleITKIO)
         ):
-            raise RuntimeError(
-                f"Some images have errors. Please check text above: {pair}"
-            )  # which names the file
+            # its own message, with the text above it, which names the file
+            raise RuntimeError(f"Some images have errors. Please check text above: {pair}")
 
     return verify, f"nnU-Net {version('nnunetv2')}, integrity check"
 
 
-def end_of(read, item) -> str:
-    """Read one input in a forked child and tell how that ended."""
+READERS = {
+    "nibabel": nibabel_reader,
+    "SimpleITK": simpleitk_reader,
+    "MONAI": monai_reader,
+    "nnU-Net": nnunet_reader,
+}
+
+
+def end_of(read: Callable, item: str | list[str]) -> str:
+    """Read one input in a forked child and return how that ended."""
     names = [os.path.basename(path) for path in ([item] if isinstance(item, str) else item)]
     receive, send = os.pipe()
     with tempfile.TemporaryFile() as printed:
@@ -81,19 +97,16 @@ def end_of(read, item) -> str:
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         printed.seek(0)
-        said = printed.read().strip()
-    return (
-        end
-        if end.startswith("refused")
-        else "refused unclearly"
-        if end != "read"
-        else "said"
-        if said
-        else "silent"
-    )
+        has_printed = bool(printed.read().strip())
+    if end == "read":
+        return "warned" if has_printed else "silent"
+    return end or "refused unclearly"
 
 
-def attempt(read, item, names: list[str], send: int, printed: int) -> None:
+def attempt(
+    read: Callable, item: str | list[str], names: list[str], send: int, printed: int
+) -> None:
+    """Read in the child: print to the file `printed`, write the end to the pipe `send`."""
     import resource
 
     os.dup2(printed, 1)
@@ -107,9 +120,8 @@ def attempt(read, item, names: list[str], send: int, printed: int) -> None:
         sys.stdout.flush()
         end = "read"
     except Exception as error:
-        end = (
-            "refused clearly" if any(name in str(error) for name in names) else "refused unclearly"
-        )
+        if any(name in str(error) for name in names):
+            end = "refused"
     finally:
         os.write(send, end.encode())
         os._exit(0)
@@ -117,12 +129,9 @@ def attempt(read, item, names: list[str], send: int, printed: int) -> None:
 
 def main() -> None:
     warnings.simplefilter("default")
-    read, version = reader(sys.argv[1])
-    print(
-        json.dumps(
-            {"version": version, "ends": [end_of(read, item) for item in json.load(sys.stdin)]}
-        )
-    )
+    read, version = READERS[sys.argv[1]]()
+    ends = [end_of(read, item) for item in json.load(sys.stdin)]
+    print(json.dumps({"version": version, "ends": ends}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Metrics against a pencil, MONAI and the obvious; then the table, the summary and the intervals."""
+"""Metrics against a pencil, MONAI and the obvious; then the table, the summary, the intervals."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ def ball(centre, radius_mm, shape=(24, 40, 44), spacing_mm=SPACING_MM):
     return squared <= radius_mm**2
 
 
-# --- by hand ---------------------------------------------------------------------------------------------------
+# --- by hand -------------------------------------------------------------------------------------
 
 
 def test_dice_of_two_bars_that_share_two_voxels():
@@ -50,7 +50,7 @@ def test_a_distance_equal_to_the_tolerance_is_within_it_whatever_the_rounding():
 
 
 def test_hd95_takes_the_worse_direction():
-    """One voxel against itself and a far second one: 0 mm from the first's border, up to 5 mm from the second's."""
+    """One voxel against itself and a far one: 0 mm from its border, up to 5 mm from theirs."""
     a = box((0, 1), (0, 1), (0, 1))
     b = a | box((0, 1), (0, 1), (5, 6))
     assert evaluation.hd95(a, b, (1, 1, 1)) == pytest.approx(0.95 * 5)
@@ -73,7 +73,7 @@ def test_empty_masks_have_stated_results(truth, prediction, expected):
     assert row["volume_ml_pred"] == prediction.sum() * 0.125
 
 
-# --- against MONAI ---------------------------------------------------------------------------------------------
+# --- against MONAI -------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -108,7 +108,7 @@ def test_metrics_equal_monai(truth, prediction):
     )
 
 
-# --- lesions ---------------------------------------------------------------------------------------------------
+# --- lesions -------------------------------------------------------------------------------------
 
 
 def test_lesions_touch_by_corners():
@@ -134,12 +134,9 @@ def test_one_prediction_may_find_two_lesions():
 def test_a_false_positive_touches_no_lesion_and_has_100_mm3():
     truth = box((0, 2), (0, 2), (0, 2))
     alarm = box((5, 6), (5, 6), (4, 8))  # 4 voxels
-    assert (
-        evaluation.lesion_detection(truth, truth | alarm, (1, 5, 5))["false_positives"] == 1
-    )  # 100 mm³
-    assert (
-        evaluation.lesion_detection(truth, truth | alarm, (1, 5, 4.9))["false_positives"] == 0
-    )  # 98 mm³
+    for spacing_mm, expected in (((1, 5, 5), 1), ((1, 5, 4.9), 0)):  # 100 and 98 mm³
+        detection = evaluation.lesion_detection(truth, truth | alarm, spacing_mm)
+        assert detection["false_positives"] == expected
 
 
 def test_masks_of_different_shapes_are_refused():
@@ -147,7 +144,7 @@ def test_masks_of_different_shapes_are_refused():
         evaluation.case_metrics(EMPTY, EMPTY[..., :7], (1, 1, 1))
 
 
-# --- intervals -------------------------------------------------------------------------------------------------
+# --- intervals -----------------------------------------------------------------------------------
 
 
 def test_bootstrap_interval_is_seeded_and_near_the_normal_one():
@@ -194,14 +191,11 @@ def test_summary_counts_undefined_values_and_splits_by_size():
     assert (summary["hd95_mm"]["mean"], summary["hd95_mm"]["undefined"]) == (2.0, 1)
     assert summary["lesion_recall"]["value"] == pytest.approx(4 / 6)
     assert summary["false_positives_per_scan"]["value"] == 1
-    assert [summary["by_size"][third]["dice"] for third in ("small", "middle", "large")] == [
-        0.0,
-        0.6,
-        0.9,
-    ]
+    by_size = summary["by_size"]
+    assert [by_size[third]["dice"] for third in ("small", "middle", "large")] == [0.0, 0.6, 0.9]
 
 
-# --- folders ---------------------------------------------------------------------------------------------------
+# --- folders -------------------------------------------------------------------------------------
 
 
 AFFINE = np.array([[0, 0, -0.7, 0], [0, -0.8, 0, 0], [2.5, 0, 0, 0], [0, 0, 0, 1.0]])
@@ -216,9 +210,8 @@ def test_evaluate_writes_a_row_a_case_and_a_summary(tmp_path):
     truth, prediction = ball((12, 20, 20), 9), ball((11, 22, 21), 8)
     for case in ("lung_002", "lung_001"):
         write(tmp_path / "labels" / f"{case}.nii.gz", truth)
-    write(
-        tmp_path / "masks" / "lung_001.nii.gz", prediction, orientation="RAS"
-    )  # stored the other way round
+    # stored the other way round
+    write(tmp_path / "masks" / "lung_001.nii.gz", prediction, orientation="RAS")
     write(tmp_path / "masks" / "lung_002.nii", np.zeros_like(truth))
     (tmp_path / "labels" / "._lung_001.nii.gz").write_bytes(b"macOS")
 
@@ -245,11 +238,8 @@ def test_evaluate_writes_a_row_a_case_and_a_summary(tmp_path):
     assert [line["case"] for line in table] == ["lung_001", "lung_002"]
     assert table[1]["hd95_mm"] == "nan"
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (summary["cases"], summary["hd95_mm"]["undefined"], summary["hd95_mm"]["low"]) == (
-        2,
-        1,
-        None,
-    )
+    hd95 = summary["hd95_mm"]
+    assert (summary["cases"], hd95["undefined"], hd95["low"]) == (2, 1, None)
 
 
 def test_every_file_without_a_partner_is_named_at_once(tmp_path):

@@ -1,4 +1,4 @@
-"""Figures show anatomy the right way up, in millimetres, with the window said."""
+"""Figures show anatomy the right way up, in millimetres, with the window in the title."""
 
 import io
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
+from PIL import Image
 
 from lungseg_utils import plotting
-from lungseg_utils.plotting.charts import wilson_interval
 from lungseg_utils.plotting.slices import centre_of
 from lungseg_utils.plotting.solid import render
-from lungseg_utils.segunet import SegUNet
+from lungseg_utils.plotting.style import GREYS, TRUTH_COLOUR, png
 
 SPACING_MM = (3.0, 1.0, 0.5)
 SHAPE = (10, 20, 30)
@@ -30,19 +30,19 @@ def mask():
 
 
 def drawn(axes):
-    """Give the first image of `axes` as it is seen: row 0 at the top."""
+    """Return the first image of `axes` as it is seen: row 0 at the top."""
     image = axes.images[0]
     return image.get_array() if image.origin == "upper" else image.get_array()[::-1]
 
 
 def letters(axes):
-    """Give the sides of the patient at left, right, top and bottom of `axes`."""
+    """Return the sides of the patient at left, right, top and bottom of `axes`."""
     at = {text.get_text(): text.get_position() for text in axes.texts if len(text.get_text()) == 1}
     by_x, by_y = (sorted(at, key=lambda letter: at[letter][axis]) for axis in (0, 1))
     return by_x[0], by_x[-1], by_y[-1], by_y[0]
 
 
-# --- slices ----------------------------------------------------------------------------------------------------
+# --- slices --------------------------------------------------------------------------------------
 
 
 def test_planes_are_cut_through_the_centre_and_drawn_head_up(hu):
@@ -74,7 +74,7 @@ def test_axes_are_in_millimetres(hu):
         assert np.ptp(axes.get_ylim()) == pytest.approx(height)
 
 
-def test_the_window_sets_the_grey_levels_and_is_said(hu):
+def test_the_window_sets_the_grey_levels_and_is_in_the_title(hu):
     figure = plotting.show_planes(
         hu, spacing_mm=SPACING_MM, window_hu=plotting.SOFT_TISSUE_WINDOW_HU
     )
@@ -142,7 +142,7 @@ def test_an_error_map_tells_found_false_and_missed_apart(hu, mask):
     assert overlay[0, 0, 3] == 0
 
 
-# --- 3D --------------------------------------------------------------------------------------------------------
+# --- 3D ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -180,88 +180,10 @@ def test_render_3d_draws_every_view_at_one_scale(mask):
     plotting.render_3d(np.zeros(SHAPE), spacing_mm=SPACING_MM)  # nothing to see is no error
 
 
-# --- charts ----------------------------------------------------------------------------------------------------
+# --- style ---------------------------------------------------------------------------------------
 
 
-def test_history_leaves_out_epochs_without_validation():
-    history = [{"epoch": 1, "loss": 0.9}, {"epoch": 2, "loss": 0.5, "validation_dice": 0.4}]
-    losses, scores = plotting.plot_history(history).axes
-    assert losses.lines[0].get_xydata().tolist() == [[1, 0.9], [2, 0.5]]
-    assert scores.lines[0].get_xydata().tolist() == [[2, 0.4]]
-
-
-def test_recall_by_size_counts_each_lesion_once():
-    axes = plotting.plot_lesion_recall_by_size([0.5, 1, 2, 40], [False, True, False, True]).axes[0]
-    assert [text.get_text() for text in axes.texts] == [
-        "0 of 1",
-        "1 of 2",
-        "none",
-        "none",
-        "1 of 1",
-    ]
-
-
-def test_wilson_interval_of_eight_in_ten():
-    assert wilson_interval(8, 10) == pytest.approx((0.490, 0.943), abs=1e-3)  # Wilson 1927, by hand
-    assert wilson_interval(0, 5)[0] == 0
-
-
-def test_volumes_keep_cases_where_nothing_was_predicted():
-    rows = [
-        {"volume_ml_true": 5.0, "volume_ml_pred": 4.0},
-        {"volume_ml_true": 2.0, "volume_ml_pred": 0.0},
-    ]
-    axes = plotting.plot_volumes(rows).axes[0]
-    assert [len(points.get_offsets()) for points in axes.collections] == [1, 1]
-
-
-def test_fingerprint_takes_cases_without_a_label():
-    rows = [
-        {
-            "shape": [100, 9, 9],
-            "spacing_mm": [2.5, 0.8, 0.8],
-            "tumour_ml": 4.0,
-            "tumour_centre": [0.5, 0.4, 0.7],
-        },
-        {
-            "shape": [80, 9, 9],
-            "spacing_mm": [1.0, 0.7, 0.7],
-            "tumour_ml": None,
-            "tumour_centre": None,
-        },
-    ]
-    spacing, _, places = plotting.plot_fingerprint(rows).axes
-    assert len(spacing.collections[0].get_offsets()) == 2
-    assert places.collections[0].get_offsets().tolist() == [[0.7, 0.5]]
-    plotting.plot_fingerprint(rows[1:])
-
-
-@pytest.mark.parametrize(
-    ("switches", "shown", "hidden"),
-    [
-        ({}, {"un-pool", "pooling indices", "features, concatenated"}, {"transposed convolution"}),
-        (
-            {"upsample": "transpose"},
-            {"transposed convolution", "features, concatenated"},
-            {"pooling indices"},
-        ),
-        ({"skip": "none"}, {"un-pool", "pooling indices"}, {"features, concatenated"}),
-    ],
-)
-def test_the_drawing_of_the_network_follows_its_switches(switches, shown, hidden):
-    model = SegUNet(channels=(4, 8, 16), pools=[(1, 2, 2), (2, 2, 2)], **switches)
-    figure = plotting.draw_network(model)
-    key = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert shown <= key and not hidden & key
-    words = {text.get_text() for text in figure.axes[0].texts}
-    assert {"1 → 4 → 4", "8 → 16 → 8", "D×H/2×W/2", "D/2×H/4×W/4"} <= words
-    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in figure.get_suptitle()
-
-
-# --- style -----------------------------------------------------------------------------------------------------
-
-
-def test_save_figure_writes_the_same_bytes_twice_and_says_where(tmp_path, hu, monkeypatch):
+def test_save_figure_writes_the_same_bytes_twice_and_returns_where(tmp_path, hu, monkeypatch):
     monkeypatch.setenv("LUNGSEG_HOME", str(tmp_path))
     monkeypatch.delenv("LUNGSEG_FIGURES", raising=False)
     path = plotting.save_figure(plotting.show_slice(hu, spacing_mm=SPACING_MM), "01_slice")
@@ -278,18 +200,30 @@ def test_the_course_collects_its_figures_in_a_folder_of_its_own(tmp_path, monkey
     assert path == tmp_path / "figures of a course" / "01_nothing.png" and path.is_file()
 
 
-def test_a_thin_outline_keeps_its_colour_among_256(mask):
-    from PIL import Image
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
+
+def test_few_colours_keep_the_greys_of_a_ct_and_the_colour_of_a_thin_outline(mask):
+    """Every grey is at most half a step off and stays grey; the outline keeps its colour."""
     noise = np.random.default_rng(0).normal(-600, 300, SHAPE)
     figure = plotting.show_slice(noise, spacing_mm=SPACING_MM, mask=mask)
-    colours = (
-        np.asarray(Image.open(io.BytesIO(figure._repr_png_())).convert("RGB"))
-        .reshape(-1, 3)
-        .astype(int)
-    )
-    wanted = np.round(255 * np.array(to_rgb(plotting.TRUTH_COLOUR)))
-    assert np.abs(colours - wanted).max(axis=1).min() <= 10
+    full, few = pixels(png(figure, dpi=80)), pixels(png(figure, dpi=80, few_colours=True))
+    is_grey = np.ptp(full, axis=2) == 0
+    assert np.abs(few - full)[is_grey].max() <= 255 / (GREYS - 1)
+    assert np.ptp(few[is_grey], axis=1).max() == 0
+    assert len(np.unique(few.reshape(-1, 3), axis=0)) <= 256
+    truth = np.round(255 * np.array(to_rgb(TRUTH_COLOUR)))
+    assert np.abs(few - truth).max(axis=2).min() <= 10
+    assert len(figure._repr_png_()) < 0.7 * len(png(figure, dpi=80))
+
+
+def test_few_colours_take_a_picture_without_any_grey_or_colour():
+    for shade in ("0.5", "#0072B2"):
+        figure = plotting.new_figure(1, 1)
+        figure.set_facecolor(shade)
+        few = pixels(png(figure, dpi=80, few_colours=True))
+        assert np.abs(few - np.round(255 * np.array(to_rgb(shade)))).max() <= 1
 
 
 def test_jupyter_shows_a_figure_once_and_pyplot_does_not_keep_it(hu):

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from lungseg_utils import viewer
+from lungseg_utils.plotting.style import PREDICTION_COLOUR, TRUTH_COLOUR
 from lungseg_utils.volume import Volume
 from lungseg_utils.volume.grid import CANONICAL, grid_of
 
@@ -64,6 +66,15 @@ def test_niivue_gets_the_voxels_where_they_lie_and_no_name(scan, mask):
     assert ct.affine @ [w, h, d, 1] == pytest.approx(scan.affine @ [d, h, w, 1])
     assert ct.header["descrip"].item() == b""
     assert widget.opts.slice_type.name == "RENDER" and widget.opts.is_radiological_convention
+
+
+def test_niivue_draws_masks_in_the_colours_of_the_figures(scan, mask):
+    widget = viewer.niivue(scan, mask, mask, interactive=True)
+    colours = {layer.name: layer.colormap_label.lut for layer in widget.volumes[1:]}
+    for name, colour in (("truth", TRUTH_COLOUR), ("prediction", PREDICTION_COLOUR)):
+        outside, inside = np.reshape(colours[f"{name}.nii.gz"], (2, 4))
+        assert outside[3] == 0 and inside[3] == 255
+        assert inside[:3].tolist() == [round(255 * part) for part in to_rgb(colour)]
 
 
 QUESTION = "from lungseg_utils import viewer; print(viewer.is_live())"

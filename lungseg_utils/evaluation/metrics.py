@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from lungseg_utils import runtime
+from lungseg_utils.components import bounding_box, label_components
 
 COLUMNS = (
     "dice",
@@ -22,35 +24,41 @@ MINIMUM_OVERLAP = 0.1
 MINIMUM_FALSE_POSITIVE_MM3 = 100.0
 
 
-def dice(truth, prediction) -> float:
-    """Measure the overlap of two masks of one shape: 2 |A ∩ B| / (|A| + |B|)."""
+def dice(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Return the overlap of two masks of one shape: 2 |A ∩ B| / (|A| + |B|)."""
     truth, prediction = _masks(truth, prediction)
     total = int(truth.sum()) + int(prediction.sum())
     return 2 * int((truth & prediction).sum()) / total if total else 1.0
 
 
-def surface_dice(truth, prediction, spacing_mm, tolerance_mm: float = 2.0) -> float:
-    """Give the share of both borders that lies within `tolerance_mm` of the other one, 0 to 1.
+def surface_dice(
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    spacing_mm: Sequence[float],
+    tolerance_mm: float = 2.0,
+) -> float:
+    """Return the share of both borders that lies within `tolerance_mm` of the other one, 0 to 1.
 
-    The border is the voxels with a face on the outside, each counted once, as in MONAI's `compute_surface_dice`
-    (Seidlitz et al. 2022, arXiv 2111.05408; after Nikolov et al. 2018, arXiv 1809.04430, who weigh them by area).
+    The border is the voxels with a face on the outside, each counted once, as in MONAI's
+    `compute_surface_dice` (Seidlitz et al. 2022, arXiv 2111.05408; after Nikolov et al. 2018,
+    arXiv 1809.04430, who weight them by area).
     """
     return _surface_dice(*_border_distances(truth, prediction, spacing_mm), tolerance_mm)
 
 
-def hd95(truth, prediction, spacing_mm) -> float:
-    """Give the 95 % Hausdorff distance in mm: the larger of the two 95th percentiles, one from each border.
+def hd95(truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]) -> float:
+    """Return the 95 % Hausdorff distance in mm: the larger 95th percentile of the two directions.
 
-    The same as MONAI's `compute_hausdorff_distance(percentile=95)`. (Other tools take the percentile of both
-    borders' distances pooled, which is smaller.)
+    The same as MONAI's `compute_hausdorff_distance(percentile=95)`. (Other tools take the
+    percentile of both borders' distances pooled, which is smaller.)
     """
     return _hd95(*_border_distances(truth, prediction, spacing_mm))
 
 
 def lesion_detection(
-    truth,
-    prediction,
-    spacing_mm,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    spacing_mm: Sequence[float],
     *,
     minimum_overlap: float = MINIMUM_OVERLAP,
     minimum_mm3: float = MINIMUM_FALSE_POSITIVE_MM3,
@@ -59,29 +67,29 @@ def lesion_detection(
 
     A lesion is a component whose voxels touch by face, edge or corner (26 neighbours).
 
-    - A true lesion, of any size, is *found* when the prediction covers at least `minimum_overlap` (10 %) of its
-      volume, the first rule of the MSSEG challenge (Commowick et al. 2018, doi 10.1038/s41598-018-31911-7). One
-      voxel in common (autoPET's rule) would let a grazing leak pass; an IoU of 0.1 (nnDetection's) would call a
-      nodule missed when the prediction joins it to a large tumour.
-    - A predicted component is a *false positive* when it touches no true lesion and has at least `minimum_mm3`
-      (100 mm³, a ball of 5.8 mm: smaller ones need no follow-up in the Fleischner guidelines, MacMahon et al. 2017).
-      Smaller components count neither way.
+    - A true lesion, of any size, is *found* when the prediction covers at least
+      `minimum_overlap` (10 %) of its volume, the first rule of the MSSEG challenge (Commowick et
+      al. 2018, doi 10.1038/s41598-018-31911-7). One voxel in common (autoPET's rule) would let a
+      grazing leak pass; an IoU of 0.1 (nnDetection's) would call a nodule missed when the
+      prediction joins it to a large tumour.
+    - A predicted component is a *false positive* when it overlaps no true lesion and has at least
+      `minimum_mm3` (100 mm³, a ball of 5.8 mm: smaller ones need no follow-up in the Fleischner
+      guidelines, MacMahon et al. 2017). Smaller components count neither way.
 
-    Keys: `lesions_true`, `lesions_found`, `false_positives`; and for each true lesion `volume_ml` (float) and
-    `found` (bool), both (lesions,).
+    Keys: `lesions_true`, `lesions_found`, `false_positives`; and for each true lesion `volume_ml`
+    (float) and `found` (bool), both (lesions,).
     """
-    import cc3d
-
     truth, prediction = _crop(*_masks(truth, prediction))
     voxel_mm3 = math.prod(map(float, spacing_mm))
-    lesions, count = cc3d.connected_components(truth, connectivity=26, return_N=True)
+    lesions = label_components(truth)
+    count = int(lesions.max(initial=0))
     voxels = np.bincount(lesions[truth], minlength=count + 1)[1:]
     covered = np.bincount(lesions[truth & prediction], minlength=count + 1)[1:]
 
-    alarms, alarm_count = cc3d.connected_components(prediction, connectivity=26, return_N=True)
-    alarm_voxels = np.bincount(alarms[prediction], minlength=alarm_count + 1)[1:]
-    touching = np.bincount(alarms[truth & prediction], minlength=alarm_count + 1)[1:]
-    is_false = (touching == 0) & (alarm_voxels * voxel_mm3 >= minimum_mm3)
+    predicted = label_components(prediction)
+    predicted_voxels = np.bincount(predicted[prediction], minlength=1)[1:]
+    shared = np.bincount(predicted[truth & prediction], minlength=len(predicted_voxels) + 1)[1:]
+    is_false = (shared == 0) & (predicted_voxels * voxel_mm3 >= minimum_mm3)
     found = covered >= np.maximum(minimum_overlap * voxels, 1)
     return {
         "lesions_true": count,
@@ -92,8 +100,10 @@ def lesion_detection(
     }
 
 
-def case_metrics(truth, prediction, spacing_mm) -> dict[str, float | int]:
-    """Measure one scan: a dict with exactly the keys of `COLUMNS`.
+def case_metrics(
+    truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]
+) -> dict[str, float | int]:
+    """Return the metrics of one scan: a dict with exactly the keys of `COLUMNS`.
 
     `truth` and `prediction` are masks (D, H, W) on the same grid, `spacing_mm` in that order.
     """
@@ -114,32 +124,32 @@ def case_metrics(truth, prediction, spacing_mm) -> dict[str, float | int]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _masks(truth, prediction) -> tuple[np.ndarray, np.ndarray]:
-    truth, prediction = np.asarray(truth) != 0, np.asarray(prediction) != 0
+def _masks(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    truth = np.asarray(truth) != 0
+    prediction = np.asarray(prediction) != 0
     if truth.shape != prediction.shape:
         raise runtime.LungsegError(
             "masks",
             f"truth has the shape {truth.shape}, prediction {prediction.shape}",
-            "compare masks of one scan, on its own grid",
+            "Compare masks of one scan, on its own grid",
         )
     return truth, prediction
 
 
 def _crop(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut both to the box that holds them: no metric looks at the background."""
-    either = truth | prediction
-    box = []
-    for axis in range(either.ndim):
-        inside = np.flatnonzero(either.any(axis=tuple(a for a in range(either.ndim) if a != axis)))
-        box.append(slice(inside[0], inside[-1] + 1) if inside.size else slice(0, 1))
-    return truth[tuple(box)], prediction[tuple(box)]
+    """Crop both to the box that holds them: no metric looks at the background."""
+    box = bounding_box(truth | prediction)
+    return truth[box], prediction[box]
 
 
-def _border_distances(truth, prediction, spacing_mm) -> tuple[np.ndarray, np.ndarray]:
-    """Give the distance in mm from each border voxel of one mask to the other's border, both ways.
+def _border_distances(
+    truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance in mm from each border voxel of one mask to the other's, both ways.
 
-    A k-d tree over the border points asks only where there is a border: 0.2 s for a 512×512×300 scan, where
-    MONAI's two calls take 9 s and give the same numbers (a test holds them together).
+    A k-d tree over the border points is queried only where there is a border: 0.2 s for a
+    512×512×300 scan, where MONAI's two calls take 9 s and return the same numbers (a test
+    compares them).
     """
     from scipy.spatial import cKDTree
 
@@ -149,8 +159,8 @@ def _border_distances(truth, prediction, spacing_mm) -> tuple[np.ndarray, np.nda
     return cKDTree(theirs).query(ours)[0], cKDTree(ours).query(theirs)[0]
 
 
-def _border_mm(mask: np.ndarray, spacing_mm) -> np.ndarray:
-    """List the points (N, 3) in mm of the voxels that have a face on the outside."""
+def _border_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the points (n, 3) in mm of the voxels that have a face on the outside."""
     padded = np.pad(mask, 1)  # beyond the scan is outside
     inner = np.ones_like(mask)
     for axis in range(mask.ndim):
@@ -165,9 +175,9 @@ def _surface_dice(
     from_truth: np.ndarray, from_prediction: np.ndarray, tolerance_mm: float
 ) -> float:
     distances = np.concatenate([from_truth, from_prediction])
-    return (
-        float((distances <= tolerance_mm + 1e-6).mean()) if distances.size else 1.0
-    )  # 1e-6 mm: rounding only
+    if not distances.size:
+        return 1.0
+    return float((distances <= tolerance_mm + 1e-6).mean())  # 1e-6 mm: rounding only
 
 
 def _hd95(from_truth: np.ndarray, from_prediction: np.ndarray) -> float:

@@ -1,13 +1,15 @@
-"""How good is a mask? Overlap, borders and whole lesions, each with its interval.
+"""Score a folder of masks: every prediction against the label of its name, a table and a summary.
 
-Dice alone hides what matters most in lung tumours, the one that was missed; so every scan gets three kinds of numbers:
+Dice alone hides what matters most in lung tumours, the one that was missed; so every scan gets
+three kinds of numbers:
 
 - `dice`: the share of voxels in common;
 - `nsd_2mm` (surface Dice) and `hd95_mm`: how far apart the borders are;
 - `lesions_found` of `lesions_true`, and `false_positives`: what a reader of the scan would count.
 
-Empty masks, for all of them: two empty masks agree (Dice and surface Dice 1, HD95 0); if just one is empty, Dice and
-surface Dice are 0 and HD95 is not defined (NaN): it is left out of the mean, and the summary counts how often.
+Empty masks, for all of them: two empty masks agree (Dice and surface Dice 1, HD95 0); if just one
+is empty, Dice and surface Dice are 0 and HD95 is not defined (NaN): it is left out of the mean,
+and the summary counts how often.
 """
 
 from __future__ import annotations
@@ -21,19 +23,20 @@ from pathlib import Path
 import numpy as np
 
 from lungseg_utils import runtime, volume
-from lungseg_utils.evaluation.metrics import (
-    COLUMNS,
-    case_metrics,
-)
+from lungseg_utils.evaluation.metrics import COLUMNS, case_metrics
 from lungseg_utils.evaluation.statistics import summarise
 
 
-def evaluate(predictions_dir, labels, output="metrics.csv") -> list[dict]:
-    """Measure every prediction against the label of the same name; write `output` and `summary.json` beside it.
+def evaluate(
+    predictions_dir: str | Path,
+    labels: str | Path | dict[str, Path],
+    output: str | Path = "metrics.csv",
+) -> list[dict]:
+    """Measure every prediction against its label; write `output` and `summary.json` beside it.
 
-    `labels` is their folder, where files pair by stem (`lung_001.nii.gz` with `lung_001.nii`), or a dict that gives
-    the label of each case. Returns the rows, sorted by case. A prediction without a label, a label without a
-    prediction and a pair on different grids are errors.
+    `labels` is their folder, where files pair by stem (`lung_001.nii.gz` with `lung_001.nii`), or
+    a dict with the label of each case. Returns the rows, sorted by case. A prediction without a
+    label, a label without a prediction and a pair on different grids are errors.
     """
     output = Path(output)
     summary = output.with_name("summary.json")
@@ -42,64 +45,60 @@ def evaluate(predictions_dir, labels, output="metrics.csv") -> list[dict]:
     if output.name == summary.name or output.is_dir() or os.path.realpath(output) in masks:
         raise runtime.LungsegError(
             output,
-            "is no name for the table: a folder, the summary's, or that of a mask",
-            "name a .csv file",
+            "not a name for the table: a folder, the summary's name, or that of a mask",
+            "Name a .csv file",
         )
     runtime.require_writable(output.parent)
     rows = []
     for case, prediction_path, label_path in runtime.progress(pairs, "evaluating"):
         truth, prediction, spacing_mm = _read_pair(label_path, prediction_path)
         rows.append({"case": case, **case_metrics(truth, prediction, spacing_mm)})
+    _write_table(output, rows)
+    summarised = json.dumps(_json_safe(summarise(rows)), indent=2)
+    with runtime.writing(summary) as partial:
+        partial.write_text(summarised + "\n", encoding="utf-8")
+    return rows
+
+
+def _write_table(path: Path, rows: list[dict]) -> None:
     with (
-        runtime.writing(output) as partial,
+        runtime.writing(path) as partial,
         open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.DictWriter(file, ("case", *COLUMNS), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(
-            {
-                name: round(value, 6) if isinstance(value, float) else value
-                for name, value in row.items()
-            }
-            for row in rows
-        )
-    with runtime.writing(summary) as partial:
-        partial.write_text(
-            json.dumps(_json_safe(summarise(rows)), indent=2) + "\n", encoding="utf-8"
-        )
-    return rows
+        for row in rows:
+            rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
+            writer.writerow(rounded)
 
 
 def _pairs(
-    predictions_dir: Path, labels: Path | str | dict[str, Path]
+    predictions_dir: Path, labels: str | Path | dict[str, Path]
 ) -> list[tuple[str, Path, Path]]:
-    """Give (case, prediction, label) in order of case; name everything that has no partner, in one error."""
+    """Return (case, prediction, label) in order of case; one error names all without a partner."""
     where = "to the labels" if isinstance(labels, dict) else f"in {labels}"
-    predictions, labels = (
-        _by_stem(predictions_dir),
-        labels if isinstance(labels, dict) else _by_stem(Path(labels)),
-    )
-    lonely = [f"no prediction for {', '.join(sorted(labels.keys() - predictions.keys()))}"] * bool(
-        labels.keys() - predictions.keys()
-    )
-    lonely += [f"no label for {', '.join(sorted(predictions.keys() - labels.keys()))}"] * bool(
-        predictions.keys() - labels.keys()
-    )
-    if lonely:
+    predictions = _by_stem(predictions_dir)
+    if not isinstance(labels, dict):
+        labels = _by_stem(Path(labels))
+    unpaired = {
+        "no prediction for": labels.keys() - predictions.keys(),
+        "no label for": predictions.keys() - labels.keys(),
+    }
+    causes = [f"{what} {', '.join(sorted(cases))}" for what, cases in unpaired.items() if cases]
+    if causes:
         raise runtime.LungsegError(
             predictions_dir,
-            "; ".join(lonely),
-            f"give each scan one mask of the same name here and {where}",
+            "; ".join(causes),
+            f"Each scan needs one mask of the same name here and {where}",
         )
     return [(case, predictions[case], labels[case]) for case in sorted(labels)]
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
+    remedy = "Name the folder that holds the masks"
     if not folder.is_dir():
         raise runtime.LungsegError(
-            folder,
-            "not a folder" if folder.exists() else "does not exist",
-            "give the folder that holds the masks",
+            folder, "not a folder" if folder.exists() else "does not exist", remedy
         )
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -108,25 +107,22 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         case = volume.stem(path)
         if case in found:
             raise runtime.LungsegError(
-                path, f"a second mask for {case} beside {found[case].name}", "keep one of them"
+                path, f"a second mask for {case} beside {found[case].name}", "Keep one of them"
             )
         found[case] = path
-    for case in [
-        case for case in found if case.removesuffix("_probability") in found.keys() - {case}
-    ]:
-        del found[case]  # the map that `lungseg predict --probabilities` writes beside a mask
+    # `lungseg predict --probabilities` writes a map beside each mask
+    maps = {case for case in found if case.removesuffix("_probability") in found.keys() - {case}}
     if not found:
-        raise runtime.LungsegError(
-            folder, "holds no .nii or .nii.gz file", "give the folder that holds the masks"
-        )
-    return found
+        raise runtime.LungsegError(folder, "holds no .nii or .nii.gz file", remedy)
+    return {case: path for case, path in found.items() if case not in maps}
 
 
 def _read_pair(
     label_path: Path, prediction_path: Path
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
-    """Read both masks on the label's grid: its shape and affine are what the prediction must have."""
-    truth, header = volume.read_label(label_path), volume.read_header(label_path)
+    """Read both masks on the label's grid: its shape and affine are what a prediction must have."""
+    truth = volume.read_label(label_path)
+    header = volume.read_header(label_path)
     grid = header.grid
     like = volume.Volume(
         truth, header.spacing_mm, grid.canonical_affine, volume.stem(label_path), label_path, grid
@@ -134,8 +130,8 @@ def _read_pair(
     return truth, volume.read_label(prediction_path, like=like), header.spacing_mm
 
 
-def _json_safe(value):
-    """Turn NaN, which JSON does not know, into null."""
+def _json_safe(value: object) -> object:
+    """Return `value` with null for NaN, which JSON does not know."""
     if isinstance(value, dict):
         return {name: _json_safe(item) for name, item in value.items()}
     if isinstance(value, list):

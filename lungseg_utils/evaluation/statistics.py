@@ -1,8 +1,9 @@
-"""What many scans say together: means with bootstrap intervals, and differences between two methods."""
+"""What many scans say together: means with bootstrap intervals, differences between methods."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,37 +12,49 @@ from lungseg_utils import runtime
 RESAMPLES = 10_000
 
 
-def bootstrap_interval(values, *, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:
-    """Give the interval of the mean by the percentile bootstrap (Efron 1979): 10,000 draws of the cases, seeded.
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray, *, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the interval of the mean by the percentile bootstrap (Efron 1979).
 
-    NaN is left out. Fewer than two values have no interval: (NaN, NaN).
+    Cases are drawn 10,000 times, seeded. NaN is left out. Fewer than two values have no interval:
+    (NaN, NaN).
     """
-    values = _finite(values)
-    return _interval(values, np.ones_like(values), seed, confidence)
+    defined = _finite(values)
+    return _interval(defined, np.ones_like(defined), seed, confidence)
 
 
-def paired_difference(a, b, *, seed: int = 0, confidence: float = 0.95) -> dict[str, float]:
+def paired_difference(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, float]:
     """Compare two methods on the same cases: mean of a - b, its interval, and how many cases.
 
-    Cases are drawn as pairs, so that what makes a case hard for both drops out; a pair with a NaN is left out.
+    Cases are drawn as pairs, so that what makes a case hard for both drops out; a pair with a NaN
+    is left out.
     """
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    if a.shape != b.shape:
+    if len(a) != len(b):
         raise runtime.LungsegError(
-            "paired difference", f"{a.size} values against {b.size}", "give both per case"
+            "paired difference",
+            f"{len(a)} values against {len(b)}",
+            "Pass a value of both methods for each case",
         )
-    difference = _finite(a - b)
+    difference = _finite(np.asarray(a, float) - np.asarray(b, float))
     low, high = bootstrap_interval(difference, seed=seed, confidence=confidence)
     return {"mean": _mean(difference), "low": low, "high": high, "cases": len(difference)}
 
 
 def summarise(rows: list[dict], seed: int = 0) -> dict:
-    """Summarise the rows of `evaluate`: mean, median and 95 % interval of each measure, lesions, thirds by size.
+    """Summarise the rows of `evaluate`: means, medians and 95 % intervals; lesions; thirds by size.
 
-    Intervals draw cases, never lesions: two tumours of one patient are not independent. A value that is not
-    defined (NaN) is left out of its mean and counted under `undefined`. Thirds are cases by true tumour volume.
+    Intervals draw cases, never lesions: two tumours of one patient are not independent. A value
+    that is not defined (NaN) is left out of its mean and counted under `undefined`. Thirds are
+    cases by true tumour volume.
     """
-    summary = {"cases": len(rows), "confidence": 0.95, "resamples": RESAMPLES, "seed": seed}
+    summary: dict = {"cases": len(rows), "confidence": 0.95, "resamples": RESAMPLES, "seed": seed}
     for name in ("dice", "nsd_2mm", "hd95_mm"):
         values = _column(rows, name)
         low, high = bootstrap_interval(values, seed=seed)
@@ -53,12 +66,9 @@ def summarise(rows: list[dict], seed: int = 0) -> dict:
             "high": high,
             "undefined": len(values) - len(defined),
         }
-    summary["lesion_recall"] = _ratio(
-        _column(rows, "lesions_found"), _column(rows, "lesions_true"), seed
-    )
-    summary["false_positives_per_scan"] = _ratio(
-        _column(rows, "false_positives"), np.ones(len(rows)), seed
-    )
+    summary["lesion_recall"] = _recall(rows, seed)
+    false_positives = _column(rows, "false_positives")
+    summary["false_positives_per_scan"] = _ratio(false_positives, np.ones(len(rows)), seed)
     by_size = sorted(rows, key=lambda row: row["volume_ml_true"])
     thirds = [[by_size[i] for i in part] for part in np.array_split(np.arange(len(rows)), 3)]
     summary["by_size"] = {
@@ -66,23 +76,25 @@ def summarise(rows: list[dict], seed: int = 0) -> dict:
             "cases": len(third),
             "volume_ml": [third[0]["volume_ml_true"], third[-1]["volume_ml_true"]],
             "dice": _mean(_column(third, "dice")),
-            "lesion_recall": _ratio(
-                _column(third, "lesions_found"), _column(third, "lesions_true"), seed
-            )["value"],
+            "lesion_recall": _recall(third, seed)["value"],
         }
-        for name, third in zip(("small", "middle", "large"), thirds, strict=True)
+        for name, third in zip(("small", "middle", "large"), thirds)
         if third
     }
     return summary
+
+
+def _recall(rows: list[dict], seed: int) -> dict[str, float]:
+    return _ratio(_column(rows, "lesions_found"), _column(rows, "lesions_true"), seed)
 
 
 def _column(rows: list[dict], name: str) -> np.ndarray:
     return np.array([row[name] for row in rows], float)
 
 
-def _finite(values) -> np.ndarray:
-    values = np.asarray(values, float)
-    return values[np.isfinite(values)]
+def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    array = np.asarray(values, float)
+    return array[np.isfinite(array)]
 
 
 def _mean(values: np.ndarray) -> float:
@@ -93,14 +105,13 @@ def _mean(values: np.ndarray) -> float:
 def _interval(
     numerator: np.ndarray, denominator: np.ndarray, seed: int, confidence: float
 ) -> tuple[float, float]:
-    """Give the percentile interval of sum(numerator) / sum(denominator) over cases drawn with replacement."""
+    """Return the interval of sum(numerator) / sum(denominator), cases drawn with replacement."""
     cases = len(numerator)
     if cases < 2:
         return math.nan, math.nan
-    # how often each case is drawn in each resample: (RESAMPLES, cases), the whole bootstrap in two products
-    drawn = np.random.default_rng(seed).multinomial(
-        cases, np.full(cases, 1 / cases), size=RESAMPLES
-    )
+    # how often each resample draws each case (RESAMPLES, cases): the bootstrap is two products
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(cases, np.full(cases, 1 / cases), size=RESAMPLES)
     with np.errstate(invalid="ignore", divide="ignore"):
         estimates = (drawn @ numerator) / (drawn @ denominator)
     estimates = _finite(estimates)  # a draw without any lesion has no recall

@@ -1,6 +1,6 @@
-"""Figures: slices with outlines, error maps, 3D pictures, curves, and the network drawn from itself.
+"""Figures: slices with outlines, error maps, 3D pictures, curves, the network; and tables.
 
-Every function gives back a figure and shows nothing; at the end of a cell Jupyter shows it once.
+Every function returns a figure and shows nothing; at the end of a cell Jupyter shows it once.
 """
 
 from lungseg_utils.plotting.charts import (
@@ -9,31 +9,17 @@ from lungseg_utils.plotting.charts import (
     plot_lesion_recall_by_size,
     plot_volumes,
 )
-from lungseg_utils.plotting.network import draw_network
-from lungseg_utils.plotting.slices import PLANES, show_error_map, show_planes, show_slice
+from lungseg_utils.plotting.network import draw_network, trace_stages
+from lungseg_utils.plotting.planes import show_error_map, show_planes
+from lungseg_utils.plotting.slices import show_slice
 from lungseg_utils.plotting.solid import render_3d
-from lungseg_utils.plotting.style import (
-    BONE_WINDOW_HU,
-    FULL_WINDOW_HU,
-    LUNG_WINDOW_HU,
-    PREDICTION_COLOUR,
-    SOFT_TISSUE_WINDOW_HU,
-    TRUTH_COLOUR,
-    WINDOWS_HU,
-    new_figure,
-    save_figure,
-    use_style,
-    window,
-)
+from lungseg_utils.plotting.style import new_figure, save_figure, use_style
+from lungseg_utils.plotting.tables import table
+from lungseg_utils.plotting.windows import LUNG_WINDOW_HU, SOFT_TISSUE_WINDOW_HU, WINDOWS_HU, window
 
 __all__ = [
-    "BONE_WINDOW_HU",
-    "FULL_WINDOW_HU",
     "LUNG_WINDOW_HU",
-    "PLANES",
-    "PREDICTION_COLOUR",
     "SOFT_TISSUE_WINDOW_HU",
-    "TRUTH_COLOUR",
     "WINDOWS_HU",
     "draw_network",
     "new_figure",
@@ -46,6 +32,8 @@ __all__ = [
     "show_error_map",
     "show_planes",
     "show_slice",
+    "table",
+    "trace_stages",
     "use_style",
     "window",
 ]

@@ -1,10 +1,11 @@
-"""Read mutants of good files, one after another, in a process that may die: each must end well or in LungsegError.
+"""Read mutants of good files, one after another, in a process that may die.
 
     python tests/fuzz/fuzz.py --mutants 100000 --seed 0
 
-A mutant that crashes the reader, hangs it, takes more than 2 GB of memory or ends in any other error is kept in
-build/fuzz, named by its kind, seed and number, and the script ends with 1. `--first` starts at a later number, so that
-a long run may be made in pieces.
+Each must end well or in LungsegError. A mutant that crashes the reader, hangs it, takes more than
+2 GB of memory or ends in any other error is kept in build/fuzz, named by its kind, seed and number,
+and the script ends with 1. `--first` starts at a later number, so that a long run may be made in
+pieces.
 """
 
 from __future__ import annotations
@@ -18,13 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import mutants
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 MEMORY_BYTES = 2 << 30  # above what Python and the libraries take
 PATIENCE_S = 20  # for one mutant; they take some milliseconds
+KINDS = ("nifti", "gzip", "label", "dicom", "json", "weights", "state", "cache", "tar")
 
 
 def work(seed: int, first: int, stop: int, kinds: list[str]) -> None:
@@ -34,17 +41,14 @@ def work(seed: int, first: int, stop: int, kinds: list[str]) -> None:
     sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]
     import mutants
 
-    from lungseg_utils.runtime import LungsegError
-
-    with tempfile.TemporaryDirectory(
-        dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    ) as folder:
+    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=in_memory) as folder:
         os.chdir(folder)
         files = mutants.Folder(Path(folder))
         for kind in kinds:  # what is not spoilt is read well; everything is imported now
             for number, good in enumerate(files.good[kind]):
                 files.read(kind, good, number)
-        say({"ready": True, "peak": peak()})
+        send({"ready": True, "peak": peak()})
         statm = Path("/proc/self/statm")
         if statm.exists():
             limit = int(statm.read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
@@ -53,64 +57,62 @@ def work(seed: int, first: int, stop: int, kinds: list[str]) -> None:
             kind = kinds[number % len(kinds)]
             random = Random(f"{seed} {number}")
             content = files.mutant(kind, random)
-            say({"number": number, "kind": kind})
+            send({"number": number, "kind": kind})
             Path(folder, "current").write_bytes(content)
-            try:
-                end = files.read(kind, content, random.randrange(3))
-            except LungsegError as error:
-                end = f"not enough memory: {error}" if mutants.is_hungry(error) else "refused"
-                if "\n" in str(error) and not hasattr(error, "faults"):
-                    end = f"a message of several lines: {error}"
-            except Exception as error:
-                import traceback
-
-                end = f"{type(error).__name__}: {error}\n" + "".join(
-                    traceback.format_tb(error.__traceback__)[-3:]
-                )
+            end = end_of(files, kind, content, random.randrange(3))
             if end not in ("good", "refused"):
                 keep(seed, number, kind, content)
-            say({"end": end, "peak": peak()})
-    say({"done": True})
+            send({"end": end, "peak": peak()})
+    send({"done": True})
 
 
-def say(fields: dict) -> None:
+def end_of(files: mutants.Folder, kind: str, content: bytes, number: int) -> str:
+    """Read one mutant and return how that ended: "good", "refused", or what went wrong."""
+    import mutants
+
+    from lungseg_utils.runtime import LungsegError
+
+    try:
+        files.read(kind, content, number)
+        return "good"
+    except LungsegError as error:
+        if mutants.is_out_of_memory(error):
+            return f"not enough memory: {error}"
+        if "\n" in str(error) and not hasattr(error, "faults"):
+            return f"a message of several lines: {error}"
+        return "refused"
+    except Exception as error:
+        last_calls = traceback.format_tb(error.__traceback__)[-3:]
+        return f"{type(error).__name__}: {error}\n{''.join(last_calls)}"
+
+
+def send(fields: dict) -> None:
+    """Write a line of JSON to the process that watches this one."""
     sys.__stdout__.write(json.dumps(fields) + "\n")
     sys.__stdout__.flush()
 
 
 def peak() -> int:
-    """Give the most memory that this process has had, in bytes."""
+    """Return the most memory that this process has had, in bytes."""
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def keep(seed: int, number: int, kind: str, content: bytes) -> None:
-    (ROOT / "build" / "fuzz").mkdir(parents=True, exist_ok=True)
-    (ROOT / "build" / "fuzz" / f"{kind}-{seed}-{number}").write_bytes(content)
+    folder = ROOT / "build" / "fuzz"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{kind}-{seed}-{number}").write_bytes(content)
 
 
 class Worker:
     """A process that reads mutants; it may be killed."""
 
     def __init__(self, seed: int, first: int, stop: int, kinds: list[str]):
-        command = [
-            sys.executable,
-            str(HERE / "fuzz.py"),
-            "--worker",
-            "--seed",
-            seed,
-            "--first",
-            first,
-            "--mutants",
-            stop - first,
-            "--kinds",
-            *kinds,
-        ]
+        numbers = f"--seed {seed} --first {first} --mutants {stop - first}".split()
         self.process = subprocess.Popen(
-            list(map(str, command)),
+            [sys.executable, str(HERE / "fuzz.py"), "--worker", *numbers, "--kinds", *kinds],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -118,12 +120,11 @@ class Worker:
         self.buffer = b""
 
     def line(self, patience_s: float) -> dict | None:
-        """Give the next line of the process; None where it has ended, {"hang": …} where it is silent for too long."""
+        """Return the next line of the process; None after its end, {"hang": …} after a silence."""
         until = time.monotonic() + patience_s
         while b"\n" not in self.buffer:
-            if not select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))[
-                0
-            ]:
+            left = max(0.0, until - time.monotonic())
+            if not select.select([self.process.stdout], [], [], left)[0]:
                 return {"hang": patience_s}
             piece = os.read(self.process.stdout.fileno(), 1 << 16)
             if not piece:
@@ -133,20 +134,20 @@ class Worker:
         return json.loads(line)
 
     def end(self, line: dict | None) -> str:
-        """Kill the process and tell how it fared, given its last line."""
+        """Kill the process and return how it ended, given its last line."""
         if line is not None:
             self.process.kill()
-        said = self.process.communicate()[1].decode(errors="replace")[-500:]
-        return (
-            f"hang of {PATIENCE_S} s"
-            if line is not None
-            else f"crash {self.process.returncode}: {said}"
-        )
+        printed = self.process.communicate()[1].decode(errors="replace")[-500:]
+        if line is not None:
+            return f"hang of {PATIENCE_S} s"
+        return f"crash {self.process.returncode}: {printed}"
 
 
 def fuzz(mutants: int, seed: int, first: int, kinds: list[str]) -> dict:
-    """Read the mutants, restart the process where it fails, and give what came of them."""
-    stop, next_number, ends, found = first + mutants, first, collections.Counter(), []
+    """Read the mutants, restart the process where it fails, and return what became of them."""
+    stop, next_number = first + mutants, first
+    ends: collections.Counter = collections.Counter()
+    found = []
     started, growth = time.monotonic(), 0
     while next_number < stop:
         worker = Worker(seed, next_number, stop, kinds)
@@ -188,11 +189,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds = ["nifti", "gzip", "label", "dicom", "json", "weights", "state", "cache", "tar"]
     parser.add_argument("--mutants", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
-    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--json", type=Path, help="write the result there too")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -202,9 +202,9 @@ def main() -> int:
     result = fuzz(options.mutants, options.seed, options.first, options.kinds)
     for kind, row in result["kinds"].items():
         print(f"{kind:8}" + "".join(f"{count:8} {end}" for end, count in row.items()))
-    print(
-        f"{options.mutants} mutants in {result['seconds']:g} s, {result['memory_mb']:g} MB more memory at most"
-    )
+    cost = f"{result['seconds']:g} s, {result['memory_mb']:g} MB more memory at most"
+    print(f"{options.mutants} mutants in {cost}")
+    sys.stdout.reconfigure(errors="backslashreplace")  # messages may quote hostile input
     print(*result["found"], sep="\n")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Small good files of every kind that the package reads, mutants of them, and what reading one may end in.
+"""Small good files of every kind that the package reads, mutants of them, and their readers.
 
 A mutant is made from a kind, a seed and a number alone, so that any of them can be made again.
 """
@@ -28,16 +28,25 @@ from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.volume import CANONICAL
 
-KINDS = ("nifti", "gzip", "label", "dicom", "json", "weights", "state", "cache", "tar")
-
 
 class Folder:
     """The good files, made once under `root`, and the ways to spoil and to read them."""
 
     def __init__(self, root: Path):
-        self.root, self.nowhere = root, io.StringIO()
+        self.root = root
+        self.nowhere = io.StringIO()
+        self.good: dict[str, list[bytes]] = {}
         hu = np.random.default_rng(0).integers(-900, 300, (8, 8, 8)).astype(np.int16)
         label = (hu > 100).astype(np.uint8)
+        self._make_images(hu, label)
+        self._make_series(hu)
+        self._make_sets()
+        self._make_weights()
+        box = (slice(0, 8), slice(0, 8), slice(0, 8))
+        cache.save(root / "c", Prepared("c", hu, label, label, label, box, (3.0, 2.0, 2.0)))
+        self.good["cache"] = [(root / "c").read_bytes()]
+
+    def _make_images(self, hu: np.ndarray, label: np.ndarray) -> None:
         affine = CANONICAL @ np.diag([3.0, 2.0, 2.0, 1.0])
         for name, array, dtype in (
             ("ct", hu, None),
@@ -45,41 +54,38 @@ class Folder:
             ("label", label, None),
             ("wide", hu, "i4"),
         ):
-            volume.write_nifti(root / f"{name}.nii", array, affine, dtype=dtype)
-        self.scan = volume.read(root / "ct.nii")
-        plain = [(root / f"{name}.nii").read_bytes() for name in ("ct", "ct_f4", "wide")]
-        self.good = {
-            "nifti": plain,
-            "gzip": [gzip.compress(data, mtime=0) for data in plain],
-            "label": [(root / "label.nii").read_bytes()],
-            "json": [json.dumps(JSON).encode()],
-            "dicom": [],
-            "tar": [
-                make_tar(*toy_members(100)),
-                make_tar(*toy_members(700), form=tarfile.GNU_FORMAT),
-            ],
-        }
-        (root / "series").mkdir()
+            volume.write_nifti(self.root / f"{name}.nii", array, affine, dtype=dtype)
+        self.scan = volume.read(self.root / "ct.nii")
+        plain = [(self.root / f"{name}.nii").read_bytes() for name in ("ct", "ct_f4", "wide")]
+        self.good["nifti"] = plain
+        self.good["gzip"] = [gzip.compress(data, mtime=0) for data in plain]
+        self.good["label"] = [(self.root / "label.nii").read_bytes()]
+
+    def _make_series(self, hu: np.ndarray) -> None:
+        folder = self.root / "series"
+        folder.mkdir()
         for number, plane in enumerate(hu[:3]):
             one = make_slice(plane, (-5.0, -6.0, 3.0 * number), number=number)
             one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-            one.save_as(root / "series" / f"{number}.dcm")
-            self.good["dicom"].append((root / "series" / f"{number}.dcm").read_bytes())
+            one.save_as(folder / f"{number}.dcm")
+        self.good["dicom"] = [(folder / f"{number}.dcm").read_bytes() for number in range(3)]
+
+    def _make_sets(self) -> None:
         for folder in ("imagesTr", "labelsTr"):
-            (root / "toy" / folder).mkdir(parents=True)
+            (self.root / "toy" / folder).mkdir(parents=True)
             for name in ("toy_0", "toy_1"):
-                (root / "toy" / folder / f"{name}.nii.gz").touch()
+                (self.root / "toy" / folder / f"{name}.nii.gz").touch()
+        self.good["json"] = [json.dumps(JSON).encode()]
+        gnu = make_tar(*toy_members(700), form=tarfile.GNU_FORMAT)
+        self.good["tar"] = [make_tar(*toy_members(100)), gnu]
+
+    def _make_weights(self) -> None:
         torch.manual_seed(0)
         model = SegUNet(channels=(2, 3))
-        self.described = json.dumps({"network": model.config(), "facts": {"spacing_mm": 3.0}})
         self.tensors = model.state_dict()
-        box = tuple(slice(0, 8) for _ in range(3))
-        cache.save(root / "c", Prepared("c", hu, label, label, label, box, (3.0, 2.0, 2.0)))
-        self.good |= {
-            "weights": [self.save_weights(self.described)],
-            "state": [self.save_state(self.described)],
-            "cache": [(root / "c").read_bytes()],
-        }
+        self.described = json.dumps({"network": model.config(), "facts": {"spacing_mm": 3.0}})
+        self.good["weights"] = [self.save_weights(self.described)]
+        self.good["state"] = [self.save_state(self.described)]
 
     def save_weights(self, described: str) -> bytes:
         digest = checkpoint._digest(self.tensors, described)
@@ -91,7 +97,7 @@ class Folder:
         return file.getvalue()
 
     def mutant(self, kind: str, random: Random) -> bytes:
-        """Spoil a good file: its raw bytes, or what lies under its checksums, which are made right again."""
+        """Spoil a good file: its raw bytes, or what lies under checksums, then corrected."""
         good = random.choice(self.good[kind])
         deeper = random.random() < 0.5
         if kind in ("nifti", "label") and deeper:
@@ -114,11 +120,10 @@ class Folder:
             return spoil_tar(random, good)
         return spoil(random, good)
 
-    def read(self, kind: str, content: bytes, number: int) -> str:
-        """Read a mutant (of DICOM slice `number`): "good" where the result is sound; LungsegError is right too."""
-        path = self.root / {"gzip": "m.nii.gz", "weights": "m.safetensors", "state": "m.pt"}.get(
-            kind, "m.nii"
-        )
+    def read(self, kind: str, content: bytes, number: int) -> None:
+        """Read a mutant (of DICOM slice `number`): a sound result or LungsegError is right."""
+        names = {"gzip": "m.nii.gz", "weights": "m.safetensors", "state": "m.pt"}
+        path = self.root / names.get(kind, "m.nii")
         if kind == "dicom":
             path = self.root / "series" / f"{number}.dcm"
             before = path.read_bytes()
@@ -129,18 +134,14 @@ class Folder:
         try:
             with contextlib.redirect_stderr(self.nowhere), np.errstate(all="ignore"):
                 getattr(self, f"_{kind}")(path)
-            return "good"
         finally:
             if kind == "dicom":
                 path.write_bytes(before)
 
     def _nifti(self, path: Path) -> None:
         scan = volume.read(path)
-        assert (
-            scan.hu.ndim == 3
-            and scan.hu.dtype in (np.int16, np.float32)
-            and np.isfinite(scan.hu).all()
-        )
+        assert scan.hu.ndim == 3 and scan.hu.dtype in (np.int16, np.float32)
+        assert np.isfinite(scan.hu).all()
         assert np.isfinite(scan.affine).all() and all(0.01 < step < 100 for step in scan.spacing_mm)
         volume.write_mask(self.root / "mask.nii", scan.hu > 0, scan)
         assert np.array_equal(volume.read_label(self.root / "mask.nii", like=scan), scan.hu > 0)
@@ -153,28 +154,19 @@ class Folder:
 
     def _dicom(self, path: Path) -> None:
         scan = volume.read(path.parent)
-        assert (
-            np.isfinite(scan.hu).all()
-            and np.isfinite(scan.affine).all()
-            and len(scan.slices) == len(scan.hu)
-        )
+        assert np.isfinite(scan.hu).all() and np.isfinite(scan.affine).all()
+        assert len(scan.slices) == len(scan.hu)
 
     def _json(self, path: Path) -> None:
         dataset = decathlon.load(path.parent)
-        files = [
-            file
-            for case in dataset.training + dataset.test
-            for file in (case.image, case.label)
-            if file
-        ]
+        cases = dataset.training + dataset.test
+        files = [file for case in cases for file in (case.image, case.label) if file]
         assert files and all(path.parent.resolve() in file.resolve().parents for file in files)
 
     def _weights(self, path: Path) -> None:
         model, facts = checkpoint.load_weights(path)
-        assert (
-            all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
-            and facts["spacing_mm"] > 0
-        )
+        assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+        assert facts["spacing_mm"] > 0
 
     def _state(self, path: Path) -> None:
         checkpoint.load_state(path)
@@ -183,10 +175,9 @@ class Folder:
     def _cache(self, path: Path) -> None:
         prepared = cache.load(path)
         if prepared is None:
-            raise LungsegError(path, "damaged", "it is made anew")
-        assert (
-            prepared.hu.ndim == 3 and np.isfinite([prepared.hu.sum(), *prepared.spacing_mm]).all()
-        )
+            raise LungsegError(path, "damaged", "It is made again")
+        assert prepared.hu.ndim == 3
+        assert np.isfinite([prepared.hu.sum(), *prepared.spacing_mm]).all()
 
     def _tar(self, path: Path) -> None:
         folder = self.root / "out" / "stage"
@@ -200,8 +191,8 @@ class Folder:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_hungry(error: BaseException | None) -> bool:
-    """Tell if an error, or one that it came from, is a want of memory."""
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it came from, is a lack of memory."""
     while error is not None:
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             return True

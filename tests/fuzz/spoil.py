@@ -1,4 +1,4 @@
-"""Ways to spoil bytes, JSON, zip and tar archives, each change drawn by a seeded random generator."""
+"""Ways to spoil bytes, JSON, zip and tar archives; a seeded generator draws each change."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def spoil_zip(random: Random, good: bytes) -> bytes:
 
 
 def spoil_tar(random: Random, good: bytes) -> bytes:
-    """Spoil one header of a tar and make its checksum right again."""
+    """Spoil one header of a tar and correct its checksum."""
     starts = [i for i in range(0, len(good), 512) if good[i + 257 : i + 262] == b"ustar"]
     start = random.choice(starts)
     at = random.choice((0, 100, 124, 136, 156, 157, 345, random.randrange(512)))

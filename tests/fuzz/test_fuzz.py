@@ -26,7 +26,7 @@ def test_a_thousand_mutants_end_well_or_are_refused(tmp_path):
 
 @pytest.mark.parametrize(("code", "fate"), [("os._exit(3)", "crash 3"), ("time.sleep(99)", "hang")])
 def test_a_reader_that_dies_or_hangs_is_found(tmp_path, monkeypatch, code, fate):
-    """The fuzzer itself is sound: it notices the ends that it is there for, and goes on after them."""
+    """The fuzzer itself is sound: it notices the ends that it is there for, and goes on."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     import fuzz
 

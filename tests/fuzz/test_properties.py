@@ -31,7 +31,7 @@ name = st.one_of(st.sampled_from(sorted(parameters.PARAMETERS)), st.text(max_siz
 
 
 def turn(w, x, y, z) -> np.ndarray:
-    """Give the rotation of a quaternion."""
+    """Return the rotation of a quaternion."""
     w, x, y, z = np.array([w, x, y, z]) / max(1e-9, math.hypot(w, x, y, z))
     return np.array(
         [
