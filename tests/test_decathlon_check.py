@@ -98,7 +98,7 @@ def test_the_report_is_json_and_the_same_from_processes(toy):
     report = together.as_dict()
     assert report["faults"][0]["file"].endswith("toy_1.nii.gz")
     assert "extra.nii.gz" in report["warnings"][0]
-    assert report["summary"]["spacing_d_mm"] == {"least": 4, "median": 4, "most": 4}
+    assert report["summary"]["spacing_d_mm"] == {"min": 4, "median": 4, "max": 4}
 
 
 def test_fault_50_all_faults_come_in_one_report(toy):
@@ -146,7 +146,7 @@ def test_a_broken_dataset_json_is_reported_not_raised(toy):
         (lambda hu, label: label.fill(0), "label is empty"),
         (
             lambda hu, label: label.__setitem__((30, 15, slice(8, 11)), 1),
-            "tiny (voxels of the least: 3, 0.072 mL",
+            "tiny (voxels of the smallest: 3, 0.072 mL",
         ),
         (lambda hu, label: hu.__setitem__(label > 0, -1000), "mean of -1000 HU"),
         (

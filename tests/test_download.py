@@ -51,7 +51,8 @@ for step in itertools.count():  # die before the first, second, third ... change
         steps = iter(range(step))
         def die(event, arguments):
             kinds = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
-            if event in kinds and any(str(name).startswith(folder + os.sep) for name in arguments[:2]):
+            inside = any(str(name).startswith(folder + os.sep) for name in arguments[:2])
+            if event in kinds and inside:
                 next(steps, None) is None and os._exit(9)
         sys.addaudithook(die)
         download(folder, url=url, md5=md5)

@@ -30,7 +30,7 @@ class Report:
     fingerprint: list[dict[str, Any]] = field(default_factory=list)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Return least, median and most over the training cases, by quantity."""
+        """Return min, median and max over the training cases, by quantity."""
         rows = [row for row in self.fingerprint if row["part"] == "training"]
         columns = {
             "slices": [row["shape"][0] for row in rows],
@@ -42,9 +42,9 @@ class Report:
         }
         return {
             key: {
-                "least": float(min(values)),
+                "min": float(min(values)),
                 "median": float(np.median(values)),
-                "most": float(max(values)),
+                "max": float(max(values)),
             }
             for key, values in columns.items()
             if values
@@ -73,9 +73,9 @@ class Report:
             "",
         ]
         if self.fingerprint:
-            lines.append(f"{'training cases':16}{'least':>10}{'median':>10}{'most':>10}")
+            lines.append(f"{'training cases':16}{'min':>10}{'median':>10}{'max':>10}")
             lines += [
-                f"{key:16}{row['least']:10.5g}{row['median']:10.5g}{row['most']:10.5g}"
+                f"{key:16}{row['min']:10.5g}{row['median']:10.5g}{row['max']:10.5g}"
                 for key, row in self.summary().items()
             ] + [""]
         for title, items in (("fault", self.faults), ("warning", self.warnings)):

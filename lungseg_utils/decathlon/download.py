@@ -133,7 +133,7 @@ def _is_there(target: Path, md5: str) -> bool:
 
 
 def _lock(path: Path) -> AbstractContextManager:
-    """Let one process in at a time. The system frees the lock of a process that was killed."""
+    """Admit one process at a time. The system frees the lock of a process that was killed."""
     lock = FileLock(path)
     try:
         return lock.acquire(timeout=0)

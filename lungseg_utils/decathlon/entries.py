@@ -105,7 +105,7 @@ class EntryReader:
         return Case(stem(image), image, label, patient or stem(image))
 
     def _patient(self, where: str, stated: object) -> str | None:
-        """Return whose scan an entry says it is; "" where it says nothing, None for a fault."""
+        """Return whose scan it is; "" where the entry does not state it, None for a fault."""
         if stated in (None, ""):
             return ""
         if (

@@ -170,7 +170,7 @@ def _describe_label(seen: Examined, ct: volume.Volume, label: np.ndarray) -> Non
     if len(tiny):
         seen.warnings.append(
             f"{path}: {len(tiny)} of {len(sizes)} marked tumours are tiny (voxels of the "
-            f"least: {tiny.min()}, {tiny.min() * voxel_ml:.2g} mL): a slip of the mouse perhaps"
+            f"smallest: {tiny.min()}, {tiny.min() * voxel_ml:.2g} mL): a slip of the mouse perhaps"
         )
     if count * voxel_ml > HUGE_ML:
         seen.warnings.append(

@@ -32,12 +32,12 @@ def split(
     patient, which cannot be split.
     """
     patients = sorted({case.patient or case.id for case in dataset.training})
-    for name, value, least in (("folds", folds, 2), ("fold", fold, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    for name, value, lowest in (("folds", folds, 2), ("fold", fold, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
             raise LungsegError(
                 name,
-                f"{value!r} is not a whole number from {least} up",
-                f"The least is {name}={least}",
+                f"{value!r} is not a whole number from {lowest} up",
+                f"Use {lowest} or more",
             )
     if len(patients) < 2:
         raise LungsegError(

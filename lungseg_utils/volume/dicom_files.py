@@ -1,4 +1,4 @@
-"""The DICOM files under a folder: told from junk, grouped into series, one CT series chosen."""
+"""The DICOM files under a folder: separated from junk, grouped into series; one CT is chosen."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ NOT_SCALARS = {
 
 @dataclass(frozen=True)
 class Header:
-    """What a NIfTI header says of its voxels; `scaling` is (slope, intercept), None for none."""
+    """What a NIfTI header states of its voxels; `scaling` is (slope, intercept), None for none."""
 
     grid: Grid
     dtype: np.dtype
@@ -172,7 +172,7 @@ def _dtype(path: Path, raw: Nifti1Header) -> np.dtype:
 
 
 def _offset(stream: Stream, raw: Nifti1Header, size: int) -> int:
-    """Go to the first voxel and return its place.
+    """Skip to the first voxel and return its place.
 
     The header's extensions must end before it; their content is not kept.
     """
