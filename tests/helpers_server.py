@@ -3,11 +3,13 @@
     with FlakyServer(body, "cut") as server:
         download(folder, url=server.url, ...)
 
-Each entry of MODES says what the server does; `server.requests` keeps the Range and If-Range of every request.
+Each entry of MODES describes what the server does; `server.requests` keeps the Range and If-Range
+of every request.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import re
@@ -23,7 +25,7 @@ MODES = {
     "wrong": "one byte differs",
     "wrong_then_ok": "one byte of the first answer differs, which is cut too",
     "changed": "the file becomes another after the first answer, which is cut",
-    "ignores_if_range": "as `changed`, but the rest of the new version is sent as if it were the old one's",
+    "ignores_if_range": "as `changed`, but the rest of the new version is sent as the old one's",
     "weak_tag": "as `cut`, with a weak ETag, which If-Range may not use, and no Last-Modified",
     "html": "a sign-in page, with status 200",
     "html_as_tar": "a sign-in page that calls itself application/x-tar",
@@ -70,10 +72,8 @@ class FlakyServer:
             def do_GET(self):
                 server.requests.append((self.headers.get("Range"), self.headers.get("If-Range")))
                 self.close_connection = True
-                try:
+                with contextlib.suppress(OSError):  # the client has gone
                     server.answer(self, len(server.requests) == 1)
-                except OSError:
-                    pass  # the client has gone
 
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import sys
+from itertools import chain
 
 import pytest
 
@@ -16,9 +17,10 @@ from lungseg_utils.runtime import LungsegError
 
 @pytest.fixture
 def toy(tmp_path):
-    """Give (root, content of dataset.json, a function that saves it) of a set of 6 training and 2 test cases.
+    """Return (root, content of dataset.json, a function that saves it) of a set.
 
-    It has the real set's quirks: `./` prefixes, a shuffled list, macOS's `._` files. The files hold no voxels.
+    It has 6 training and 2 test cases and the real set's quirks: `./` prefixes, a shuffled list,
+    macOS's `._` files. The files hold no voxels.
     """
     root = tmp_path / "Task99_Toy"
     training = [f"toy_{i:03}" for i in (3, 0, 5, 1, 4, 2)]
@@ -94,7 +96,7 @@ def test_hidden_test_labels_are_found(toy):
     ],
 )
 def test_fault_45_paths_are_read_however_they_are_written(toy, write):
-    root, content, save = toy
+    _, content, save = toy
     content["training"] = [
         {kind: write(path) for kind, path in entry.items()} for entry in content["training"]
     ]
@@ -102,19 +104,19 @@ def test_fault_45_paths_are_read_however_they_are_written(toy, write):
 
 
 def test_fault_51_a_set_without_test_cases_is_fine(toy):
-    root, content, save = toy
+    _, content, save = toy
     del content["test"], content["numTest"]
     assert load(save()).test == ()
 
 
-# --- dataset.json ------------------------------------------------------------------------------------------------
+# --- dataset.json ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "encode", [lambda text: codecs.BOM_UTF8 + text.encode(), lambda text: text.encode("utf-16")]
 )
 def test_fault_43_a_byte_order_mark_is_read(toy, encode):
-    root, content, save = toy
+    _, content, save = toy
     assert len(load(save(encode(json.dumps(content)))).training) == 6
 
 
@@ -172,18 +174,18 @@ def test_fault_43_an_absurdly_long_json_is_not_read(toy):
     ],
 )
 def test_fault_44_an_entry_of_the_wrong_form_is_named(toy, key, value, cause):
-    root, content, save = toy
+    _, content, save = toy
     assert cause in str(faults_of(save(content | {key: value})))
 
 
 def test_fault_44_a_missing_key_is_named(toy):
-    root, content, save = toy
+    _, content, save = toy
     del content["training"]
     assert 'the key "training" is missing' in str(faults_of(save()))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "warning"),
     [
         ({"numTraining": None}, "numTraining"),
         ({"modality": None}, "modality"),
@@ -192,14 +194,14 @@ def test_fault_44_a_missing_key_is_named(toy):
         ({"labels": {"0": "a", "1": "b", "2": "c"}}, "3 classes"),
     ],
 )
-def test_what_is_odd_but_legal_is_said(toy, change, said, capsys):
+def test_what_is_odd_but_legal_is_reported(toy, change, warning, capsys):
     root, content, save = toy
     save({key: value for key, value in (content | change).items() if value is not None})
     assert len(load(root).training) == 6
-    assert said in capsys.readouterr().err
+    assert warning in capsys.readouterr().err
 
 
-# --- files -------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_fault_47_a_path_out_of_the_dataset_is_refused(toy, path, cause):
 def test_an_absolute_path_into_the_dataset_is_called_what_it_is(toy):
     root, content, save = toy
     content["training"][0]["image"] = str(root / "imagesTr" / "toy_003.nii.gz")
-    assert "is an absolute path. write ./imagesTr/" in str(faults_of(save()))
+    assert "is an absolute path. Write ./imagesTr/" in str(faults_of(save()))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_an_absolute_path_into_the_dataset_is_called_what_it_is(toy):
 )
 @pytest.mark.parametrize("kind", ["image", "label"])
 def test_fault_49_a_missing_file_is_named(toy, path, cause, kind):
-    root, content, save = toy
+    _, content, save = toy
     path = path.replace("imagesTr", "labelsTr") if kind == "label" else path
     content["training"][0][kind] = path
     error = str(faults_of(save()))
@@ -256,7 +258,7 @@ def test_fault_49_a_missing_file_is_named(toy, path, cause, kind):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need privileges there")
 def test_links_are_followed_and_dead_ones_named(toy):
-    root, content, save = toy
+    root, _, _ = toy
     image = root / "imagesTr" / "toy_003.nii.gz"
     image.rename(root.parent / "stored.nii.gz")
     image.symlink_to(root.parent / "stored.nii.gz")
@@ -269,7 +271,7 @@ def test_links_are_followed_and_dead_ones_named(toy):
 
 
 def test_fault_46_listed_apple_double_files_are_not_counted(toy, capsys):
-    root, content, save = toy
+    _, content, save = toy
     content["training"].append(
         {"image": "./imagesTr/._toy_000.nii.gz", "label": "./labelsTr/._toy_000.nii.gz"}
     )
@@ -282,13 +284,13 @@ def test_fault_46_listed_apple_double_files_are_not_counted(toy, capsys):
     )
 
 
-def test_fault_49_extra_files_are_said(toy, capsys):
+def test_fault_49_extra_files_are_reported(toy, capsys):
     (toy[0] / "imagesTr" / "toy_100.nii.gz").touch()
     (toy[0] / "labelsTs").mkdir()
     (toy[0] / "labelsTs" / "toy_008.nii").touch()
     assert len(load(toy[0]).training) == 6
-    said = capsys.readouterr().err
-    assert "imagesTr: 1 files" in said and "toy_100.nii.gz" in said and "toy_008.nii" in said
+    stderr = capsys.readouterr().err
+    assert "imagesTr: 1 files" in stderr and "toy_100.nii.gz" in stderr and "toy_008.nii" in stderr
 
 
 def test_fault_48_a_training_image_among_the_test_cases_is_a_leak(toy):
@@ -303,7 +305,7 @@ def test_fault_48_a_training_image_among_the_test_cases_is_a_leak(toy):
 
 
 def test_a_patient_in_both_lists_is_a_leak(toy):
-    root, content, save = toy
+    _, content, save = toy
     for entry in content["training"][:2]:
         entry["patient"] = "p1"  # in one list as often as there are scans
     tests = [{"image": path, "patient": "p1"} for path in content["test"]]
@@ -316,7 +318,7 @@ def test_a_patient_in_both_lists_is_a_leak(toy):
 
 
 def test_fault_48_repeated_and_swapped_cases_are_faults(toy):
-    root, content, save = toy
+    _, content, save = toy
     first, second, *rest = content["training"]
     assert "toy_003 is named twice" in str(
         faults_of(save(content | {"training": [first, first, *rest]}))
@@ -340,17 +342,17 @@ def test_fault_50_all_faults_come_in_one_error(toy):
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-# --- folders -----------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 
 
-def test_fault_51_the_wrong_level_is_put_right_and_said(toy, capsys):
+def test_fault_51_the_wrong_level_is_corrected_and_reported(toy, capsys):
     for folder in (toy[0].parent, toy[0] / "imagesTr"):
         assert load(folder).root.resolve() == toy[0].resolve()
         assert "has no dataset.json; using" in capsys.readouterr().err
     assert load(toy[0] / "dataset.json").root == toy[0]
 
 
-def test_a_folder_that_is_no_dataset_is_said(toy):
+def test_a_folder_that_is_no_dataset_is_reported(toy):
     parent = toy[0].parent
     (parent / "empty").mkdir()
     assert "has no dataset.json" in str(faults_of(parent / "empty"))
@@ -372,7 +374,7 @@ def test_names_with_blanks_accents_and_control_characters_work(toy):
     assert name in [case.id for case in dataset.training]
 
 
-# --- folds -------------------------------------------------------------------------------------------------------
+# --- folds ----------------------------------------------------------------------------------------
 
 
 def dataset_of(ids, tmp_path, patients=None):
@@ -399,7 +401,7 @@ def test_other_sets_are_shuffled_by_the_seed_and_dealt_out(tmp_path):
     folds = [
         [case.id for case in split(dataset_of(ids, tmp_path), fold, seed=1)[1]] for fold in range(5)
     ]
-    assert sorted(sum(folds, [])) == sorted(ids) and {len(fold) for fold in folds} == {2, 3}
+    assert sorted(chain(*folds)) == sorted(ids) and {len(fold) for fold in folds} == {2, 3}
     shuffled = dataset_of(random.Random(0).sample(ids, 13), tmp_path)
     assert set(folds[0]) == {
         case.id for case in split(shuffled, 0, seed=1)[1]
@@ -408,7 +410,7 @@ def test_other_sets_are_shuffled_by_the_seed_and_dealt_out(tmp_path):
 
 
 def test_scans_of_one_patient_stay_together(toy):
-    root, content, save = toy
+    _, content, save = toy
     for i, entry in enumerate(content["training"]):
         entry["patient"] = f"p{i // 2}"
     dataset = load(save())
@@ -420,7 +422,7 @@ def test_scans_of_one_patient_stay_together(toy):
 
 
 def test_a_patient_may_be_a_number_and_0_is_one(toy):
-    root, content, save = toy
+    _, content, save = toy
     for entry, patient in zip(content["training"], (0, 0, "0", 1, None, "")):
         entry["patient"] = patient
     assert [case.patient for case in load(save()).training] == [
@@ -435,7 +437,7 @@ def test_a_patient_may_be_a_number_and_0_is_one(toy):
 
 @pytest.mark.parametrize("patient", [True, [], ["p1"], {}, float("nan")])
 def test_a_patient_that_is_neither_a_name_nor_a_number_is_a_fault(toy, patient):
-    root, content, save = toy
+    _, content, save = toy
     content["training"][1]["patient"] = patient
     assert "training entry 2 has" in (error := str(faults_of(save()))) and "as its patient" in error
 

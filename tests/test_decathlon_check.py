@@ -19,7 +19,7 @@ AFFINE = np.array(
 
 
 def scan(seed):
-    """Make a body of 40 HU in air, with lungs of -850 HU and a tumour of 6 x 4 x 5 voxels, that is 2.88 mL."""
+    """Make a body of 40 HU in air, lungs of -850 HU, a tumour of 6 x 4 x 5 voxels (2.88 mL)."""
     hu = np.full(SHAPE, -1000, np.int16)
     hu[:, 2:22, 2:18] = 40
     hu[4:36, 5:18, 4:16] = -850
@@ -32,7 +32,7 @@ def scan(seed):
 
 @pytest.fixture
 def toy(tmp_path):
-    """Make a sound set of 3 training cases and 1 test case; give its root."""
+    """Make a sound set of 3 training cases and 1 test case; return its root."""
     root = tmp_path / "Toy"
     names = ["toy_0", "toy_1", "toy_2"]
     for seed, name in enumerate(names):
@@ -71,7 +71,7 @@ def test_a_sound_set_has_no_fault_and_no_warning(toy, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_fingerprint_tells_what_the_scans_are_like(toy):
+def test_the_fingerprint_describes_the_scans(toy):
     rows = fingerprint(load(toy))
     assert [(row["case"], row["part"]) for row in rows] == [
         ("toy_0", "training"),
@@ -95,11 +95,10 @@ def test_the_report_is_json_and_the_same_from_processes(toy):
     (toy / "imagesTr" / "extra.nii.gz").touch()
     alone, together = check(toy, workers=1), check(toy, workers=2)
     assert json.loads(json.dumps(alone.as_dict())) == together.as_dict()
-    told = together.as_dict()
-    assert (
-        told["faults"][0]["file"].endswith("toy_1.nii.gz") and "extra.nii.gz" in told["warnings"][0]
-    )
-    assert told["summary"]["spacing_d_mm"] == {"least": 4, "median": 4, "most": 4}
+    report = together.as_dict()
+    assert report["faults"][0]["file"].endswith("toy_1.nii.gz")
+    assert "extra.nii.gz" in report["warnings"][0]
+    assert report["summary"]["spacing_d_mm"] == {"min": 4, "median": 4, "max": 4}
 
 
 def test_fault_50_all_faults_come_in_one_report(toy):
@@ -142,12 +141,12 @@ def test_a_broken_dataset_json_is_reported_not_raised(toy):
 
 
 @pytest.mark.parametrize(
-    ("paint", "said"),
+    ("paint", "warning"),
     [
         (lambda hu, label: label.fill(0), "label is empty"),
         (
             lambda hu, label: label.__setitem__((30, 15, slice(8, 11)), 1),
-            "tiny (voxels of the least: 3, 0.072 mL",
+            "tiny (voxels of the smallest: 3, 0.072 mL",
         ),
         (lambda hu, label: hu.__setitem__(label > 0, -1000), "mean of -1000 HU"),
         (
@@ -156,14 +155,14 @@ def test_a_broken_dataset_json_is_reported_not_raised(toy):
         ),
     ],
 )
-def test_what_is_odd_but_legal_is_a_warning(toy, paint, said):
+def test_what_is_odd_but_legal_is_a_warning(toy, paint, warning):
     hu, label = scan(1)
     paint(hu, label)
     put(toy, "imagesTr/toy_1", hu)
     put(toy, "labelsTr/toy_1", label)
     report = check(toy)
     assert not report.faults and len(report.warnings) == 1
-    assert said in report.warnings[0] and "toy_1" in report.warnings[0]
+    assert warning in report.warnings[0] and "toy_1" in report.warnings[0]
 
 
 def test_a_slab_and_thick_slices_are_warnings(toy):
@@ -171,8 +170,8 @@ def test_a_slab_and_thick_slices_are_warnings(toy):
     affine = AFFINE * [[1], [1], [1.5], [1]]
     put(toy, "imagesTr/toy_1", hu, affine)
     put(toy, "labelsTr/toy_1", label, affine)
-    said = "\n".join(check(toy).warnings)
-    assert "covers only 96 mm" in said and "slices are 6 mm apart" in said
+    warnings = "\n".join(check(toy).warnings)
+    assert "covers only 96 mm" in warnings and "slices are 6 mm apart" in warnings
 
 
 def test_warnings_of_the_reader_land_in_the_report(toy, capsys):
@@ -220,7 +219,7 @@ def test_fingerprint_raises_what_it_cannot_read(toy):
         fingerprint(load(toy))
 
 
-# --- processes ---------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 
 def die_at_b(task):

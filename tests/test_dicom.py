@@ -85,7 +85,7 @@ def make_slice(
 
 
 def write_series(folder: Path, hu=None, *, step=(0, 0, 3.0), names=None, **options) -> list[Path]:
-    """Write (slices, rows, columns) HU as slices `step` apart; their names do not follow their positions."""
+    """Write (slices, rows, columns) HU as slices `step` apart; names do not follow positions."""
     hu, folder = chest() if hu is None else hu, Path(folder)
     folder.mkdir(exist_ok=True)
     paths = []
@@ -195,7 +195,7 @@ def test_fault_59_truncated_slice(tmp_path, keep):
     refuse(tmp_path, f"{path.name}: .*(truncated|cut short|its start|empty)")
 
 
-def test_fault_59_an_empty_file_is_said(tmp_path, capsys):
+def test_fault_59_an_empty_file_is_reported(tmp_path, capsys):
     write_series(tmp_path)
     (tmp_path / "IM0007").touch()
     assert np.array_equal(volume.read(tmp_path).hu, chest())
@@ -251,8 +251,8 @@ def test_fault_60_localizer_and_mr_are_left_out_or_refused(tmp_path, capsys):
     )
     make_slice(chest()[0], (0, 0, 0), series="8", kind="MR").save_as(tmp_path / "both" / "mr.dcm")
     assert np.array_equal(volume.read(tmp_path / "both").hu, chest())
-    said = capsys.readouterr().err
-    assert "localizer" in said and "MR" in said and PATIENT not in said
+    stderr = capsys.readouterr().err
+    assert "localizer" in stderr and "MR" in stderr and PATIENT not in stderr
     write_series(tmp_path / "mr", kind="MR")
     refuse(tmp_path / "mr", "no CT series .* only 1 'Thorax kernel 1' .MR, 6 files.")
 
@@ -318,7 +318,7 @@ def test_fault_12_slices_behind_a_linked_folder_are_read_once(tmp_path):
     assert np.array_equal(volume.read(tmp_path / "series").hu, chest())
 
 
-def test_fault_59_a_closed_folder_among_the_slices_is_said(tmp_path, monkeypatch):
+def test_fault_59_a_closed_folder_among_the_slices_is_reported(tmp_path, monkeypatch):
     write_series(tmp_path)
     (tmp_path / "rest").mkdir()
     real = os.scandir

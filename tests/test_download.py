@@ -1,4 +1,4 @@
-"""Downloading and extracting: whatever the network, the archive or a kill -9 does, it ends whole or with a clear error.
+"""Downloading and extracting: whatever happens, it ends whole or with a clear error.
 
 `LUNGSEG_KILLS=50 pytest tests/test_download.py -k killed` kills at 50 random moments instead of 4.
 """
@@ -50,8 +50,9 @@ for step in itertools.count():  # die before the first, second, third ... change
     if not (pid := os.fork()):
         steps = iter(range(step))
         def die(event, arguments):
-            changes = event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
-            if changes and any(str(name).startswith(folder + os.sep) for name in arguments[:2]):
+            kinds = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
+            inside = any(str(name).startswith(folder + os.sep) for name in arguments[:2])
+            if event in kinds and inside:
                 next(steps, None) is None and os._exit(9)
         sys.addaudithook(die)
         download(folder, url=url, md5=md5)
@@ -98,7 +99,7 @@ def md5(data):
 
 
 def tree(folder):
-    """Give path and content of every file that is not a hidden one of the program's own."""
+    """Return path and content of every file but the hidden ones of the program."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -113,7 +114,10 @@ TOY = make_tar(*toy_members())
 
 @pytest.fixture
 def put(tmp_path):
-    """Give a function that writes a tar to a file and returns (folder for the dataset, arguments of download)."""
+    """Return a function that writes a tar.
+
+    It returns the folder for the dataset and the arguments of download.
+    """
 
     def write(data, name="Task99_Toy.tar"):
         (tmp_path / "elsewhere").mkdir(exist_ok=True)
@@ -123,7 +127,7 @@ def put(tmp_path):
     return write
 
 
-# --- the network -------------------------------------------------------------------------------------------------
+# --- the network ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -195,9 +199,11 @@ def test_fault_69_a_cut_download_goes_on_where_it_was(tmp_path):
 
 def test_fault_70_a_changed_file_is_never_spliced(tmp_path):
     other = TOY[::-1]
-    with FlakyServer(TOY, "changed") as server:
-        with pytest.raises(LungsegError, match=md5(other)):  # the md5 of the new version, whole
-            download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
+    with (
+        FlakyServer(TOY, "changed") as server,
+        pytest.raises(LungsegError, match=md5(other)),  # the md5 of the new version, whole
+    ):
+        download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
 
 
 def test_fault_70_the_rest_of_another_version_is_refused_even_if_the_server_offers_it(tmp_path):
@@ -248,8 +254,8 @@ def test_fault_71_other_addresses_are_refused(tmp_path, url):
         ("http:///a.tar", "names no server"),
         ("http://h:0/a.tar", "port 0"),
         ("http://h:99999/a.tar", "range"),
-        ("http://h:x/a.tar", "not a sound address"),
-        ("http://[::1/a.tar", "not a sound address"),
+        ("http://h:x/a.tar", "not a valid address"),
+        ("http://[::1/a.tar", "not a valid address"),
     ],
 )
 def test_a_malformed_address_is_refused_before_any_try(tmp_path, monkeypatch, url, cause):
@@ -266,10 +272,10 @@ def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "is_kept"), [("500", False), ("weak_tag", True)])
-def test_a_part_is_said_to_be_kept_where_there_is_one(tmp_path, mode, is_kept):
+def test_a_part_is_reported_as_kept_where_there_is_one(tmp_path, mode, is_kept):
     with (
         FlakyServer(TOY, mode) as server,
-        pytest.raises(LungsegError, match="run it again later") as caught,
+        pytest.raises(LungsegError, match="Run it again later") as caught,
     ):
         download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
     assert (
@@ -284,7 +290,7 @@ def test_an_md5_is_required(tmp_path):
         download(tmp_path, url="http://127.0.0.1/a.tar", md5="", **QUICK)
 
 
-# --- what is there already ----------------------------------------------------------------------------------------
+# --- what is there already ------------------------------------------------------------------------
 
 
 def test_a_tar_that_is_there_is_used_and_a_second_call_does_nothing(tmp_path):
@@ -317,7 +323,7 @@ def test_a_dataset_of_another_archive_is_not_taken_for_this_one(put):
         download(folder, **arguments | {"md5": "0" * 32})
 
 
-def test_a_folder_in_the_way_is_said(put):
+def test_a_folder_in_the_way_is_reported(put):
     folder, arguments = put(TOY)
     (folder / "Task99_Toy").mkdir(parents=True)
     with pytest.raises(LungsegError, match="in the way"):
@@ -332,7 +338,7 @@ def test_a_dataset_that_the_user_extracted_is_used_with_a_warning(put, capsys):
     assert "used unchecked" in capsys.readouterr().err
 
 
-# --- the archive --------------------------------------------------------------------------------------------------
+# --- the archive ----------------------------------------------------------------------------------
 
 TOP = "Task99_Toy/"
 HOSTILE = {
@@ -454,7 +460,7 @@ def test_fault_68_free_space_is_looked_at_before(tmp_path, put, module, monkeypa
     assert not tree(folder)
 
 
-# --- other processes, and ends --------------------------------------------------------------------------------------
+# --- other processes, and ends --------------------------------------------------------------------
 
 
 def start(folder, url, data, script=CHILD, **options):
@@ -469,9 +475,9 @@ def start(folder, url, data, script=CHILD, **options):
     )
 
 
-def kill_when(process, condition):
-    """Kill -9 as soon as `condition` holds; tell if the process was still at work."""
-    while process.poll() is None and not condition():
+def kill_when(process, condition, *arguments):
+    """Kill -9 as soon as `condition(*arguments)` holds; return whether it was still at work."""
+    while process.poll() is None and not condition(*arguments):
         time.sleep(0.0005)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -479,27 +485,33 @@ def kill_when(process, condition):
     return process.returncode == -signal.SIGKILL
 
 
+def is_longer(path, size):
+    return path.exists() and path.stat().st_size > size
+
+
+def has_more_files(folder, count):
+    return folder.exists() and len(os.listdir(folder)) > count
+
+
 def test_fault_76_two_processes_at_once_download_once(tmp_path):
     with FlakyServer(TOY, "slow") as server:
         both = [start(tmp_path, server.url, TOY) for _ in range(2)]
-        said = [process.communicate(timeout=60)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0] and len(server.requests) == 1, said
+        stderr = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0] and len(server.requests) == 1, stderr
     assert len(load(tmp_path / "Task99_Toy").training) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
-def test_fault_74_a_full_disk_is_said_and_the_part_is_kept(tmp_path):
+def test_fault_74_a_full_disk_is_reported_and_the_part_is_kept(tmp_path):
     import resource
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
     with FlakyServer(TOY) as server:
-        said = start(tmp_path, server.url, TOY, preexec_fn=limit).communicate(timeout=60)[1]
-        assert (
-            "no room to write it" in said
-            and (tmp_path / "Task99_Toy.tar.part").stat().st_size == 30_000
-        )
+        stderr = start(tmp_path, server.url, TOY, preexec_fn=limit).communicate(timeout=60)[1]
+        assert "no room to write it" in stderr
+        assert (tmp_path / "Task99_Toy.tar.part").stat().st_size == 30_000
         assert len(load(download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)).training) == 2
     assert server.requests[1][0] == "bytes=30000-"
 
@@ -509,10 +521,10 @@ def test_fault_73_a_download_killed_anywhere_is_ended_by_the_next(tmp_path):
     moments, resumed = random.Random(1), 0
     for i in range(KILLS):
         folder = tmp_path / str(i)
-        part, enough = folder / "Task99_Toy.tar.part", moments.randrange(len(TOY) * 9 // 10)
+        part = folder / "Task99_Toy.tar.part"
+        enough = moments.randrange(len(TOY) * 9 // 10)
         with FlakyServer(TOY, "slow") as server:
-            reached = lambda: part.exists() and part.stat().st_size > enough  # noqa: B023, E731
-            killed = kill_when(start(folder, server.url, TOY), reached)
+            killed = kill_when(start(folder, server.url, TOY), is_longer, part, enough)
             server.mode = "ok"
             download(folder, url=server.url, md5=md5(TOY), **QUICK)
             resumed += killed and server.requests[-1][0] is not None
@@ -528,14 +540,10 @@ def test_fault_73_an_extraction_killed_anywhere_is_ended_by_the_next(tmp_path, p
         folder = tmp_path / str(i)
         folder.mkdir()
         (folder / "Task99_Toy.tar").write_bytes(data)
-        stage, enough = (
-            folder / ".Task99_Toy.extracting" / "Task99_Toy" / "imagesTs",
-            moments.randrange(110),
-        )
+        stage = folder / ".Task99_Toy.extracting" / "Task99_Toy" / "imagesTs"
         url = "http://127.0.0.1:9/Task99_Toy.tar"
-        hits += kill_when(
-            start(folder, url, data), lambda: stage.exists() and len(os.listdir(stage)) > enough
-        )
+        process = start(folder, url, data)
+        hits += kill_when(process, has_more_files, stage, moments.randrange(110))
         assert (
             not (folder / "Task99_Toy").exists()
             or len(os.listdir(folder / "Task99_Toy" / "imagesTs")) == 120
@@ -562,7 +570,7 @@ def test_fault_73_a_run_that_dies_before_any_step_on_the_disk_is_ended_by_the_ne
 
 
 def expected(data):
-    """Give what an undisturbed run leaves, worked out with tarfile alone."""
+    """Return what an undisturbed run leaves, worked out with tarfile alone."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         files = {
             info.name: tar.extractfile(info).read()

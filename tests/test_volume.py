@@ -40,7 +40,7 @@ def chest(shape=(5, 6, 7)) -> np.ndarray:
 
 
 def affine(spacing_mm=(3.0, 0.8, 0.7), origin=(20.0, -30.0, 40.0), tilt_deg=0.0) -> np.ndarray:
-    """Give (d, h, w) -> RAS mm, turned by `tilt_deg` about two axes."""
+    """Return (d, h, w) -> RAS mm, turned by `tilt_deg` about two axes."""
     a, turn = np.radians(tilt_deg), np.eye(4)
     about_x = [[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]]
     about_z = [[np.cos(a / 2), -np.sin(a / 2), 0], [np.sin(a / 2), np.cos(a / 2), 0], [0, 0, 1]]
@@ -161,7 +161,7 @@ def test_writing_is_deterministic_and_keeps_every_value(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "LAI", "SPL"])
-def test_write_nifti_stores_along_the_orientation_it_is_told(tmp_path, orientation):
+def test_write_nifti_stores_along_the_orientation_that_is_asked_for(tmp_path, orientation):
     volume.write_nifti(tmp_path / "a.nii.gz", chest(), affine(tilt_deg=5), orientation=orientation)
     assert "".join(nib.aff2axcodes(nib.load(tmp_path / "a.nii.gz").affine)) == orientation
     scan = volume.read(tmp_path / "a.nii.gz")

@@ -1,4 +1,4 @@
-"""Bad images and labels: each row of faults that a NIfTI file can have is refused, or mended and said."""
+"""Bad images and labels: each fault of a NIfTI file is refused, or corrected and reported."""
 
 import gzip
 import struct
@@ -42,14 +42,15 @@ def zipped(path, data):
 
 
 def peak_bytes() -> int:
-    """Give the most memory that this process has had; macOS counts in bytes, Linux in units of 1,024."""
+    """Return the most memory that this process has had."""
     resource = pytest.importorskip("resource", reason="Windows has none")
+    # macOS counts in bytes, Linux in units of 1,024.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
 
 
-# --- the file ---------------------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep", [1, 3, 100, 350, 360, 771])
@@ -201,7 +202,7 @@ def test_fault_14_extension_past_its_end(tmp_path, scan_path, capsys):
     refuse(patched(path, 108, "f", float("nan")), "impossible start of the voxels")
 
 
-# --- the shape and the type -------------------------------------------------------------------------------------
+# --- the shape and the type -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,7 @@ def test_fault_27_infinite_slope(scan_path, slope, inter):
     refuse(patched(scan_path, 112, "2f", slope, inter), "infinite scaling")
 
 
-# --- the affine -------------------------------------------------------------------------------------------------
+# --- the affine -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sform, qform", [(0, 1), (1, 0)])
@@ -304,21 +305,22 @@ def test_fault_29_one_form_is_enough(tmp_path, sform, qform, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_fault_30_no_form_is_said(tmp_path, capsys):
+def test_fault_30_no_form_is_reported(tmp_path, capsys):
     assert volume.read(save(tmp_path / "a.nii", sform=0, qform=0)).hu.shape == (5, 6, 7)
     assert "orientation unknown (sform and qform codes are 0)" in capsys.readouterr().err
 
 
 def test_fault_31_forms_that_disagree(tmp_path, capsys):
     image = nib.load(save(tmp_path / "a.nii"))
-    for change, says in (
+    for change, warning in (
         (np.diag([-1, 1, 1, 1]), "sform and qform disagree"),
         (np.eye(4) + 1e-4 * np.eye(4, k=3), ""),
     ):
         image.set_qform(change @ image.get_sform(), 1)
         nib.save(image, tmp_path / "b.nii")
-        scan, said = volume.read(tmp_path / "b.nii"), capsys.readouterr().err
-        assert same_place(scan.affine, affine()) and (says in said if says else said == "")
+        assert same_place(volume.read(tmp_path / "b.nii").affine, affine())
+        stderr = capsys.readouterr().err
+        assert warning in stderr if warning else stderr == ""
 
 
 @pytest.mark.parametrize("tilt", [7, 12, 45])
@@ -346,15 +348,15 @@ def test_fault_32_sheared_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rows, says",
+    "rows, cause",
     [
         ([0.0] * 12, "singular"),
         ([np.nan] * 12, "NaN"),
         ([1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0], "singular"),
     ],
 )
-def test_fault_33_useless_affine(scan_path, rows, says):
-    refuse(patched(scan_path, 280, "12f", *rows), says)
+def test_fault_33_useless_affine(scan_path, rows, cause):
+    refuse(patched(scan_path, 280, "12f", *rows), cause)
 
 
 @pytest.mark.parametrize("size", [0.0, -0.8, np.nan, np.inf])
@@ -363,7 +365,7 @@ def test_fault_34_bad_pixdim_without_sform(tmp_path, size):
     refuse(path, "qform is no grid|singular|NaN|implausible")
 
 
-def test_fault_34_lying_pixdim_is_said(tmp_path, capsys):
+def test_fault_34_wrong_pixdim_is_reported(tmp_path, capsys):
     for qform in (0, 1):
         path = patched(save(tmp_path / "a.nii", qform=qform), 80, "f", 5.0)
         assert volume.read(path).spacing_mm == pytest.approx((3.0, 0.8, 0.7))
@@ -391,7 +393,7 @@ def test_fault_37_far_origin(tmp_path):
     assert np.array_equal(scan.hu, chest()) and scan.spacing_mm == pytest.approx((3.0, 0.8, 0.7))
 
 
-# --- the values -------------------------------------------------------------------------------------------------
+# --- the values -----------------------------------------------------------------------------------
 
 
 def test_fault_38_nan_infinity_and_1e300(tmp_path, capsys):
@@ -401,12 +403,12 @@ def test_fault_38_nan_infinity_and_1e300(tmp_path, capsys):
     assert read[0, 0, :4].tolist() == [-1024, -1024, -1024, 32767] and np.array_equal(
         read[1:], chest()[1:]
     )
-    said = capsys.readouterr().err
-    assert "3 of 210 voxels are NaN or infinite" in said and "1 voxels beyond" in said
+    stderr = capsys.readouterr().err
+    assert "3 of 210 voxels are NaN or infinite" in stderr and "1 voxels beyond" in stderr
     refuse(save(tmp_path / "b.nii", np.full((5, 6, 7), np.nan), dtype="f4"), "every voxel is NaN")
 
 
-def test_fault_39_constant_is_refused_and_air_is_said(tmp_path, capsys):
+def test_fault_39_constant_is_refused_and_air_is_reported(tmp_path, capsys):
     refuse(save(tmp_path / "a.nii", np.zeros((5, 6, 7), np.int16)), "constant")
     air = np.random.default_rng(0).integers(-1010, -990, (5, 6, 7)).astype(np.int16)
     assert volume.read(save(tmp_path / "b.nii", air)).hu.max() < -900
@@ -448,7 +450,7 @@ def test_fault_42_metal_and_padding_are_read_as_they_are(tmp_path, capsys):
     )
 
 
-# --- labels -----------------------------------------------------------------------------------------------------
+# --- labels ---------------------------------------------------------------------------------------
 
 
 def tumour() -> np.ndarray:

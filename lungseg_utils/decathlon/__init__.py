@@ -2,9 +2,9 @@
 
 The layout, of Task06_Lung for one (Antonelli et al., Nature Communications 2022):
 
-    Task06_Lung/dataset.json      names every case: {"training": [{"image": …, "label": …}], "test": […]}
-    Task06_Lung/imagesTr/         the training scans; labelsTr/ holds a label of the same name for each
-    Task06_Lung/imagesTs/         the test scans; labelsTs/ their labels, where somebody has them
+    Task06_Lung/dataset.json  all cases: {"training": [{"image": …, "label": …}], "test": […]}
+    Task06_Lung/imagesTr/     the training scans; labelsTr/ has a label of the same name for each
+    Task06_Lung/imagesTs/     the test scans; labelsTs/ their labels, where somebody has them
 """
 
 from lungseg_utils.decathlon.check import Report, check

@@ -7,13 +7,16 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lungseg_utils import runtime, volume
+from lungseg_utils import volume
 from lungseg_utils.decathlon.dataset import inspect
 from lungseg_utils.decathlon.fingerprint import Examined, Task, examine_all, tasks_of
-from lungseg_utils.runtime import LungsegError
+from lungseg_utils.runtime import LungsegError, printable
+
+QUANTITIES = ("hu_min", "hu_p5", "hu_p50", "hu_p95", "hu_max", "tumours", "tumour_ml", "tumour_hu")
 
 
 @dataclass
@@ -24,90 +27,74 @@ class Report:
     name: str
     faults: list[LungsegError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    fingerprint: list[dict] = field(default_factory=list)
+    fingerprint: list[dict[str, Any]] = field(default_factory=list)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Give least, median and most over the training cases, by quantity."""
+        """Return min, median and max over the training cases, by quantity."""
         rows = [row for row in self.fingerprint if row["part"] == "training"]
-        columns = {"slices": [row["shape"][0] for row in rows]}
-        columns |= {
-            f"spacing_{axis}_mm": [row["spacing_mm"][i] for row in rows]
-            for i, axis in enumerate("dhw")
-        }
-        columns |= {
-            key: [row[key] for row in rows if row[key] is not None]
-            for key in (
-                "hu_min",
-                "hu_p5",
-                "hu_p50",
-                "hu_p95",
-                "hu_max",
-                "tumours",
-                "tumour_ml",
-                "tumour_hu",
-            )
+        columns = {
+            "slices": [row["shape"][0] for row in rows],
+            **{
+                f"spacing_{letter}_mm": [row["spacing_mm"][axis] for row in rows]
+                for axis, letter in enumerate("dhw")
+            },
+            **{key: [row[key] for row in rows if row[key] is not None] for key in QUANTITIES},
         }
         return {
             key: {
-                "least": float(min(values)),
+                "min": float(min(values)),
                 "median": float(np.median(values)),
-                "most": float(max(values)),
+                "max": float(max(values)),
             }
             for key, values in columns.items()
             if values
         }
 
-    def as_dict(self) -> dict:
-        """Give the whole report as what JSON can hold."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return the whole report as what JSON can hold."""
         return {
             "dataset": self.name,
             "root": str(self.root),
             "faults": [
                 {"file": f.subject, "cause": f.cause, "remedy": f.remedy} for f in self.faults
             ],
-            "warnings": [runtime.printable(message) for message in self.warnings],
+            "warnings": [printable(message) for message in self.warnings],
             "summary": self.summary(),
             "fingerprint": self.fingerprint,
         }
 
     def text(self) -> str:
-        """Give the report for reading: what the set is like, its faults, its oddities."""
-        count = {
-            part: sum(row["part"] == part for row in self.fingerprint)
-            for part in ("training", "test")
-        }
+        """Return the report for reading: what the set is like, its faults, its warnings."""
+        parts = [row["part"] for row in self.fingerprint]
         lines = [
-            runtime.printable(f"{self.name} in {self.root}"),
-            f"{count['training']} training and {count['test']} test cases could be read",
+            printable(f"{self.name} in {self.root}"),
+            f"{parts.count('training')} training and {parts.count('test')} test cases "
+            "could be read",
             "",
         ]
         if self.fingerprint:
-            lines.append(f"{'training cases':16}{'least':>10}{'median':>10}{'most':>10}")
+            lines.append(f"{'training cases':16}{'min':>10}{'median':>10}{'max':>10}")
             lines += [
-                f"{key:16}{row['least']:10.5g}{row['median']:10.5g}{row['most']:10.5g}"
+                f"{key:16}{row['min']:10.5g}{row['median']:10.5g}{row['max']:10.5g}"
                 for key, row in self.summary().items()
             ] + [""]
-        for title, items in (("faults", self.faults), ("warnings", self.warnings)):
-            lines.append(
-                f"{len(items) or 'no'} {title[:-1] if len(items) == 1 else title}"
-                + (":" if items else "")
-            )
-            lines += [f"  {runtime.printable(item)}" for item in items]
+        for title, items in (("fault", self.faults), ("warning", self.warnings)):
+            end = ("" if len(items) == 1 else "s") + (":" if items else "")
+            lines.append(f"{len(items) or 'no'} {title}{end}")
+            lines += [f"  {printable(item)}" for item in items]
         return "\n".join(lines)
 
 
 def check(dataset_dir: str | Path, *, workers: int | None = None) -> Report:
-    """Look at dataset.json, at every header, then at every voxel once; give all that is wrong in one Report.
+    """Check dataset.json, every header, then every voxel once; return all that is wrong.
 
-    Nothing is raised for a bad dataset: `report.faults` says it. Voxels are read in `workers` processes (None picks
-    their number; see `fingerprint.examine_all`).
+    Nothing is raised for a bad dataset: it is in `report.faults`. Voxels are read in `workers`
+    processes (None picks their number; see `fingerprint.examine_all`).
     """
     dataset, faults, warnings = inspect(dataset_dir)
-    if dataset is None:
-        return Report(Path(dataset_dir), Path(dataset_dir).name, faults, warnings)
     report = Report(dataset.root, dataset.name, faults, warnings)
-    sound = [_check_headers(task, report) for task in tasks_of(dataset)]
-    seen = sorted(examine_all(sound, workers), key=Examined.place)
+    readable = [_check_headers(task, report) for task in tasks_of(dataset)]
+    seen = sorted(examine_all(readable, workers), key=Examined.place)
     for case in seen:
         report.faults += case.faults
         report.warnings += case.warnings
@@ -117,49 +104,35 @@ def check(dataset_dir: str | Path, *, workers: int | None = None) -> Report:
 
 
 def _check_headers(task: Task, report: Report) -> Task:
-    """Read the headers of a case; a file with a bad one is a fault, and is left out of the task that is given back."""
+    """Read the headers of a case; return its task without a file whose header is a fault."""
     for kind in ("image", "label"):
         path = getattr(task, kind)
-        if path is None:
-            continue
         try:
-            with contextlib.redirect_stderr(
-                io.StringIO()
-            ):  # the warnings come again with the voxels
-                volume.read_header(path)
+            with contextlib.redirect_stderr(io.StringIO()):  # warnings come again with the voxels
+                if path is not None:
+                    volume.read_header(path)
         except LungsegError as fault:
             report.faults.append(fault)
-            task = replace(task, **{kind: None})
+            task = replace(task, image=None) if kind == "image" else replace(task, label=None)
     return task
 
 
 def _compare(seen: Iterable[Examined]) -> list[LungsegError]:
-    """Find what only the cases together show: one scan under two names, and a set without a tumour."""
-    faults, first = [], {}
+    """Find what only the cases together show: one scan under two names, a set without a tumour."""
+    faults = []
+    first: dict[object, Examined] = {}
     for case in seen:
         earlier = first.setdefault(case.digest or case.task, case)
-        if earlier is not case:
-            leak = (
-                " (one for training, one for testing: a leak)"
-                if earlier.task.part != case.task.part
-                else ""
-            )
-            faults.append(
-                LungsegError(
-                    case.task.image,
-                    f"holds the same scan as {earlier.task.image.name}{leak}",
-                    "keep one of the two",
-                )
-            )
-    marked = [
-        case.row["tumours"]
-        for case in first.values()
-        if case.row and case.row["part"] == "training"
-    ]
+        if earlier is not case and earlier.task.image:
+            cause = f"holds the same scan as {earlier.task.image.name}"
+            if earlier.task.part != case.task.part:
+                cause += " (one for training, one for testing: a leak)"
+            faults.append(LungsegError(case.task.image, cause, "Keep one of the two"))
+    marked = [case.row["tumours"] for case in first.values() if case.row.get("part") == "training"]
     if marked and not any(count is None or count for count in marked):
         faults.append(
             LungsegError(
-                "labels", "all training labels are empty", "restore the labels of the dataset"
+                "labels", "all training labels are empty", "Restore the labels of the dataset"
             )
         )
     return faults

@@ -1,30 +1,31 @@
 """Download Task06_Lung, or another Decathlon archive, so that every interruption can be resumed.
 
-pooch, the usual choice, checks a hash and retries, but starts every time at byte 0 (no Range, no If-Range), looks
-neither at free space nor at content type, and extracts with tarfile's extractall into the final place. For 8.5 GB
-that is too little, and the standard library has all that is needed.
+pooch, the usual choice, checks a hash and retries, but starts every time at byte 0 (no Range, no
+If-Range), looks neither at free space nor at content type, and extracts with tarfile's extractall
+into the final place. For 8.5 GB that is too little, and the standard library has all it takes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from lungseg_utils import runtime
+from filelock import FileLock, Timeout
+
 from lungseg_utils.decathlon.archive import extract
 from lungseg_utils.decathlon.dataset import load
-from lungseg_utils.decathlon.fetch import ELSEWHERE, fetch, forget, md5_of
-from lungseg_utils.runtime import LungsegError
+from lungseg_utils.decathlon.fetch import ELSEWHERE, fetch, md5_of
+from lungseg_utils.runtime import LungsegError, file_error, require_writable, warn
 
 TASK06_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task06_Lung.tar"
 TASK06_MD5 = "8afd997733c7fc0432f71255ba4e52dc"
-DELAYS_S = (1, 2, 4, 8, 16, 32)  # before each new try; any progress starts them anew
+DELAYS_S = (1, 2, 4, 8, 16, 32)  # before each new try; any progress starts them again
 TIMEOUT_S = 30  # without a byte
 ORIGIN = ".origin.json"  # inside a dataset that was extracted here
 
@@ -37,21 +38,22 @@ def download(
     delays_s: Sequence[float] = DELAYS_S,
     timeout_s: float = TIMEOUT_S,
 ) -> Path:
-    """Fetch the tar at `url` into `folder`, compare its md5, extract it, and give the folder of the dataset.
+    """Fetch the tar at `url` into `folder`, check its md5, extract it; return the dataset's folder.
 
-    What is there already is used: the dataset, the tar, a part of it. `url` may be the path of a tar on this
-    machine. The dataset appears by one rename at the very end, whole, and a run that was killed anywhere is
-    continued by the next. A second process waits for the first.
+    What is there already is used: the dataset, the tar, a part of it. `url` may be the path of a
+    tar on this machine. The dataset appears by one rename at the very end, whole, and a run that
+    was killed anywhere is continued by the next. A second process waits for the first.
     """
-    folder, md5 = Path(folder), md5.strip().lower()
+    folder = Path(folder)
+    md5 = md5.strip().lower()
     if not re.fullmatch("[0-9a-f]{32}", md5):
-        raise LungsegError("md5", f"{md5!r} is not an md5 sum", "give its 32 hexadecimal digits")
+        raise LungsegError("md5", f"{md5!r} is not an md5 sum", "Give its 32 hexadecimal digits")
     local = _local_path(url)
     tar = local or folder / _file_name(url)
     target = folder / tar.name.removesuffix(".tar")
     stage = folder / f".{target.name}.extracting"
     if not _is_there(target, md5):
-        runtime.require_writable(folder)
+        require_writable(folder)
         with _lock(folder / f".{target.name}.lock"):
             if not _is_there(target, md5):
                 if local or tar.exists():
@@ -59,15 +61,16 @@ def download(
                 else:
                     fetch(url, tar, md5, delays_s=delays_s, timeout_s=timeout_s)
                 _unpack(tar, stage, target, {"url": url, "md5": md5})
-    shutil.rmtree(
-        stage, ignore_errors=True
-    )  # and the next line: what a run left that was killed at its very end
-    forget(folder / tar.name)
+    # What a run may have left that was killed at its very end.
+    shutil.rmtree(stage, ignore_errors=True)
+    if (folder / tar.name).exists():
+        with suppress(OSError):
+            (folder / f"{tar.name}.part.json").unlink(missing_ok=True)
     return target
 
 
 def _local_path(url: str) -> Path | None:
-    """Give the path of a tar on this machine; None for an http address, which must be a sound one."""
+    """Return the path of a tar on this machine; None for an http address, which must be valid."""
     shown = re.sub("(?<=://)[^/?#]*@", "…@", url)
     if shown != url:
         raise LungsegError(
@@ -75,24 +78,21 @@ def _local_path(url: str) -> Path | None:
         )
     try:
         address = urlsplit(url)
-        scheme, is_sound = address.scheme, address.hostname and address.port != 0
+        is_valid = address.hostname and address.port != 0
     except ValueError as error:
-        raise LungsegError(url, f"is not a sound address ({error})", "mend it") from error
-    if scheme in ("http", "https"):
-        if not is_sound:
+        raise LungsegError(url, f"is not a valid address ({error})", "Fix it") from error
+    if address.scheme in ("http", "https"):
+        if not is_valid:
             raise LungsegError(
-                url, "is not a sound address (it names no server, or port 0)", "mend it"
+                url, "is not a valid address (it names no server, or port 0)", "Fix it"
             )
         return None
-    if len(scheme) > 1 and not Path(url).exists():  # a single letter is a drive of Windows
-        raise LungsegError(
-            url,
-            f"{scheme}: addresses are not fetched",
-            "give an https address, or the path of a tar",
-        )
+    other = "Give an https address, or the path of a tar"
     path = Path(os.path.expanduser(url))
+    if len(address.scheme) > 1 and not Path(url).exists():  # one letter is a drive of Windows
+        raise LungsegError(url, f"{address.scheme}: addresses are not fetched", other)
     if not path.is_file():
-        raise LungsegError(path, "no such file", "give an https address, or the path of a tar")
+        raise LungsegError(path, "no such file", other)
     return path
 
 
@@ -102,54 +102,48 @@ def _file_name(url: str) -> str:
         raise LungsegError(
             url,
             "does not end in the name of a .tar file",
-            "give the address of a plain .tar archive",
+            "Give the address of a plain .tar archive",
         )
     return name
 
 
 def _is_there(target: Path, md5: str) -> bool:
-    """Tell if the dataset has been extracted; raise where something else has its place."""
+    """Return whether the dataset has been extracted; raise where something else has its place."""
     if not target.exists():
         return False
     if not (target / "dataset.json").is_file():
         raise LungsegError(
             target,
             "is in the way of the dataset of that name",
-            "move it away or choose another folder",
+            "Move it away or choose another folder",
         )
     try:
         origin = json.loads((target / ORIGIN).read_text(encoding="utf-8"))["md5"]
     except (OSError, ValueError, KeyError, TypeError):
-        runtime.warn(
-            f"{target}: was there already, not extracted by this program: used unchecked; see `lungseg check`"
+        warn(
+            f"{target}: was there already, not extracted by this program: used unchecked; "
+            "see `lungseg check`"
         )
         return True
     if origin != md5:
         raise LungsegError(
-            target, f"comes from another archive (md5 {origin}, not {md5})", "move it away first"
+            target, f"comes from another archive (md5 {origin}, not {md5})", "Move it away first"
         )
     return True
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Let one process in at a time. The system frees the lock of a process that was killed."""
-    from filelock import FileLock, Timeout  # a dependency of torch
-
+def _lock(path: Path) -> AbstractContextManager:
+    """Admit one process at a time. The system frees the lock of a process that was killed."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
-        runtime.warn(f"{path.parent}: another process is downloading to it: waiting for that")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        warn(f"{path.parent}: another process is downloading to it: waiting for that")
+        return lock.acquire()
 
 
-def _unpack(tar: Path, stage: Path, target: Path, origin: dict) -> None:
-    """Extract into the hidden folder `stage` beside `target`, look at what came, and rename it."""
+def _unpack(tar: Path, stage: Path, target: Path, origin: dict[str, str]) -> None:
+    """Extract into the hidden folder `stage` beside `target`, check what came, and rename it."""
     try:
         if stage.exists():
             shutil.rmtree(stage)  # of a run that was killed: the lock is ours
@@ -158,12 +152,12 @@ def _unpack(tar: Path, stage: Path, target: Path, origin: dict) -> None:
             load(found)
         except LungsegError as fault:
             raise LungsegError(
-                tar, f"holds no sound dataset: {fault.cause}", "choose another archive"
+                tar, f"holds no valid dataset: {fault.cause}", "Choose another archive"
             ) from fault
         (found / ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
         os.replace(found, target)
     except OSError as error:
-        raise runtime.file_error(target, error) from error
+        raise file_error(target, error) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -174,5 +168,5 @@ def _require_md5(path: Path, md5: str) -> None:
         raise LungsegError(
             path,
             f"has md5 {found}, not {md5}: damaged, or another archive; it was left as it is",
-            "move or delete it to download it anew, or name its own md5",
+            "Move or delete it to download it again, or name its own md5",
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import http.client
 import json
 import os
 import re
@@ -12,30 +10,31 @@ import shutil
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
-from lungseg_utils import __version__, runtime
-from lungseg_utils.runtime import LungsegError
+from tqdm import tqdm
 
-CHUNK = 1 << 18  # bytes
+from lungseg_utils import __version__
+from lungseg_utils.decathlon.transport import TransferError, open_url, read_chunk
+from lungseg_utils.runtime import LungsegError, file_error, warn
+
+Note = dict[str, Any]  # url, md5, validator and length of the version that a part belongs to
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
-ELSEWHERE = "fetch the file by other means and name it instead of the address"
-
-
-class _Interrupted(Exception):
-    """The transfer broke off in a way that another try may mend."""
+ELSEWHERE = "Fetch the file by other means and name it instead of the address"
 
 
 def fetch(url: str, path: Path, md5: str, *, delays_s: Sequence[float], timeout_s: float) -> None:
-    """Bring the file at `url` to `path`, which appears only when its md5 is right.
+    """Fetch the file at `url` to `path`, which appears only when its md5 is right.
 
-    Until then the bytes are in `path`.part, and `path`.part.json tells which version of the file they belong to:
-    a later run goes on from there. `delays_s` are the pauses before each new try; progress starts them anew.
+    Until then the bytes are in `path`.part, and `path`.part.json notes which version of the file
+    they belong to: a later run goes on from there. `delays_s` are the pauses before each new try;
+    progress starts them again.
     """
-    part = _Part(url, path, md5, timeout_s)
+    part = _Part(url, path.with_name(path.name + ".part"), md5, timeout_s)
     furthest = tries = 0
     while True:
         try:
@@ -43,68 +42,58 @@ def fetch(url: str, path: Path, md5: str, *, delays_s: Sequence[float], timeout_
             found = md5_of(part.path)
             if found == md5:
                 return part.finish(path)
-            if is_whole:
-                part.drop()
-                if not part.resumed:
-                    raise LungsegError(
-                        url,
-                        f"the file there has md5 {found}, not {md5}: damaged, or another version",
-                        "try again, or name the right md5",
-                    )
-                part.resumed = False
-                raise _Interrupted("the parts do not make up the right md5: starting anew")
-            raise _Interrupted(f"ended after {part.size():,} bytes, and the md5 is not right yet")
-        except _Interrupted as error:
+            if not is_whole:
+                raise TransferError(
+                    f"ended after {part.size():,} bytes, and the md5 is not right yet"
+                )
+            part.drop()
+            if not part.resumed:
+                raise LungsegError(
+                    url,
+                    f"the file there has md5 {found}, not {md5}: damaged, or another version",
+                    "Try again, or name the right md5",
+                )
+            part.resumed = False
+            raise TransferError("the parts do not make up the right md5: starting again")
+        except TransferError as error:
             if part.size() > furthest:
                 furthest, tries = part.size(), 0
             if tries >= len(delays_s):
-                kept = (
-                    f": {part.size() / 1e6:,.1f} MB are kept in {part.path}" if part.size() else ""
-                )
+                kept = f": {part.size() / 1e6:,.1f} MB are kept in {part.path}"
                 raise LungsegError(
                     url,
                     f"{error} (after {tries + 1} tries without progress)",
-                    f"run it again later{kept}",
+                    "Run it again later" + (kept if part.size() else ""),
                 ) from error
-            runtime.warn(f"{url}: {error}; trying again in {delays_s[tries]:g} s")
+            warn(f"{url}: {error}; trying again in {delays_s[tries]:g} s")
             time.sleep(delays_s[tries])
             tries += 1
 
 
-def forget(path: Path) -> None:
-    """Remove the note that belongs to a part of `path`, where the whole file is there."""
-    if path.exists():
-        with contextlib.suppress(OSError):
-            path.with_name(path.name + ".part.json").unlink(missing_ok=True)
-
-
+@dataclass
 class _Part:
     """The bytes that have come so far, and the version of the remote file that they belong to."""
 
-    def __init__(self, url: str, path: Path, md5: str, timeout_s: float):
-        self.url, self.md5, self.timeout_s, self.resumed = url, md5, timeout_s, False
-        self.path, self.note = (
-            path.with_name(path.name + ".part"),
-            path.with_name(path.name + ".part.json"),
-        )
+    url: str
+    path: Path
+    md5: str
+    timeout_s: float
+    resumed: bool = False  # then a wrong md5 may be the fault of older bytes
+
+    @property
+    def note(self) -> Path:
+        return self.path.with_name(self.path.name + ".json")
 
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def version(self) -> dict:
-        """Give validator and length of the remote file as noted, {} where the bytes cannot be continued."""
+    def version(self) -> Note:
+        """Return the noted validator and length, {} where the bytes cannot be continued."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
-            fits = (
-                note["url"] == self.url
-                and note["md5"] == self.md5
-                and isinstance(note["validator"], str)
-            )
-            return (
-                note
-                if fits and (note["length"] is None or 0 < self.size() <= note["length"])
-                else {}
-            )
+            is_ours = note["url"] == self.url and note["md5"] == self.md5
+            is_possible = note["length"] is None or 0 < self.size() <= note["length"]
+            return note if is_ours and is_possible and isinstance(note["validator"], str) else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
@@ -119,155 +108,118 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
     def proceed(self) -> bool:
-        """Ask for what is still missing and append it; tell if that is known to be the whole file."""
+        """Ask for what is missing and append it; return whether the file is known to be whole."""
         version = self.version()
         start = self.size() if version else 0
-        self.resumed = self.resumed or start > 0  # then a wrong md5 may be the fault of older bytes
+        self.resumed = self.resumed or start > 0
         if start and start == version["length"]:
             return True
         headers = {"User-Agent": f"lungseg/{__version__}", "Accept-Encoding": "identity"}
         if start:
             headers |= {"Range": f"bytes={start}-", "If-Range": version["validator"]}
         try:
-            with _opener().open(
-                urllib.request.Request(self.url, headers=headers), timeout=self.timeout_s
-            ) as answer:
+            with open_url(self.url, headers, self.timeout_s) as answer:
                 return self._receive(answer, start, version)
         except urllib.error.HTTPError as error:
             with error:
                 return self._refused(error, start)
-        except (http.client.InvalidURL, ValueError) as error:
-            raise LungsegError(self.url, f"is not a sound address ({error})", "mend it") from error
-        except (urllib.error.URLError, http.client.HTTPException) as error:
-            raise _Interrupted(
-                f"no connection ({getattr(error, 'reason', None) or error!r})"
+        except (InvalidURL, ValueError) as error:
+            raise LungsegError(self.url, f"is not a valid address ({error})", "Fix it") from error
+        except (urllib.error.URLError, HTTPException) as error:
+            raise TransferError(
+                f"no connection ({getattr(error, 'reason', repr(error))})"
             ) from error
-        except OSError as error:  # a time-out or reset before the headers; those of the disk are LungsegErrors already
-            raise _Interrupted(
+        except OSError as error:  # a time-out or reset; those of the disk are LungsegErrors already
+            raise TransferError(
                 f"the connection failed ({error or type(error).__name__})"
             ) from error
 
     def _refused(self, error: urllib.error.HTTPError, start: int) -> bool:
+        """Return True where nothing is missing; raise what another status means."""
         if error.code == 416 and start:
             if error.headers.get("Content-Range", "").replace(" ", "") == f"bytes*/{start}":
-                return True  # nothing is missing
+                return True
             self.drop()
-            raise _Interrupted("the server cannot resume at that place")
+            raise TransferError("the server cannot resume at that place")
+        cause = f"the server answers {error.code} {error.reason}"
         if error.code in TRANSIENT:
-            raise _Interrupted(f"the server answers {error.code} {error.reason}")
+            raise TransferError(cause)
         if 300 <= error.code < 400:
             raise LungsegError(
                 self.url, "the server redirects in a circle, or to what is not http", ELSEWHERE
             )
-        cause = f"the server answers {error.code} {error.reason}"
-        raise LungsegError(self.url, cause, f"check the address, or {ELSEWHERE}")
+        raise LungsegError(self.url, cause, f"Check the address, or {ELSEWHERE.lower()}")
 
-    def _receive(self, answer: http.client.HTTPResponse, start: int, version: dict) -> bool:
-        tag, date = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified")
-        validator = (
-            tag if tag.startswith('"') else date
-        )  # a weak tag (W/"…") may not be used with If-Range
+    def _receive(self, answer: HTTPResponse, start: int, version: Note) -> bool:
+        headers = answer.headers
+        tag = headers.get("ETag", "")
+        # A weak tag (W/"…") may not be used with If-Range.
+        validator = tag if tag.startswith('"') else headers.get("Last-Modified")
         if answer.status == 206:
             span = re.fullmatch(
-                r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "").strip()
+                r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip()
             )
             length = int(span[2]) if span and span[2] != "*" else version.get("length")
-            is_same = (
-                span and int(span[1]) == start and validator in (None, version.get("validator"))
-            )
-            if not start or not is_same or length != (version["length"] or length):
+            is_same = validator in (None, version.get("validator"))
+            is_rest = start and span and int(span[1]) == start and is_same
+            if not is_rest or length != (version["length"] or length):
                 self.drop()
-                raise _Interrupted(
-                    "the server answers with a part of another version: starting anew"
+                raise TransferError(
+                    "the server answers with a part of another version: starting again"
                 )
             note = version | {"length": length}
         elif answer.status == 200:
             if start:
-                runtime.warn(f"{self.url}: has changed or cannot be resumed: starting anew")
-            start, self.resumed = 0, False
-            stated = answer.headers.get("Content-Length", "")
+                warn(f"{self.url}: has changed or cannot be resumed: starting again")
+            start = 0
+            self.resumed = False
+            stated = headers.get("Content-Length", "")
             length = int(stated) if stated.isdecimal() else None
             note = {"url": self.url, "md5": self.md5, "validator": validator, "length": length}
         else:
             raise LungsegError(
                 self.url, f"the server answers {answer.status} without the file", ELSEWHERE
             )
-        first = self._read(answer)
-        if not start and (
-            "html" in answer.headers.get_content_type() or first.lstrip()[:1] == b"<"
-        ):
-            raise LungsegError(
-                self.url,
-                "the server sent a web page, not the file: a sign-in page perhaps",
-                ELSEWHERE,
-            )
+        first = read_chunk(answer)
+        if not start and ("html" in headers.get_content_type() or first.lstrip()[:1] == b"<"):
+            cause = "the server sent a web page, not the file: a sign-in page perhaps"
+            raise LungsegError(self.url, cause, ELSEWHERE)
         self._require_space(length, start)
-        self._append(answer, first, start, note, is_news=note != version)
+        self._append(answer, first, start, note)
         if length is not None and self.size() < length:
-            raise _Interrupted(f"was cut after {self.size():,} of {length:,} bytes")
+            raise TransferError(f"was cut after {self.size():,} of {length:,} bytes")
         return length is not None
 
-    def _append(
-        self, answer: http.client.HTTPResponse, chunk: bytes, start: int, note: dict, is_news: bool
-    ) -> None:
+    def _require_space(self, length: int | None, start: int) -> None:
+        needed, free = 2 * (length or 0) - start, shutil.disk_usage(self.path.parent).free
+        if needed > free:
+            raise LungsegError(
+                self.path.parent,
+                f"{needed / 1e6:,.0f} MB are needed for archive and dataset, "
+                f"{free / 1e6:,.0f} MB are free",
+                "Free some space or choose another folder",
+            )
+
+    def _append(self, answer: HTTPResponse, chunk: bytes, start: int, note: Note) -> None:
         try:
             with (
                 open(self.path, "ab" if start else "wb") as file,
                 progress_bar(f"downloading {self.path.stem}", note["length"], start) as bar,
             ):
-                if is_news:  # after the old bytes are gone, before the first new one comes
+                if (
+                    note != self.version()
+                ):  # after the old bytes are gone, before the first new one comes
                     self.note.write_text(json.dumps(note), encoding="utf-8")
                 while chunk:
                     file.write(chunk)
                     bar.update(len(chunk))
-                    chunk = self._read(answer)
+                    chunk = read_chunk(answer)
         except OSError as error:
-            raise runtime.file_error(self.path, error) from error
-
-    def _read(self, answer: http.client.HTTPResponse) -> bytes:
-        try:
-            return answer.read1(
-                CHUNK
-            )  # never waits for a full chunk, so a cut loses nothing that came
-        except (OSError, http.client.HTTPException) as error:
-            raise _Interrupted(
-                f"the connection broke off ({error or type(error).__name__})"
-            ) from error
-
-    def _require_space(self, length: int | None, start: int) -> None:
-        needed, free = 2 * (length or 0) - start, shutil.disk_usage(self.path.parent).free
-        if needed > free:
-            cause = f"{needed / 1e6:,.0f} MB are needed for archive and dataset, {free / 1e6:,.0f} MB are free"
-            raise LungsegError(self.path.parent, cause, "free some space or choose another folder")
-
-
-class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, request, answer, code, message, headers, address):
-        old, new = urlsplit(request.full_url).scheme, urlsplit(address).scheme
-        if new not in ("http", "https") or (old, new) == ("https", "http"):
-            raise urllib.error.HTTPError(
-                address, code, "redirect to an unsafe address", headers, answer
-            )
-        return super().redirect_request(request, answer, code, message, headers, address)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Build an opener that knows http and https only: no file:, ftp: or data: address, not even by redirect."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        _HttpOnly,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-    ):
-        opener.add_handler(handler())
-    return opener
+            raise file_error(self.path, error) from error
 
 
 def md5_of(path: Path) -> str:
-    """Give the md5 of a file as 32 hexadecimal digits."""
+    """Return the md5 of a file as 32 hexadecimal digits."""
     digest = hashlib.md5(usedforsecurity=False)
     try:
         with (
@@ -278,14 +230,12 @@ def md5_of(path: Path) -> str:
                 digest.update(chunk)
                 bar.update(len(chunk))
     except OSError as error:
-        raise runtime.file_error(path, error) from error
+        raise file_error(path, error) from error
     return digest.hexdigest()
 
 
-def progress_bar(description: str, total: int | None, initial: int = 0):
-    """Give a bar that counts bytes, shown on a terminal only."""
-    from tqdm import tqdm
-
+def progress_bar(description: str, total: int | None, initial: int = 0) -> tqdm:
+    """Return a bar that counts bytes, shown on a terminal only."""
     return tqdm(
         desc=description,
         total=total,

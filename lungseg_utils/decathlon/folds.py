@@ -1,4 +1,4 @@
-"""Split a dataset for cross-validation, always by patient: nnU-Net's folds for Task06, seeded ones for others."""
+"""Split a dataset for cross-validation by patient: nnU-Net's folds for Task06, else seeded ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import random
 from lungseg_utils.decathlon.dataset import Case, Dataset
 from lungseg_utils.runtime import LungsegError
 
-# The validation cases of nnU-Net's five folds (MONAI uses the same), so that scores can be compared with theirs.
+# The validation cases of nnU-Net's five folds (MONAI uses the same), so that scores can be compared
+# with theirs.
 TASK06_FOLDS = tuple(
     tuple(f"lung_{number}" for number in numbers.split())
     for numbers in (
@@ -23,37 +24,37 @@ TASK06_FOLDS = tuple(
 def split(
     dataset: Dataset, fold: int = 0, seed: int = 0, folds: int = 5
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """Give the training and the validation cases of fold `fold`.
+    """Return the training and the validation cases of fold `fold`.
 
-    Task06's 63 cases are split in five as nnU-Net does, whatever the seed. Any other set is shuffled by `seed`
-    and dealt into `folds` parts of whole patients (as many parts as patients where those are fewer).
-    Raises LungsegError for a fold out of range and for a set of one patient, which cannot be split.
+    Task06's 63 cases are split in five as nnU-Net does, whatever the seed. Any other set is
+    shuffled by `seed` and dealt into `folds` parts of whole patients (as many parts as patients
+    where those are fewer). Raises LungsegError for a fold out of range and for a set of one
+    patient, which cannot be split.
     """
     patients = sorted({case.patient or case.id for case in dataset.training})
-    for name, value, least in (("folds", folds, 2), ("fold", fold, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    for name, value, lowest in (("folds", folds, 2), ("fold", fold, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
             raise LungsegError(
                 name,
-                f"{value!r} is not a whole number from {least} up",
-                f"{name}={least} is the least",
+                f"{value!r} is not a whole number from {lowest} up",
+                f"Use {lowest} or more",
             )
     if len(patients) < 2:
         raise LungsegError(
             dataset.root,
             f"{len(patients)} patients with a label cannot be split into training and validation",
-            "add cases of at least one more patient",
+            "Add cases of at least one more patient",
         )
-    if folds == 5 and set(patients) == {case for part in TASK06_FOLDS for case in part}:
-        parts = TASK06_FOLDS
-    else:
+    parts: tuple[tuple[str, ...], ...] = TASK06_FOLDS
+    if folds != 5 or set(patients) != {case for part in TASK06_FOLDS for case in part}:
         random.Random(seed).shuffle(patients)
         count = min(folds, len(patients))
-        parts = tuple(tuple(patients[i::count]) for i in range(count))
+        parts = tuple(tuple(patients[start::count]) for start in range(count))
     if fold >= len(parts):
         raise LungsegError(
             "fold",
             f"{fold} is out of range for {len(parts)} folds of {len(patients)} patients",
-            f"choose one of 0 to {len(parts) - 1}",
+            f"Choose one of 0 to {len(parts) - 1}",
         )
     validation = set(parts[fold])
     inside = tuple(case for case in dataset.training if (case.patient or case.id) in validation)

@@ -7,23 +7,23 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from lungseg_utils import runtime
-from lungseg_utils.runtime import LungsegError
+from lungseg_utils.runtime import LungsegError, file_error
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 LARGEST_JSON = 50_000_000  # bytes; Task06's has some 6,000
-RESTORE = "restore it from the archive of the dataset"
+RESTORE = "Restore it from the archive of the dataset"
 
 
 def find_root(folder: Path, warnings: list[str]) -> Path:
-    """Find the folder of dataset.json: `folder` itself, else the one above, else the only one below."""
+    """Find the folder of dataset.json: `folder`, else the one above, else the only one below."""
     if folder.name == "dataset.json" and folder.is_file():
         folder = folder.parent
     if not folder.is_dir():
         raise LungsegError(
             folder,
             "is a file, not a folder" if folder.exists() else "no such folder",
-            "name the folder that holds dataset.json; `lungseg phantom` or `lungseg download` makes one",
+            "Name the folder that holds dataset.json; `lungseg phantom` or `lungseg download` "
+            "makes one",
         )
     if os.path.lexists(folder / "dataset.json"):
         return folder
@@ -34,7 +34,7 @@ def find_root(folder: Path, warnings: list[str]) -> Path:
             [above] if is_inner else sorted(path.parent for path in folder.glob("*/dataset.json"))
         )
     except OSError as error:
-        raise runtime.file_error(folder, error) from error
+        raise file_error(folder, error) from error
     if len(near) == 1:
         warnings.append(f"{folder}: has no dataset.json; using {near[0]}, which has one")
         return near[0]
@@ -42,17 +42,17 @@ def find_root(folder: Path, warnings: list[str]) -> Path:
         raise LungsegError(
             folder,
             f"holds {len(near)} datasets ({', '.join(path.name for path in near[:5])})",
-            "name one of them",
+            "Name one of them",
         )
     raise LungsegError(
         folder,
         "has no dataset.json",
-        "name the folder that holds dataset.json, imagesTr and labelsTr",
+        "Name the folder that holds dataset.json, imagesTr and labelsTr",
     )
 
 
 def read_json(path: Path) -> dict:
-    """Parse a dataset.json; a byte-order mark is fine. Raises LungsegError with the line at fault."""
+    """Parse a dataset.json, byte-order mark or not; a LungsegError names the line at fault."""
     repeated: list[str] = []
 
     def without_repeats(pairs: list[tuple[str, object]]) -> dict:
@@ -62,7 +62,7 @@ def read_json(path: Path) -> dict:
     try:
         data = path.read_bytes() if path.stat().st_size <= LARGEST_JSON else None
     except OSError as error:
-        raise runtime.file_error(path, error) from error
+        raise file_error(path, error) from error
     if data is None:
         raise LungsegError(
             path, f"has {path.stat().st_size:,} bytes, too many for a dataset.json", RESTORE
@@ -70,14 +70,12 @@ def read_json(path: Path) -> dict:
     if not data.strip(b" \t\r\n\0\xef\xbb\xbf"):
         raise LungsegError(path, "line 1: is empty", RESTORE)
     try:
-        content = json.loads(
-            data, object_pairs_hook=without_repeats
-        )  # from bytes: it sees to the byte-order mark
+        content = json.loads(data, object_pairs_hook=without_repeats)  # bytes: a mark is skipped
     except json.JSONDecodeError as error:
         raise LungsegError(
             path,
             f"line {error.lineno}: malformed JSON: {error.msg.lower()}, column {error.colno}",
-            f"mend that line, or {RESTORE}",
+            f"Fix that line, or {RESTORE.lower()}",
         ) from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -98,6 +96,6 @@ def read_json(path: Path) -> dict:
         )
     if repeated:
         raise LungsegError(
-            path, f"the key {repeated[0][:60]!r} occurs twice in one object", "keep one of the two"
+            path, f"the key {repeated[0][:60]!r} occurs twice in one object", "Keep one of the two"
         )
     return content

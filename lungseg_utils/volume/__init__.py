@@ -1,6 +1,7 @@
-"""The one checked reader of CT scans and labels, and the writer that puts masks back on the scan's own grid."""
+"""Read CT scans and labels, checked, and write masks back on the scan's own grid."""
 
 from lungseg_utils.volume.grid import CANONICAL
+from lungseg_utils.volume.intensity import PADDING_HU
 from lungseg_utils.volume.reader import (
     read,
     read_header,
@@ -14,6 +15,7 @@ from lungseg_utils.volume.scan import Volume
 
 __all__ = [
     "CANONICAL",
+    "PADDING_HU",
     "Volume",
     "read",
     "read_header",

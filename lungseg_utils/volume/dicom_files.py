@@ -1,4 +1,4 @@
-"""The DICOM files under a folder: told from junk, grouped into series, one CT series chosen."""
+"""The DICOM files under a folder: separated from junk, grouped into series; one CT is chosen."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom import Dataset, config, dcmread
+from pydicom.errors import InvalidDicomError
+
 from lungseg_utils.runtime import LungsegError, file_error, warn
 from lungseg_utils.volume.stream import AGAIN
 
-CT_IMAGE, DIRECTORY = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.3.10"
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # SOP class
+DIRECTORY = "1.2.840.10008.1.3.10"  # SOP class
 ONE_SERIES = "Give the folder of one CT series"
 WHICH = "Choose one with --series (in Python: series=…), by its number, description or UID"
-LARGE_BYTES = (
-    4096  # elements above this, the pixels, are read from the file when they are asked for
-)
+LARGE_BYTES = 4096  # larger elements, the pixels, are read from the file when they are asked for
 MOST_DEFLATED_BYTES = 1 << 20  # deflate makes up to 1032 times as many of them
 
 
 @dataclass(frozen=True)
 class Series:
-    """The files of one DICOM series; `kind` is "CT", "localizer", or the modality of what is no stack of CT slices."""
+    """The files of one DICOM series, each a path and its dataset without the large elements.
+
+    `kind` is "CT", "localizer", or the modality of what is no stack of CT slices.
+    """
 
     uid: str
     number: str
     description: str
     kind: str
-    files: tuple  # of (Path, pydicom Dataset without its large elements)
+    files: list[tuple[Path, Dataset]]
 
     def __str__(self) -> str:
         return f"{self.number or '?'} {self.description!r} ({self.kind}, {len(self.files)} files)"
@@ -36,7 +41,8 @@ class Series:
 
 def find_series(folder: str | Path) -> list[Series]:
     """List the DICOM series under `folder`, the largest first; what is not DICOM is skipped."""
-    found, visited = {}, set()
+    found: dict[tuple[str, str], list[tuple[Path, Dataset]]] = {}
+    visited = set()
     for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         folders.sort()
         if os.path.realpath(root) in visited:  # a link back, or a second one to the same slices
@@ -46,16 +52,17 @@ def find_series(folder: str | Path) -> list[Series]:
         for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
             header = _header(path)
             if header is not None:
-                found.setdefault((str(header.SeriesInstanceUID), _kind(header)), []).append(
-                    (path, header)
-                )
-    listed = []
-    for (uid, kind), files in found.items():
-        number, description = (
-            str(files[0][1].get(tag) or "") for tag in ("SeriesNumber", "SeriesDescription")
-        )
-        listed.append(Series(uid, number, description, kind, tuple(files)))
+                key = (str(header.SeriesInstanceUID), _kind(header))
+                found.setdefault(key, []).append((path, header))
+    listed = [
+        Series(uid, _text(files, "SeriesNumber"), _text(files, "SeriesDescription"), kind, files)
+        for (uid, kind), files in found.items()
+    ]
     return sorted(listed, key=lambda series: -len(series.files))
+
+
+def _text(files: list[tuple[Path, Dataset]], tag: str) -> str:
+    return str(files[0][1].get(tag) or "")
 
 
 def _refuse(error: OSError) -> None:
@@ -63,7 +70,7 @@ def _refuse(error: OSError) -> None:
 
 
 def choose(folder: Path, listed: list[Series], wanted: str | int | None) -> Series:
-    """Take the one CT series, or the wanted one; where that is not clear, list what there is."""
+    """Return the one CT series, or the wanted one; where that is not clear, list what there is."""
     usable = [series for series in listed if series.kind == "CT"]
     names = "; ".join(map(str, listed))
     if not listed:
@@ -80,8 +87,7 @@ def choose(folder: Path, listed: list[Series], wanted: str | int | None) -> Seri
             or [series for series in usable if word.casefold() in series.description.casefold()]
         )
         if len(usable) != 1:
-            cause = f"{len(usable)} CT series fit {word!r} among {names}"
-            raise LungsegError(folder, cause, WHICH)
+            raise LungsegError(folder, f"{len(usable)} CT series fit {word!r} among {names}", WHICH)
     elif len(usable) > 1:
         raise LungsegError(folder, f"{len(usable)} CT series in it: {names}", WHICH)
     elif len(listed) > 1:
@@ -91,36 +97,34 @@ def choose(folder: Path, listed: list[Series], wanted: str | int | None) -> Seri
 
 
 class _File(io.BufferedReader):
-    """A file that gives no more than it has: pydicom asks for, and allots, whatever length an element claims."""
+    """A file that returns no more than it has: pydicom allots whatever length an element claims."""
 
     def __init__(self, path: str | Path, mode: str = "rb"):
         super().__init__(io.FileIO(os.fspath(path), mode))
         self.size = os.fstat(self.fileno()).st_size
 
     def read(self, count: int | None = -1) -> bytes:
-        if (
-            count is None or count < 0
-        ) and self.size > MOST_DEFLATED_BYTES:  # the whole: it is to be inflated at once
+        if count is not None and count >= 0:
+            return super().read(min(count, self.size))
+        if self.size > MOST_DEFLATED_BYTES:  # the whole is asked for to be inflated at once
             raise LungsegError(
                 self.name,
                 f"deflated, and larger than {MOST_DEFLATED_BYTES:,} bytes",
                 "Export it uncompressed",
             )
-        return super().read(self.size if count is None or count < 0 else min(count, self.size))
+        return super().read(self.size)
 
 
-def read_file(path: Path, **options):
-    """Read one file, None where it is no DICOM; whatever pydicom trips over is told without quoting the file."""
-    from pydicom import config, dcmread
-    from pydicom.errors import InvalidDicomError
+def read_file(path: Path, *, defer_size: int | None = None) -> Dataset | None:
+    """Read one file, None where it is no DICOM; elements above `defer_size` bytes are read later.
 
-    config.settings.reading_validation_mode = (
-        config.IGNORE
-    )  # what it warns of may quote the patient's data
+    Whatever pydicom stumbles over is reported without quoting the file.
+    """
+    config.settings.reading_validation_mode = config.IGNORE  # a warning may quote the patient
     warnings.filterwarnings("ignore", module="pydicom")
     try:
         with _File(path) as file:
-            header = dcmread(file, **options)
+            header = dcmread(file, defer_size=defer_size)
         header.fileobj_type = _File  # what is read later is read through it too
         return header
     except InvalidDicomError:
@@ -133,15 +137,18 @@ def read_file(path: Path, **options):
         ) from None
 
 
-def _header(path: Path):
-    """Give the header of a DICOM file that belongs to a series, None for other files."""
+def _header(path: Path) -> Dataset | None:
+    """Return the header of a DICOM file that belongs to a series, None for other files."""
     if not path.is_file():  # a dangling link, a socket
         return None
     header = read_file(path, defer_size=LARGE_BYTES)
     if header is None:
         if path.suffix.lower() == ".dcm":
-            cause = "named .dcm, but empty, no DICOM file, or without its start"
-            raise LungsegError(path, cause, f"{AGAIN}, or remove it")
+            raise LungsegError(
+                path,
+                "named .dcm, but empty, no DICOM file, or without its start",
+                f"{AGAIN}, or remove it",
+            )
         if path.stat().st_size == 0:  # junk, or a slice that was lost in a copy
             warn(f"{path}: empty; it is skipped")
         return None
@@ -165,7 +172,7 @@ def _header(path: Path):
     return header
 
 
-def _kind(header) -> str:
+def _kind(header: Dataset) -> str:
     if "LOCALIZER" in str(header.get("ImageType")).upper():
         return "localizer"
     if header.get("SOPClassUID") == CT_IMAGE:

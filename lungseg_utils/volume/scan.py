@@ -14,8 +14,9 @@ from lungseg_utils.volume.grid import Grid
 class Volume:
     """A CT in Hounsfield units, its axes towards the head, the back and the patient's left.
 
-    `hu` (D, H, W) is int16, or float32 where its values are not integers; `affine` maps (d, h, w) to RAS+ mm;
-    `grid` is how it is stored, for writing back; `slices` are the files of a DICOM series in stored order.
+    `hu` (D, H, W) is int16, or float32 where its values are not integers; `affine` maps (d, h, w)
+    to RAS+ mm; `grid` is how it is stored, for writing back; `slices` are the files of a DICOM
+    series in stored order.
     """
 
     hu: np.ndarray
