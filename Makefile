@@ -11,14 +11,15 @@ OUT ?= build/course
 .PHONY: help setup course test lint notebooks weights peers lock clean
 
 help:
+	@echo "make setup      set up .venv with the exact versions of requirements.lock"
 	@echo "make course     run the seven notebooks headlessly; results in $(OUT)"
 	@echo "make test       unit tests, notebooks, papermill, JupyterLab where Chromium is installed"
 	@echo "make lint       ruff format, ruff check and mypy"
-	@echo "make notebooks  execute the notebooks anew, in place, and leave only what belongs in git; the README's first figure"
-	@echo "make weights    train the shipped weights anew: minutes on a large GPU, hours on a CPU; runs/reference/mixed.safetensors"
-	@echo "make peers      nnU-Net and MONAI in an environment of their own, build/peers, for benchmarks/"
-	@echo "make lock       choose the exact versions of requirements.lock anew (needs uv)"
-	@echo "make clean      remove .venv and build (never data or runs)"
+	@echo "make notebooks  execute the notebooks again, in place, and strip what git must not hold"
+	@echo "make weights    make the shipped weights again, hours on a CPU: runs/reference/averaged.safetensors"
+	@echo "make peers      install nnU-Net and MONAI for benchmarks/ in an environment of their own, build/peers"
+	@echo "make lock       choose the exact versions of requirements.lock again (needs uv)"
+	@echo "make clean      remove .venv, build and caches (never data or runs)"
 
 setup: $(READY)
 
@@ -51,14 +52,15 @@ notebooks: $(READY)
 		--extra-keys "metadata.widgets metadata.language_info metadata.papermill" notebooks/0*.ipynb
 	cp figures/06_planes.png figures/readme_planes.png
 
-# From the weights shipped before them, out of git's history: trained on, and mixed with what they began with
+# The stages are explained in recipes/README.md.
 weights: $(READY)
 	$(BIN)/python -m lungseg_utils phantom data/reference --cases 900 --test-cases 10 --seed 9 --tier medium
-	git show bbd3260:lungseg_utils/weights/segunet.safetensors > data/before.safetensors
 	$(BIN)/torchrun --nproc-per-node 2 -m lungseg_utils train data/reference --run-dir runs/reference \
-		-f params/reference.yaml --weights data/before.safetensors
-	$(BIN)/python recipes/average_weights.py data/before.safetensors runs/reference/best.safetensors runs/reference/mixed.safetensors --share 0.1
-	$(BIN)/python recipes/choose_min_peak.py runs/reference/mixed.safetensors data/reference --mirror --peak 0.98201 --write --half
+		-f params/reference.yaml --weights recipes/parent.safetensors
+	$(BIN)/python recipes/average_weights.py recipes/parent.safetensors runs/reference/best.safetensors \
+		runs/reference/averaged.safetensors --share 0.1
+	$(BIN)/python recipes/choose_min_peak.py runs/reference/averaged.safetensors data/reference \
+		--test-time-mirroring --min-peak 0.98201 --write --half
 
 # torch first and alone, so that no peer brings a newer one with its CUDA packages
 peers: benchmarks/peers.txt
@@ -74,4 +76,4 @@ lock:
 	rm build.lock && mv requirements.new requirements.lock
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,104 +1,104 @@
-"""Compare preprocessing a set: this project, MONAI's transforms and nnU-Net v2's preprocessor, on the same scans.
+"""Compare preparing a set: this project, MONAI's transforms and nnU-Net v2's preprocessor.
 
     make peers
     [LUNGSEG_REAL_CT=DIR] python benchmarks/preprocess.py [--peers PYTHON] [--scan CT LABEL]...
+    PYTHONPATH=/another/checkout python benchmarks/preprocess.py --only ours
 
-From compressed NIfTI with a label to what each tool's training reads from disk, a process a scan and tool, so that
-the peak memory is that of one scan. This project and MONAI go to 2.5 mm, nnU-Net to its plan's 1.245 x 0.785 x
-0.785 mm, which is more voxels: that is part of its method. Start-up (imports) is left out, as a set pays it once.
-Writes benchmarks/results/preprocess.json and preprocess.md.
+From compressed NIfTI with a label to what each tool's training reads from disk, a process a scan
+and tool, so that the peak memory is that of one scan. This project and MONAI go to 2.5 mm, nnU-Net
+to its plan's 1.245 × 0.785 × 0.785 mm, which is more voxels: that is part of its method. Start-up
+(imports) is left out, as a set pays it once. Writes benchmarks/results/preprocess.json and
+preprocess.md; with `--only` nothing is written.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from predict import SCRATCH, TOOLS, machine, run, synthetic_scan
-from report import RESULTS, write_results
+from processes import TOOLS, describe_machine, run_worker
+from report import RESULTS, add_peers, make_parser, markdown_table, write_results
+from scans import SCRATCH, SYNTHETIC_LABEL, real_scan, synthetic_scan
 
-from lungseg_utils import runtime, volume
+from lungseg_utils import volume
+
+Scan = tuple[Path, Path]  # and its label
+
+COMPARED = ("ours", "monai", "nnunet")
 
 
-def measure(scans: list[tuple[Path, Path | None]], peers: str) -> list[dict]:
-    """Give a row a scan and tool: seconds, start-up left out, and peak memory."""
+def measure(scans: Sequence[Scan], peers: str, tools: Sequence[str]) -> list[dict]:
+    """Return a row a scan and tool: seconds, start-up left out, and peak memory."""
     rows = []
     for scan, label in scans:
-        for tool in ("ours", "monai", "nnunet"):
+        for tool in tools:
             out = SCRATCH / f"preprocessed_{tool}"
             shutil.rmtree(out, ignore_errors=True)
-            row = run(
-                sys.executable if tool == "ours" else peers,
-                f"{tool}-preprocess",
-                scan,
-                out,
-                *(("--label", label) if label else ()),
-            )
-            megabytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
-            name, seconds = f"{scan.parent.name}/{volume.stem(scan)}", row["seconds"]["preprocess"]
-            rows.append(
-                {
-                    "scan": name,
-                    "tool": tool,
-                    "peak_gb": row["peak_gb"],
-                    "seconds": seconds,
-                    "megabytes": megabytes,
-                }
-            )
-            print(f"{name}, {TOOLS[tool]}: {seconds:.1f} s, {row['peak_gb']:.2f} GB", flush=True)
+            python = sys.executable if tool == "ours" else peers
+            worker = run_worker(python, f"{tool}-preprocess", scan, out, "--label", label)
+            row = {
+                "scan": f"{scan.parent.name}/{volume.stem(scan)}",
+                "tool": tool,
+                "peak_gb": worker["peak_gb"],
+                "seconds": worker["seconds"]["preprocess"],
+                "megabytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / 1e6,
+            }
+            rows.append(row)
+            taken = f"{row['seconds']:.1f} s, {row['peak_gb']:.2f} GB"
+            print(f"{row['scan']}, {TOOLS[tool]}: {taken}", flush=True)
     return rows
 
 
+def mean(rows: Sequence[dict], name: str) -> float:
+    return sum(row[name] for row in rows) / len(rows)
+
+
 def table(found: dict) -> str:
-    """Give the table in Markdown, with ratios over the whole set."""
-    count = len(found["rows"]) // 3
-    lines = [
-        f"Measured by `benchmarks/preprocess.py` on {found['machine']}; {count} scans with labels.",
-        "",
-        "| tool | seconds a scan | peak (GB) | on disk, MB a scan | times the time | times the memory |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    totals = {}
-    for tool in ("ours", "monai", "nnunet"):
-        rows = [row for row in found["rows"] if row["tool"] == tool]
-        totals[tool] = (
-            sum(row["seconds"] for row in rows) / len(rows),
-            max(row["peak_gb"] for row in rows),
-            sum(row["megabytes"] for row in rows) / len(rows),
-        )
-    for tool, (seconds, peak, megabytes) in totals.items():
-        lines.append(
-            f"| {TOOLS[tool]} | {seconds:.2f} | {peak:.2f} | {megabytes:.0f} "
-            f"| {seconds / totals['ours'][0]:.1f} | {peak / totals['ours'][1]:.1f} |"
-        )
-    return "\n".join(lines) + "\n"
+    """Return the table in Markdown, with ratios over the whole set."""
+    by_tool = {
+        tool: own
+        for tool in COMPARED
+        if (own := [row for row in found["rows"] if row["tool"] == tool])
+    }
+    first = next(iter(by_tool.values()))
+    lines = []
+    for tool, rows in by_tool.items():
+        seconds = mean(rows, "seconds")
+        peak = max(row["peak_gb"] for row in rows)
+        times_time = seconds / mean(first, "seconds")
+        times_memory = peak / max(row["peak_gb"] for row in first)
+        line = [TOOLS[tool], f"{seconds:.2f}", f"{peak:.2f}", f"{mean(rows, 'megabytes'):.0f}"]
+        lines.append([*line, f"{times_time:.1f}", f"{times_memory:.1f}"])
+    heading = ["tool", "seconds a scan", "peak (GB)", "on disk, MB a scan"]
+    heading += ["times the time", "times the memory"]
+    where = f"Measured by `benchmarks/preprocess.py` on {found['machine']}"
+    return f"{where}; {len(first)} scans with labels.\n\n{markdown_table(heading, lines)}\n"
 
 
 def main() -> None:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--peers",
-        default=str(runtime.ROOT / "build" / "peers" / "bin" / "python"),
-        help="Python of the environment with nnU-Net and MONAI (default: that of `make peers`)",
-    )
+    parser = make_parser(__doc__)
+    add_peers(parser)
     parser.add_argument(
         "--scan", nargs=2, action="append", metavar=("CT", "LABEL"), help="instead of the usual two"
     )
+    parser.add_argument("--only", choices=COMPARED, help="one tool; nothing is written")
     options = parser.parse_args()
     scans = [(Path(ct), Path(label)) for ct, label in options.scan or []]
     if not scans:
-        scans = [(synthetic_scan(), SCRATCH / "phantom_275_label.nii.gz")]
-        if os.environ.get("LUNGSEG_REAL_CT"):
-            folder = Path(os.environ["LUNGSEG_REAL_CT"]) / "lung1-001"
-            scans.append((folder / "ct.nii.gz", folder / "tumour.nii.gz"))
-    found = {"machine": machine("cpu"), "rows": measure(scans, options.peers)}
-    write_results(RESULTS / "preprocess", found, table(found))
+        scans = [(synthetic_scan(), SYNTHETIC_LABEL)]
+        real = real_scan()
+        if real:
+            scans.append(real)
+    tools = [options.only] if options.only else COMPARED
+    rows = measure(scans, options.peers, tools)
+    found = {"machine": describe_machine("cpu"), "rows": rows}
+    if options.only:
+        print(table(found))
+    else:
+        write_results(RESULTS / "preprocess", found, table(found))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
-"""Try weights on real CTs that lie beside the repository: Dice, hits, false positives, and overlays to look at.
+"""Score weights on real CTs that lie beside the repository, and draw overlays to look at.
 
-    LUNGSEG_REAL_CT=/path/to/scans python benchmarks/real_scans.py [--checkpoint FILE] [--threshold 0.5] [--nodules 40]
+    LUNGSEG_REAL_CT=/path/to/scans python benchmarks/real_scans.py [--checkpoint FILE]
+        [--threshold 0.5] [--nodules 40] [--overlays FOLDER]
 
-The folder holds `NAME/ct.nii.gz` with `NAME/tumour.nii.gz`, `NAME/SERIES/*.dcm` with `NAME/tumour_box_SERIES.nii.gz`,
-and `lidc-nodules/{images,masks,nodules.csv}` with crops round nodules. Nothing of it is copied into the
-repository; overlays go only where `--overlays` says.
+The folder holds `NAME/ct.nii.gz` with `NAME/tumour.nii.gz`, `NAME/SERIES/*.dcm` with
+`NAME/tumour_box_SERIES.nii.gz`, and `lidc-nodules/{images,masks,nodules.csv}` with crops round
+nodules. Nothing of it is copied into the repository; overlays go only where `--overlays` says.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import dataclasses
-import functools
 import io
 import os
 import time
@@ -21,87 +20,100 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from report import make_parser, markdown_table
 
 from lungseg_utils import plotting, volume
 from lungseg_utils.evaluation import case_metrics
-from lungseg_utils.prediction import Predictor, predict
+from lungseg_utils.prediction import Predictor
+from lungseg_utils.runtime import LungsegError
+
+Segment = Callable[[volume.Volume], np.ndarray]
+
+LUNG_HU = -860  # what a crop is set into
+MIN_OVERLAP = 0.1  # the share of a nodule that has to be marked
 
 
-def score_scans(root: Path, segment: Callable, overlays: Path | None) -> None:
-    """Print a line for each whole scan or slab with an outline."""
-    print("| scan | Dice | lesions found | false positives | mL true | mL predicted | seconds |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+def save_overlay(
+    overlays: Path | None, name: str, scan: volume.Volume, truth: np.ndarray, mask: np.ndarray
+) -> None:
+    """Draw truth and prediction through the middle of the truth, where a folder is given."""
+    if overlays is None:
+        return
+    overlays.mkdir(parents=True, exist_ok=True)
+    centre = tuple(np.argwhere(truth).mean(axis=0).astype(int))
+    figure = plotting.show_planes(scan, truth, mask, centre=centre)
+    figure.savefig(overlays / f"{name}.png", dpi=90)
+
+
+def score_scans(root: Path, segment: Segment, overlays: Path | None) -> str:
+    """Return a table with a row for each whole scan or slab with an outline."""
+    rows = []
     for outline in sorted(root.glob("*/tumour.nii.gz")):
+        name = outline.parent.name
         scan = volume.read(outline.parent / "ct.nii.gz")
         truth = volume.read_label(outline, like=scan)
         started = time.perf_counter()
         mask = segment(scan)
         seconds = time.perf_counter() - started
         row = case_metrics(truth, mask, scan.spacing_mm)
-        print(
-            f"| {outline.parent.name} | {row['dice']:.2f} | {row['lesions_found']} of {row['lesions_true']} "
-            f"| {row['false_positives']} | {row['volume_ml_true']:.1f} | {row['volume_ml_pred']:.1f} "
-            f"| {seconds:.1f} |"
+        rows.append(
+            [
+                name,
+                f"{row['dice']:.2f}",
+                f"{row['lesions_found']} of {row['lesions_true']}",
+                row["false_positives"],
+                f"{row['volume_ml_true']:.1f}",
+                f"{row['volume_ml_pred']:.1f}",
+                f"{seconds:.1f}",
+            ]
         )
-        if overlays:
-            overlays.mkdir(parents=True, exist_ok=True)
-            figure = plotting.show_planes(
-                scan, truth, mask, centre=tuple(np.argwhere(truth).mean(axis=0).astype(int))
-            )
-            figure.savefig(overlays / f"{outline.parent.name}.png", dpi=90)
+        save_overlay(overlays, name, scan, truth, mask)
+    heading = ["scan", "Dice", "lesions found", "false positives"]
+    return markdown_table([*heading, "mL true", "mL predicted", "seconds"], rows)
 
 
-def score_boxes(root: Path, segment: Callable, overlays: Path | None) -> None:
-    """Print for each box round a tumour whether something was marked in it, and how many components lie outside."""
+def score_boxes(root: Path, segment: Segment, overlays: Path | None) -> None:
+    """Print how much of each box round a tumour is marked, and what is marked outside it."""
     for box in sorted(root.glob("*/tumour_box_*.nii.gz")):
-        name = box.name.removeprefix("tumour_box_").removesuffix(".nii.gz")
-        scan = volume.read(box.parent / name)
+        series = box.name.removeprefix("tumour_box_").removesuffix(".nii.gz")
+        scan = volume.read(box.parent / series)
         truth = volume.read_label(box, like=scan)
         mask = segment(scan)
-        row = case_metrics(truth, mask, scan.spacing_mm)
         share = (mask & truth).sum() / truth.sum()
-        outside = row["false_positives"]
-        print(
-            f"{box.parent.name}/{name}: {share:.0%} of the box marked, {outside} components outside it"
-        )
-        if overlays:
-            figure = plotting.show_planes(
-                scan, truth, mask, centre=tuple(np.argwhere(truth).mean(axis=0).astype(int))
-            )
-            figure.savefig(overlays / f"{box.parent.name}.png", dpi=90)
+        outside = case_metrics(truth, mask, scan.spacing_mm)["false_positives"]
+        name = box.parent.name
+        print(f"{name}/{series}: {share:.0%} of the box marked, {outside} components outside it")
+        save_overlay(overlays, name, scan, truth, mask)
 
 
 def pad(scan: volume.Volume, side_mm: float = 160.0) -> tuple[volume.Volume, tuple[slice, ...]]:
-    """Set a crop into lung-like air of `side_mm`, so that the network has the room it is used to."""
-    sides = [
-        max(0, int(np.ceil((side_mm / step - n) / 2)))
-        for n, step in zip(scan.hu.shape, scan.spacing_mm)
-    ]
-    hu = np.pad(scan.hu, [(side, side) for side in sides], constant_values=-860)
+    """Set a crop into lung-like air of `side_mm`; return it, and where the crop lies in it."""
+    wanted = np.ceil((side_mm / np.array(scan.spacing_mm) - scan.hu.shape) / 2)
+    sides = np.maximum(0, wanted).astype(int).tolist()
+    hu = np.pad(scan.hu, [(side, side) for side in sides], constant_values=LUNG_HU)
     inside = tuple(slice(side, side + n) for side, n in zip(sides, scan.hu.shape))
     return dataclasses.replace(scan, hu=hu), inside
 
 
-def score_nodules(root: Path, segment: Callable, most: int) -> None:
+def size_of(diameter_mm: float) -> str:
+    if diameter_mm >= 20:
+        return "20 mm and more"
+    return "12 to 20 mm" if diameter_mm >= 12 else "8 to 12 mm"
+
+
+def score_nodules(root: Path, segment: Segment, most: int) -> None:
     """Print the share of nodules hit, by diameter."""
-    rows = list(csv.DictReader(open(root / "nodules.csv", newline="")))
-    rows = rows[:: max(1, len(rows) // most)]
-    hits: dict[str, list[bool]] = {"20 mm and more": [], "12 to 20 mm": [], "8 to 12 mm": []}
-    for row in rows:
+    with open(root / "nodules.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    hits: dict[str, list[bool]] = {size_of(diameter): [] for diameter in (20, 12, 8)}
+    for row in rows[:: max(1, len(rows) // most)]:
         scan = volume.read(root / "images" / row["file"])
         truth = volume.read_label(root / "masks" / row["file"], like=scan)
         padded, inside = pad(scan)
         with contextlib.redirect_stderr(io.StringIO()):  # of course no lungs are found in a crop
             mask = segment(padded)[inside]
-        diameter = float(row["diameter_mm"])
-        size = (
-            "20 mm and more"
-            if diameter >= 20
-            else "12 to 20 mm"
-            if diameter >= 12
-            else "8 to 12 mm"
-        )
-        hits[size].append(bool((mask & truth).sum() >= 0.1 * truth.sum()))
+        is_hit = (mask & truth).sum() >= MIN_OVERLAP * truth.sum()
+        hits[size_of(float(row["diameter_mm"]))].append(bool(is_hit))
     for size, hit in hits.items():
         if hit:
             print(f"nodules of {size}: {sum(hit)} of {len(hit)} hit ({np.mean(hit):.0%})")
@@ -109,28 +121,25 @@ def score_nodules(root: Path, segment: Callable, most: int) -> None:
 
 def main() -> None:
     """Read the arguments and print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--checkpoint", help="default: the shipped weights")
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="probability of a tumour (default 0.5)"
     )
-    parser.add_argument(
-        "--nodules", type=int, default=40, help="how many of the nodules to try (default 40)"
-    )
-    parser.add_argument(
-        "--overlays",
-        type=Path,
-        help="folder for pictures of the scans, truth and prediction outlined",
-    )
+    parser.add_argument("--nodules", type=int, default=40, help="how many to try (default 40)")
+    parser.add_argument("--overlays", type=Path, help="folder for pictures, both outlined")
     options = parser.parse_args()
-    root = Path(os.environ["LUNGSEG_REAL_CT"])
-    segment = functools.partial(
-        predict, predictor=Predictor(options.checkpoint), threshold=options.threshold
-    )
+    folder = os.environ.get("LUNGSEG_REAL_CT")
+    if not folder:
+        raise LungsegError("LUNGSEG_REAL_CT", "not set", "Set it to the folder of real CTs")
+    root = Path(folder)
+    predictor = Predictor(options.checkpoint)
+
+    def segment(scan: volume.Volume) -> np.ndarray:
+        return predictor.segment(scan, threshold=options.threshold).mask
+
     plotting.use_style()
-    score_scans(root, segment, options.overlays)
+    print(score_scans(root, segment, options.overlays))
     score_boxes(root, segment, options.overlays)
     if options.nodules and (root / "lidc-nodules" / "nodules.csv").is_file():
         score_nodules(root / "lidc-nodules", segment, options.nodules)

@@ -1,8 +1,11 @@
-"""Time nnU-Net v2's trainer step with its dataloader: `train.py` runs this in nnU-Net's own environment.
+"""Time nnU-Net v2's trainer step with its dataloader, in nnU-Net's own environment.
 
-The folder given holds the prepared scans (case_*.npz) and request.json; seconds.json is written there: a list of
-seconds a step for each number of worker processes. Fingerprint, plan and preprocessing are nnU-Net's own; of the
-plan, spacing, patch and batch are set to the request's. The network is this project's, with nnU-Net's two outputs.
+    python benchmarks/train_nnunet.py FOLDER      # as `train.py` runs it
+
+FOLDER holds the prepared scans (case_*.npz) and request.json; seconds.json is written there: a list
+of seconds a step for each number of worker processes. Fingerprint, plan and preprocessing are
+nnU-Net's own; of the plan, spacing, patch and batch are set to the request's. The network is this
+project's, with nnU-Net's two outputs.
 """
 
 from __future__ import annotations
@@ -22,26 +25,23 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lungseg_utils.segunet import SegUNet
 
-NAME = "Dataset900_Lung"
+DATASET = 900
+NAME = f"Dataset{DATASET}_Lung"
 
 
 def write_raw(folder: Path, spacing_mm: float) -> dict:
-    """Write the scans as nnU-Net wants them; give its dataset.json."""
+    """Write the scans as nnU-Net wants them; return its dataset.json."""
     raw = folder / "raw" / NAME
     for part in ("imagesTr", "labelsTr"):
         (raw / part).mkdir(parents=True)
+    affine = np.diag([spacing_mm] * 3 + [1])
     cases = sorted(folder.glob("case_*.npz"))
     for path in cases:
-        with np.load(path) as arrays:
-            affine = np.diag([spacing_mm] * 3 + [1])
-            # nnU-Net reads (W, H, D) and turns it round
-            nibabel.save(
-                nibabel.Nifti1Image(arrays["hu"].T, affine),
-                raw / f"imagesTr/{path.stem}_0000.nii.gz",
-            )
-            nibabel.save(
-                nibabel.Nifti1Image(arrays["label"].T, affine), raw / f"labelsTr/{path.stem}.nii.gz"
-            )
+        with np.load(path) as arrays:  # nnU-Net reads (W, H, D) and transposes it
+            image = nibabel.Nifti1Image(arrays["hu"].T, affine)
+            label = nibabel.Nifti1Image(arrays["label"].T, affine)
+        nibabel.save(image, raw / f"imagesTr/{path.stem}_0000.nii.gz")
+        nibabel.save(label, raw / f"labelsTr/{path.stem}.nii.gz")
     content = {
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, "cancer": 1},
@@ -53,8 +53,30 @@ def write_raw(folder: Path, spacing_mm: float) -> dict:
     return content
 
 
+def plan_and_preprocess(folder: Path, request: dict) -> dict:
+    """Plan and preprocess as nnU-Net does, with the request's spacing, patch and batch."""
+    api.extract_fingerprint_dataset(DATASET, num_processes=1, show_progress_bar=False)
+    _, name = api.plan_experiment_dataset(
+        DATASET,
+        gpu_memory_target_in_gb=8,
+        overwrite_target_spacing=[request["spacing_mm"]] * 3,
+        overwrite_plans_name="plans",
+    )
+    path = folder / "preprocessed" / NAME / f"{name}.json"
+    plans = json.loads(path.read_text())
+    plans["configurations"]["3d_fullres"] |= {
+        "patch_size": request["patch_size"],
+        "batch_size": request["batch_size"],
+    }
+    path.write_text(json.dumps(plans))
+    api.preprocess_dataset(
+        DATASET, plans_identifier=name, configurations=("3d_fullres",), num_processes=(1,)
+    )
+    return plans
+
+
 def make_trainer(folder: Path, request: dict) -> nnUNetTrainer:
-    """Plan, preprocess and set up nnU-Net's trainer round a SegUNet."""
+    """Set up nnU-Net's trainer round a SegUNet."""
 
     class SegUNetTrainer(nnUNetTrainer):
         @staticmethod
@@ -75,34 +97,26 @@ def make_trainer(folder: Path, request: dict) -> nnUNetTrainer:
             pass
 
     dataset = write_raw(folder, request["spacing_mm"])
-    api.extract_fingerprint_dataset(900, num_processes=1, show_progress_bar=False)
-    spacing = [request["spacing_mm"]] * 3
-    _, name = api.plan_experiment_dataset(
-        900,
-        gpu_memory_target_in_gb=8,
-        overwrite_target_spacing=spacing,
-        overwrite_plans_name="plans",
-    )
-    path = folder / "preprocessed" / NAME / f"{name}.json"
-    plans = json.loads(path.read_text())
-    plans["configurations"]["3d_fullres"] |= {
-        "patch_size": request["patch_size"],
-        "batch_size": request["batch_size"],
-    }
-    path.write_text(json.dumps(plans))
-    api.preprocess_dataset(
-        900, plans_identifier=name, configurations=("3d_fullres",), num_processes=(1,)
-    )
-    trainer = SegUNetTrainer(
-        plans | {"continue_training": False},
-        "3d_fullres",
-        "all",
-        dataset,
-        torch.device(request["device"]),
-    )
+    plans = plan_and_preprocess(folder, request) | {"continue_training": False}
+    device = torch.device(request["device"])
+    trainer = SegUNetTrainer(plans, "3d_fullres", "all", dataset, device)
     trainer.enable_deep_supervision = False
     trainer.initialize()
     return trainer
+
+
+def time_steps(trainer: nnUNetTrainer, steps: int) -> list[float]:
+    """Return the seconds of each step, its data included."""
+    loader, validation = trainer.get_dataloaders()
+    trainer.network.train()
+    seconds = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        trainer.train_step(next(loader))
+        seconds.append(time.perf_counter() - started)
+    for augmenter in (loader, validation):
+        getattr(augmenter, "_finish", lambda: None)()
+    return seconds
 
 
 def main() -> None:
@@ -112,17 +126,8 @@ def main() -> None:
     trainer = make_trainer(folder, request)
     found = {}
     for workers in request["workers"]:
-        os.environ["nnUNet_n_proc_DA"] = str(workers)
-        loader, validation = trainer.get_dataloaders()
-        trainer.network.train()
-        seconds = []
-        for _ in range(request["steps"]):
-            started = time.perf_counter()
-            trainer.train_step(next(loader))
-            seconds.append(time.perf_counter() - started)
-        found[workers] = seconds
-        for augmenter in (loader, validation):
-            getattr(augmenter, "_finish", lambda: None)()
+        os.environ.update(nnUNet_n_proc_DA=str(workers))
+        found[workers] = time_steps(trainer, request["steps"])
     (folder / "seconds.json").write_text(json.dumps(found))
 
 

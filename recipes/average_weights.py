@@ -1,15 +1,17 @@
-"""Mix the weights of a network with those it was fine-tuned from: robust fine-tuning.
+"""Average the weights of a network with those that it was fine-tuned from.
 
     python recipes/average_weights.py BEFORE AFTER OUT [--share 0.7]
 
-OUT holds `share` of AFTER and the rest of BEFORE, number by number. Wortsman et al. (CVPR 2022) found that such a mean
-keeps what fine-tuning has gained on data like those it saw, and loses less on other data: here, on real scans.
-Both must be one network, trained from the same weights or the one from the other; the facts that go along are AFTER's.
+OUT holds `share` of AFTER and the rest of BEFORE. Such an average keeps what fine-tuning has gained
+on data like those it saw, and loses less on other data (Wortsman et al., CVPR 2022): here, on real
+scans. Both must be the same network, one of them trained from the other or both from the same
+weights. What is stored beside the weights, such as min_peak, is taken from AFTER.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 
@@ -19,13 +21,16 @@ from lungseg_utils.segunet import SegUNet
 
 
 @torch.no_grad()
-def mix(before: SegUNet, after: SegUNet, share: float) -> SegUNet:
-    """Move the weights of `before` by `share` of the way to those of `after`, in place, and return it."""
+def average(before: SegUNet, after: SegUNet, share: float) -> SegUNet:
+    """Move the weights of `before` by `share` of the way to those of `after`; return `before`.
+
+    Raises LungsegError where the two are different networks.
+    """
     if before.config() != after.config():
         raise LungsegError(
             "weights",
             f"two networks, {before.config()} and {after.config()}",
-            "mix one with its own",
+            "Average the weights of one network only",
         )
     for value, goal in zip(before.state_dict().values(), after.state_dict().values()):
         if value.is_floating_point():
@@ -33,8 +38,8 @@ def mix(before: SegUNet, after: SegUNet, share: float) -> SegUNet:
     return before
 
 
-def main() -> None:
-    """Read the arguments, mix, write."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the arguments, average, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,13 +47,11 @@ def main() -> None:
     parser.add_argument("after")
     parser.add_argument("out")
     parser.add_argument("--share", type=float, default=0.7, help="of AFTER (default 0.7)")
-    options = parser.parse_args()
-    before, (after, facts) = (
-        checkpoint.load_weights(options.before)[0],
-        checkpoint.load_weights(options.after),
-    )
+    options = parser.parse_args(arguments)
+    before, _ = checkpoint.load_weights(options.before)
+    after, facts = checkpoint.load_weights(options.after)
     del facts["digest"]
-    checkpoint.save_weights(options.out, mix(before, after, options.share), facts)
+    checkpoint.save_weights(options.out, average(before, after, options.share), facts)
 
 
 if __name__ == "__main__":

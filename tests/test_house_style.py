@@ -100,7 +100,7 @@ def test_docstrings_begin_as_the_field_writes_them(path):
 
 WRITTEN = [
     *MODULES,
-    *(ROOT / "recipes").glob("*.*"),
+    *(ROOT / "recipes").glob("*.py"),
     *(ROOT / "benchmarks").glob("*.*"),
     *(ROOT / "params").glob("*.yaml"),
     *(ROOT / "notebooks").glob("*.ipynb"),

@@ -1,0 +1,31 @@
+"""A clock for the stages of one tool on one scan."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+SECONDS: dict[str, float] = defaultdict(float)
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Add the time that the block takes to `name`."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        SECONDS[name] += time.perf_counter() - started
+
+
+def time_calls(name: str, owner: object, attribute: str) -> None:
+    """Replace a function of `owner` by one whose time is added to `name`."""
+    function: Callable = getattr(owner, attribute)
+
+    def timed(*arguments: object, **options: object) -> object:
+        with stage(name):
+            return function(*arguments, **options)
+
+    setattr(owner, attribute, timed)
