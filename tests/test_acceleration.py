@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from lungseg_utils import acceleration
+from lungseg_utils import acceleration, memory
 from lungseg_utils.acceleration import (
     TrainingBlock,
     accelerate_training,
     fold_batch_norms,
     freeze_batch_norms,
-    keep_freed_memory,
 )
+from lungseg_utils.memory import keep_freed_memory
 from lungseg_utils.segunet import SegUNet, double_conv
 
 SWITCHES = [
@@ -214,13 +214,13 @@ def test_where_there_is_no_glibc_memory_is_left_as_it_is(monkeypatch, libc):
             raise libc
         return libc
 
-    monkeypatch.setattr(acceleration.ctypes, "CDLL", find)
+    monkeypatch.setattr(memory.ctypes, "CDLL", find)
     keep_freed_memory()
 
 
 def test_glibc_is_asked_to_keep_what_is_freed(monkeypatch):
     asked = {}
     libc = types.SimpleNamespace(mallopt=asked.__setitem__)
-    monkeypatch.setattr(acceleration.ctypes, "CDLL", lambda _name: libc)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _name: libc)
     keep_freed_memory()
     assert asked == {-1: 2**31 - 1, -2: 2**28, -4: 0}  # trim threshold, top pad, most mmaps

@@ -1,7 +1,7 @@
-"""Kill -9 at random moments of caching, training and prediction, or two at once: it ends as if nothing had happened.
+"""Kill -9 at random moments of caching, training and prediction, or two at once: the same end.
 
-`LUNGSEG_KILLS=50 pytest tests/test_kills.py` kills 50 times each, not twice; download and extraction are killed in
-`test_download.py`.
+`LUNGSEG_KILLS=50 pytest tests/test_kills.py` kills 50 times each, not twice; download and
+extraction are killed in `test_download.py`.
 """
 
 import json
@@ -17,11 +17,10 @@ KILLS = int(os.environ.get("LUNGSEG_KILLS", "2"))
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    """Return the content of every file but TensorBoard's, which not every machine has."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    return {name: content for name, content in found.items() if "tensorboard" not in name}
 
 
 def same_files(one: Path, other: Path) -> bool:
@@ -32,24 +31,25 @@ def same_masks(one: Path, other: Path) -> bool:
     def content(folder):
         found = files(folder)
         rows = [json.loads(line) for line in found.pop("report.jsonl").splitlines()]
-        return found, [
-            {key: value for key, value in row.items() if key != "seconds"} for row in rows
-        ]
+        for row in rows:
+            del row["seconds"]
+        return found, rows
 
     return content(one) == content(other)
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """The folder of `helpers_kills.py`: undisturbed runs, and those that were killed and ended by another."""
+    """The folder of `helpers_kills.py`: undisturbed runs, and those killed and finished later."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
-    folder, script = tmp_path_factory.mktemp("kills"), Path(__file__).with_name("helpers_kills.py")
+    folder = tmp_path_factory.mktemp("kills")
+    script = Path(__file__).with_name("helpers_kills.py")
     run = subprocess.run(
         [sys.executable, str(script), str(folder), str(KILLS)],
         text=True,
         capture_output=True,
-        timeout=120 + 60 * KILLS,
+        timeout=600 + 120 * KILLS,  # on a busy machine
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr[-2000:]
@@ -60,15 +60,13 @@ def killed(tmp_path_factory):
     ("job", "same", "count"),
     [("caching", same_files, 3), ("training", same_run, 7), ("prediction", same_masks, 7)],
 )
-def test_fault_73_killed_at_any_moment_the_next_run_ends_the_work(killed, job, same, count):
-    assert len(files(killed / job / "undisturbed")) == count
+def test_fault_73_killed_at_any_moment_the_next_run_finishes_the_work(killed, job, same, count):
+    undisturbed = killed / job / "undisturbed"
+    assert len(files(undisturbed)) == count
     for number in range(KILLS):
-        assert same(killed / job / str(number), killed / job / "undisturbed"), f"kill {number}"
-        assert not [
-            name
-            for name in files(killed / job / str(number))
-            if Path(name).name.startswith(".partial")
-        ]
+        folder = killed / job / str(number)
+        assert same(folder, undisturbed), f"kill {number}"
+        assert not list(folder.rglob(".partial*"))
     assert len(json.loads((killed / "kills.json").read_text())[job]["killed_at_s"]) == KILLS
 
 
