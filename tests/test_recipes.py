@@ -1,7 +1,6 @@
-"""recipes/: how weights are averaged, min_peak is chosen, and a recipe is cross-validated."""
+"""recipes/: how weights are averaged and min_peak is chosen."""
 
 import dataclasses
-import importlib.util
 import shlex
 import shutil
 import subprocess
@@ -12,30 +11,15 @@ import numpy as np
 import pytest
 import torch
 from helpers_cases import make_prepared
+from helpers_recipes import load_recipe
 
-from lungseg_utils import parameters, volume
+from lungseg_utils import parameters
 from lungseg_utils.checkpoint import SHIPPED, load_weights, save_weights
-from lungseg_utils.decathlon import Case
-from lungseg_utils.evaluation import evaluate
 from lungseg_utils.runtime import ROOT, LungsegError
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import read_start, training_config
 
 PARENT = ROOT / "recipes" / "parent.safetensors"
-LABEL = np.zeros((8, 8, 8), np.uint8)
-LABEL[2:6, 2:6, 2:6] = 1
-
-
-def recipe(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def put(path, array):
-    volume.write_nifti(path, array, np.diag([2.0, 2, 2, 1]))
-    return path
 
 
 def tiny_network(seed, channels=(2, 4)):
@@ -77,8 +61,8 @@ def test_the_weights_are_made_from_files_that_git_tracks_or_the_commands_have_ma
 
 def test_the_parent_weights_are_those_of_the_card_and_fit_the_recipe():
     settings = parameters.read(ROOT / "params" / "reference.yaml")
-    model, digest = read_start(PARENT, training_config(settings))
-    assert digest in (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    model, own = read_start(PARENT, training_config(settings))
+    assert own["digest"] in (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
     shipped, facts = load_weights(SHIPPED)
     assert model.config() == shipped.config()
     assert facts["spacing_mm"] == load_weights(PARENT)[1]["spacing_mm"] == settings["spacing_mm"]
@@ -94,7 +78,7 @@ def test_averaged_weights_lie_between_those_before_and_after(tmp_path):
     save_weights(tmp_path / "after.safetensors", after, {"spacing_mm": 3.0, "epoch": 2})
     names = ("before", "after", "averaged")
     paths = [str(tmp_path / f"{name}.safetensors") for name in names]
-    recipe("average_weights").main([*paths, "--share", "0.7"])
+    load_recipe("average_weights").main([*paths, "--share", "0.7"])
     averaged, facts = load_weights(paths[-1])
     assert facts["epoch"] == 2
     states = (before.state_dict(), after.state_dict(), averaged.state_dict())
@@ -104,7 +88,7 @@ def test_averaged_weights_lie_between_those_before_and_after(tmp_path):
 
 def test_two_networks_are_not_averaged():
     with pytest.raises(LungsegError, match="two networks"):
-        recipe("average_weights").average(tiny_network(0), tiny_network(0, (2, 8)), 0.5)
+        load_recipe("average_weights").average(tiny_network(0), tiny_network(0, (2, 8)), 0.5)
 
 
 # --- min_peak -------------------------------------------------------------------------------------
@@ -117,7 +101,7 @@ def test_the_min_peak_loses_no_more_lesions_than_it_may(max_lost, min_peak):
         value: np.array([[dice, number < hits, 1, 0] for number in range(10)], float)
         for value, dice, hits in ((0.0, 0.6, 10), (0.9, 0.7, 9), (0.99, 0.8, 7))
     }
-    assert recipe("choose_min_peak").choose(scores, max_lost) == min_peak
+    assert load_recipe("choose_min_peak").choose(scores, max_lost) == min_peak
 
 
 @pytest.mark.parametrize(
@@ -132,7 +116,9 @@ def test_a_checkpoint_that_writing_min_peak_would_spoil_is_not_touched(
     checkpoint, min_peak, cause, capsys
 ):
     with pytest.raises(SystemExit):
-        recipe("choose_min_peak").main([checkpoint, "dataset", "--write", "--min-peak", min_peak])
+        load_recipe("choose_min_peak").main(
+            [checkpoint, "dataset", "--write", "--min-peak", min_peak]
+        )
     assert cause in capsys.readouterr().err
 
 
@@ -147,7 +133,7 @@ class CertainPredictor:
 
 def test_scores_are_those_of_the_components_that_reach_the_peak():
     case = make_prepared()
-    scores = recipe("choose_min_peak").score(CertainPredictor(), [case], (0.0, 0.9, 0.99))
+    scores = load_recipe("choose_min_peak").score(CertainPredictor(), [case], (0.0, 0.9, 0.99))
     lesions = [(row[0, 1], row[0, 2], row[0, 3]) for row in scores.values()]
     assert lesions == [(1, 1, 1), (1, 1, 0), (0, 1, 0)]
     tumour = case.label.sum()
@@ -159,40 +145,4 @@ def test_no_min_peak_is_chosen_where_no_tumour_is_marked():
     case = make_prepared()
     healthy = dataclasses.replace(case, label=np.zeros_like(case.label))
     with pytest.raises(LungsegError, match=r"no tumour is marked in them. Choose another --fold"):
-        recipe("choose_min_peak").score(None, [healthy])
-
-
-# --- cross-validation -----------------------------------------------------------------------------
-
-
-def test_a_case_is_scored_by_its_own_label_wherever_it_lies(tmp_path):
-    image = tmp_path / "imagesTr" / "lung_001_0000.nii.gz"
-    cases = [
-        Case("lung_001_0000", image, put(tmp_path / "drawn" / "lung_001.nii", LABEL)),
-        Case("lung_002", image, put(tmp_path / "labelsTr" / "lung_002.nii.gz", LABEL)),
-    ]
-    put(tmp_path / "labelsTr" / "lung_003.nii.gz", LABEL)  # of no case
-    masks = tmp_path / "masks"
-    put(masks / "lung_001_0000.nii.gz", np.roll(LABEL, 1, 0))
-    put(masks / "lung_002.nii.gz", LABEL)
-    labels = {case.id: case.label for case in cases}
-    rows = evaluate(masks, labels, masks / "metrics.csv")
-    dices = [(row["case"], row["dice"]) for row in rows]
-    assert dices == [("lung_001_0000", 0.75), ("lung_002", 1)]
-    assert (masks / "metrics.csv").is_file()
-    assert (masks / "summary.json").is_file()
-    cause = "no label for lung_002. Give each scan one mask .* and to the labels"
-    with pytest.raises(LungsegError, match=cause):
-        evaluate(masks, {cases[0].id: cases[0].label}, tmp_path / "metrics.csv")
-
-
-def test_masks_of_other_scans_are_refused_before_the_training(tmp_path):
-    require_no_others = recipe("cross_validate").require_no_others
-    case = Case("lung_001", tmp_path, tmp_path)
-    masks = tmp_path / "masks"
-    require_no_others(masks, [case])
-    put(masks / "lung_001.nii.gz", LABEL)
-    require_no_others(masks, [case])
-    put(masks / "lung_009.nii.gz", LABEL)
-    with pytest.raises(LungsegError, match=r"masks of other scans .lung_009.*Move them away"):
-        require_no_others(masks, [case])
+        load_recipe("choose_min_peak").score(None, [healthy])

@@ -115,3 +115,11 @@ def test_cross_validation_scores_each_case_by_a_fold_that_has_not_seen_it(
     assert sorted(unseen) == cases
     said = command("crossvalidate", dataset, "--run-dir", folder, "-p", "epochs", "1", *OPTIONS)
     assert "epoch" not in said  # what is finished is not trained again
+
+
+def test_masks_of_other_scans_are_refused_before_the_training(command, dataset, tmp_path):
+    masks = tmp_path / "cv" / "masks"
+    masks.mkdir(parents=True)
+    (masks / "lung_999.nii.gz").touch()
+    said = command("crossvalidate", dataset, "--run-dir", tmp_path / "cv", *OPTIONS, code=1)
+    assert "masks of other scans (lung_999). Move them away" in said and "epoch" not in said

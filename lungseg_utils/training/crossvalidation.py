@@ -37,7 +37,7 @@ def crossvalidate(dataset: decathlon.Dataset, run_dir: str | Path, settings: Map
         )
         for row in rows:
             print(f"fold {fold}: {row['name']}, {len(row['tumours'])} tumours", flush=True)
-    labels = {case.id: case.label for case in dataset.training}
+    labels = {case.id: case.label for case in dataset.training if case.label}
     return evaluate(masks, labels, run_dir / "metrics.csv")
 
 
