@@ -119,15 +119,20 @@ class SegUNet(nn.Module):
 def check_architecture(
     channels: Sequence[int], pools: Sequence[Sequence[int]], upsample: str, skip: str
 ) -> None:
-    """Raise AssertionError for arguments that make no SegUNet."""
+    """Raise ValueError for arguments that make no SegUNet."""
     stages = len(channels)
-    assert stages >= 2, f"a SegUNet needs at least two stages, got channels={channels}"
-    assert len(pools) == stages - 1, f"{stages} stages need {stages - 1} pools, got {pools}"
-    for pool in pools:
-        is_pool = len(pool) == 3 and all(isinstance(side, int) and side > 0 for side in pool)
-        assert is_pool, f"a pool is three whole numbers from 1 on, got {pool}"
-    assert upsample in ("unpool", "transpose"), f"upsample is unpool or transpose, got {upsample!r}"
-    assert skip in ("concat", "none"), f"skip is concat or none, got {skip!r}"
+    sides = [side for pool in pools for side in pool]
+    are_pools = all(len(pool) == 3 for pool in pools)
+    are_pools = are_pools and all(isinstance(side, int) and side > 0 for side in sides)
+    for holds, complaint in (
+        (stages >= 2, f"a SegUNet needs at least two stages, got channels={channels}"),
+        (len(pools) == stages - 1, f"{stages} stages need {stages - 1} pools, got {pools}"),
+        (are_pools, f"a pool is three whole numbers from 1 on, got {pools}"),
+        (upsample in ("unpool", "transpose"), f"upsample is unpool or transpose, got {upsample!r}"),
+        (skip in ("concat", "none"), f"skip is concat or none, got {skip!r}"),
+    ):
+        if not holds:
+            raise ValueError(complaint)
 
 
 def in_layout_of(like: Tensor, x: Tensor) -> Tensor:

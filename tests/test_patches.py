@@ -17,7 +17,7 @@ from lungseg_utils.patches import (
 from lungseg_utils.patches.augmentation import _coarsen, _smooth, crop_field_of_view
 from lungseg_utils.patches.rng import BLOCK, Rng
 from lungseg_utils.runtime import LungsegError
-from lungseg_utils.volume.intensity import AIR_HU
+from lungseg_utils.volume import PADDING_HU
 
 SHAPE = (20, 24, 22)
 
@@ -94,7 +94,7 @@ def test_a_patch_larger_than_the_scan_holds_all_of_it_with_air_round_it():
     assert torch.equal(label[inside], case.label)
     outside = torch.ones(hu.shape, dtype=bool)
     outside[inside] = False
-    assert torch.allclose(hu[outside], torch.tensor(float(AIR_HU))) and not label[outside].any()
+    assert torch.allclose(hu[outside], torch.tensor(float(PADDING_HU))) and not label[outside].any()
 
 
 def test_a_mirrored_patch_is_the_flipped_crop():

@@ -127,7 +127,7 @@ def test_config_builds_the_same_network(upsample, skip):
     ],
 )
 def test_wrong_arguments_are_explained(wrong):
-    with pytest.raises(AssertionError, match=str(next(iter(wrong)))[:4]):
+    with pytest.raises(ValueError, match=str(next(iter(wrong)))[:4]):
         tiny(**wrong)
 
 

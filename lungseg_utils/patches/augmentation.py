@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lungseg_utils.patches.rng import Rng
 from lungseg_utils.preprocess.resample import axis_weights
-from lungseg_utils.volume.intensity import AIR_HU
+from lungseg_utils.volume import PADDING_HU
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def crop_field_of_view(hu: Tensor, label: Tensor, rng: Rng) -> Tensor:
         starts = place >= (first - before).floor()
         ends = place < (last + 1 + behind).ceil()
         inside = inside & starts & ends
-    return torch.where(inside, hu, AIR_HU + 224 * draws())
+    return torch.where(inside, hu, PADDING_HU + 224 * draws())
 
 
 def _coarsen(hu: Tensor, factors: Sequence[float]) -> Tensor:

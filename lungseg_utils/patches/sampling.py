@@ -24,7 +24,7 @@ from lungseg_utils.patches.augmentation import (
 from lungseg_utils.patches.rng import Rng
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.runtime import LungsegError, warn
-from lungseg_utils.volume.intensity import AIR_HU
+from lungseg_utils.volume import PADDING_HU
 
 WARP_POINTS = 5  # a side, of the coarse grid of random shifts
 MOST_CENTRES = 20_000
@@ -194,19 +194,19 @@ def cut_patches(
     if warps is not None:
         grid = grid + _warp_grid(warps, size, box, both.device)
     both = F.grid_sample(both, grid, mode="bilinear", align_corners=False)
-    return both[:, 0] + AIR_HU, (both[:, 1] >= 0.5).to(torch.uint8)
+    return both[:, 0] + PADDING_HU, (both[:, 1] >= 0.5).to(torch.uint8)
 
 
 def _stack(cases: Sequence[TrainingCase], boxes: Sequence[tuple[slice, ...]]) -> Tensor:
     """Return HU above air and labels (B, 2, d, h, w) of a box of each case, 0 beyond it."""
     sides = [[side.stop - side.start for side in box] for box in boxes]
     both = torch.zeros((len(cases), 2, *np.max(sides, axis=0).tolist()), device=cases[0].hu.device)
-    both[:, 0] = AIR_HU
+    both[:, 0] = PADDING_HU
     for pair, case, box, shape in zip(both, cases, boxes, sides):
         inside = tuple(slice(side) for side in shape)
         pair[0][inside] = case.hu[box]
         pair[1][inside] = case.label[box]
-    both[:, 0] -= AIR_HU
+    both[:, 0] -= PADDING_HU
     return both
 
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import DTypeLike
 
-from lungseg_utils.volume import CANONICAL, Volume
+from lungseg_utils.volume import CANONICAL, PADDING_HU, Volume
 from lungseg_utils.volume.grid import grid_along
 
 LARGEST_TILT_DEGREES = 2.0  # less than patients themselves lie askew
-PADDING_HU = -1024
 
 
 def tilt_degrees(volume: Volume) -> float:

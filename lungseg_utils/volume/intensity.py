@@ -11,7 +11,6 @@ from lungseg_utils.volume.grid import Grid
 
 # What a scanner stores where it has not measured: the lowest value of 12 bits, a little below air.
 PADDING_HU = -1024
-AIR_HU = PADDING_HU  # its former name
 
 INTEGER_TOLERANCE_HU = 1e-3  # a float32 slope of 0.1 leaves less than this
 RESCALE = "Give the scan in Hounsfield units (air -1000, water 0)"
