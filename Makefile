@@ -50,7 +50,6 @@ notebooks: $(READY)
 	$(BIN)/python -m nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True notebooks/0*.ipynb
 	$(BIN)/python -m nbstripout --keep-output --keep-count --keep-id \
 		--extra-keys "metadata.widgets metadata.language_info metadata.papermill" notebooks/0*.ipynb
-	cp figures/06_planes.png figures/readme_planes.png
 
 # The stages are explained in recipes/README.md.
 weights: $(READY)

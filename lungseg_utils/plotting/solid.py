@@ -30,7 +30,7 @@ def render_3d(
     """
     given = {"lungs": lungs, "truth": mask, "prediction": prediction}
     masks = {name: np.asarray(part) != 0 for name, part in given.items() if part is not None}
-    grids, grid_mm = _coarse(masks, spacing_mm)
+    grids, grid_mm = coarse_bodies(masks, spacing_mm)
     pictures = [render(grids, degrees) for degrees in turns]
     widths = [picture.shape[1] for picture in pictures]  # one scale for all views
     figure_width = 4.2 * len(turns)
@@ -104,7 +104,7 @@ def _body(grid: np.ndarray, face: float, rim: float) -> tuple[np.ndarray, np.nda
     return np.clip(slope * 1.5, 0, 1) * (face + (rim - face) * (1 - facing) ** 2.5), shade
 
 
-def _coarse(
+def coarse_bodies(
     masks: dict[str, np.ndarray], spacing_mm: Sequence[float], longest: int = 130
 ) -> tuple[dict[str, np.ndarray], float]:
     """Crop all masks to the box that holds them and average them onto one smooth isotropic grid."""
