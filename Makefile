@@ -14,7 +14,7 @@ help:
 	@echo "make course     run the seven notebooks headlessly; results in $(OUT)"
 	@echo "make test       unit tests, notebooks, papermill, JupyterLab where Chromium is installed"
 	@echo "make lint       ruff format, ruff check and mypy"
-	@echo "make notebooks  execute the notebooks anew, in place, and leave only what belongs in git; the README's first figure"
+	@echo "make notebooks  execute the notebooks again, in place, and leave only what belongs in git; the README's first figure"
 	@echo "make weights    train the shipped weights anew: minutes on a large GPU, hours on a CPU; runs/reference/mixed.safetensors"
 	@echo "make peers      nnU-Net and MONAI in an environment of their own, build/peers, for benchmarks/"
 	@echo "make lock       choose the exact versions of requirements.lock anew (needs uv)"

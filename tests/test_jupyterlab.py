@@ -104,7 +104,7 @@ CELLS = """() => window.jupyterapp.shell.currentWidget.content.model.sharedModel
 
 
 def test_a_notebook_runs_through_in_jupyterlab(lab, page):
-    """Run All Cells of notebook 01: every cell has its number, none fails, the pictures are there."""
+    """Run All Cells of notebook 01: each cell has its number, none fails, pictures are there."""
     page.goto(f"{lab}/tree/01_explore_data.ipynb?reset")
     page.wait_for_function(READY, polling=500)
     page.evaluate(RUN_ALL)
