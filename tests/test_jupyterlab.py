@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 
 @pytest.fixture
 def lab(tmp_path):
-    """JupyterLab on a copy of the notebooks, with settings of its own; gives its address."""
+    """JupyterLab on a copy of the notebooks, with settings of its own; yields its address."""
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
     folders = {
         name: str(tmp_path / name)
@@ -87,20 +87,24 @@ def page(tmp_path):
         browser.close()
 
 
-# Answers JupyterLab's question for a kernel, if it asks, as a reader would: with the one that it proposes.
+# If JupyterLab asks for a kernel, it gets a reader's answer: the one that it proposes.
 READY = """() => {
     document.querySelector('.jp-Dialog .jp-mod-accept')?.click();
     const panel = window.jupyterapp?.shell.currentWidget;
-    return panel?.content?.model?.cells.length > 0 && panel.sessionContext?.session?.kernel?.status === 'idle';
+    const kernel = panel?.sessionContext?.session?.kernel;
+    return panel?.content?.model?.cells.length > 0 && kernel?.status === 'idle';
 }"""
-RUN_ALL = "() => { jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.hasRun = true; }); }"
+RUN_ALL = """() => {
+    const run = jupyterapp.commands.execute('notebook:run-all-cells');
+    run.then(() => { window.hasRun = true; });
+}"""
 CELLS = """() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells
     .filter(cell => cell.cell_type === 'code')
     .map(cell => ({count: cell.execution_count, outputs: cell.toJSON().outputs}))"""
 
 
 def test_a_notebook_runs_through_in_jupyterlab(lab, page):
-    """Run All Cells of notebook 01: every cell gets its number, none fails, the pictures are there."""
+    """Run All Cells of notebook 01: each cell has its number, none fails, pictures are there."""
     page.goto(f"{lab}/tree/01_explore_data.ipynb?reset")
     page.wait_for_function(READY, polling=500)
     page.evaluate(RUN_ALL)
