@@ -15,19 +15,11 @@ help:
 	@echo "make course     run the seven notebooks headlessly; results in $(OUT)"
 	@echo "make test       unit tests, notebooks, papermill, JupyterLab where Chromium is installed"
 	@echo "make lint       ruff format, ruff check and mypy"
-<<<<<<< HEAD
 	@echo "make notebooks  execute the notebooks again, in place, and strip what git must not hold"
 	@echo "make weights    make the shipped weights again, hours on a CPU: runs/reference/averaged.safetensors"
 	@echo "make peers      install nnU-Net and MONAI for benchmarks/ in an environment of their own, build/peers"
 	@echo "make lock       choose the exact versions of requirements.lock again (needs uv)"
 	@echo "make clean      remove .venv, build and caches (never data or runs)"
-=======
-	@echo "make notebooks  execute the notebooks again, in place, and leave only what belongs in git; the README's first figure"
-	@echo "make weights    train the shipped weights anew: minutes on a large GPU, hours on a CPU; runs/reference/mixed.safetensors"
-	@echo "make peers      nnU-Net and MONAI in an environment of their own, build/peers, for benchmarks/"
-	@echo "make lock       choose the exact versions of requirements.lock anew (needs uv)"
-	@echo "make clean      remove .venv and build (never data or runs)"
->>>>>>> 4b00ac0ccab3143de77973e39f3ca1eca5b374ae
 
 setup: $(READY)
 
