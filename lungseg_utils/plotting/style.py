@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import matplotlib as mpl
@@ -73,36 +75,52 @@ def new_figure(width: float, height: float) -> Figure:
 def png(figure: matplotlib.figure.Figure, dpi: float, *, few_colours: bool = False) -> bytes:
     """Render `figure` as PNG, the same bytes each time.
 
-    `few_colours` makes the file of a CT about a third smaller.
+    `few_colours` makes a file of half the size, whose greys look the same.
     """
     page = io.BytesIO()
     figure.savefig(page, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
     if not few_colours:
         return page.getvalue()
-    packed = io.BytesIO()
-    reduce_colours(Image.open(page)).save(packed, format="png", optimize=True, dpi=(dpi, dpi))
-    return packed.getvalue()
+    return _indexed_png(*_reduce_colours(np.asarray(Image.open(page).convert("RGB"))))
 
 
-def reduce_colours(picture: Image.Image) -> Image.Image:
-    """Return `picture` with a palette of 256: even steps of grey, and colours of its own.
+def _reduce_colours(pixels: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Return (H, W, RGB) as numbers of colours (H, W) and a palette of at most 256 of them.
 
-    A quantiser that is given all pixels at once either merges the greys of a CT into a few
-    (false contours) or takes the colour from a thin outline.
+    The palette is even steps of grey, and the picture's own colours. A quantiser that is given all
+    pixels at once either merges the greys of a CT into a few (false contours) or takes the colour
+    from a thin outline.
     """
-    pixels = np.asarray(picture.convert("RGB"))
     is_coloured = np.ptp(pixels, axis=2) > 8  # of 255
     greys = max(2, round(GREYS * (1 - is_coloured.mean())))
     index = np.round(pixels.mean(axis=2) * (greys - 1) / 255).astype(np.uint8)
     palette = np.linspace(0, 255, greys).round().repeat(3).astype(int).tolist()
     if is_coloured.any():
         coloured = Image.fromarray(pixels[is_coloured][None])
-        coloured = coloured.quantize(256 - greys, Image.Quantize.MAXCOVERAGE)
+        coloured = coloured.quantize(256 - greys, Image.Quantize.MAXCOVERAGE, kmeans=1)
         index[is_coloured] = greys + np.asarray(coloured)[0]
         palette += coloured.getpalette() or []
-    reduced = Image.fromarray(index)
-    reduced.putpalette(palette[: 3 * 256])
-    return reduced
+    return index, palette[: 3 * 256]
+
+
+def _indexed_png(index: np.ndarray, palette: list[int]) -> bytes:
+    """Pack a picture with a palette as PNG, each row as its difference from the row above.
+
+    Pillow stores the rows of such a picture as they are, which makes a CT a third larger.
+    """
+    height, width = index.shape
+    differences = np.diff(index, axis=0, prepend=np.uint8(0))
+    rows = np.insert(differences, 0, 2, axis=1)  # each row begins with its filter: 2 is "Up"
+    chunks = {
+        b"IHDR": struct.pack(">2I5B", width, height, 8, 3, 0, 0, 0),  # 8 bits, a palette
+        b"PLTE": bytes(palette),
+        b"IDAT": zlib.compress(rows.tobytes(), 9),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
 
 
 def save_figure(figure: Figure, name: str, folder: str | Path | None = None) -> Path:
