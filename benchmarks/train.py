@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,16 +34,18 @@ from report import RESULTS, make_parser, markdown_table, write_results
 from lungseg_utils import course, runtime
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.preprocess.cache import prepare_cases
-from lungseg_utils.training import describe_environment
 
 SPACING_MM = 3.0
 
 
-def rows_of_ours(cases: Sequence[Prepared], options: argparse.Namespace) -> tuple[list, float]:
-    """Time this project's loop; return its rows, and the network's share of a step."""
-    whole = train_ours.time_fit(cases, options)
-    network = train_ours.time_fit(cases, options, same_batch=True)
-    frozen = train_ours.time_fit(cases, options, frozen=True)
+def measure_ours(cases: Sequence[Prepared], options: argparse.Namespace) -> dict:
+    """Time this project's loop; return its environment, the network's share of a step, its rows."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = train_ours.time_fit(cases, options, folder)
+        network = train_ours.time_fit(cases, options, folder, same_batch=True)
+        frozen = train_ours.time_fit(cases, options, folder, frozen=True)
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     rows = [row("this project", whole, options)]
     rows.append(row("this project, batch norms frozen", frozen, options))
     cores = count_cores()
@@ -49,7 +53,8 @@ def rows_of_ours(cases: Sequence[Prepared], options: argparse.Namespace) -> tupl
         for name, frozen_norms in (("", False), (", batch norms frozen", True)):
             seconds = train_ours.time_in_processes(options, cores, frozen_norms)
             rows.append(row(f"this project, {cores} processes{name}", seconds, options))
-    return rows, float(np.median(network) / np.median(whole))
+    share = float(np.median(network) / np.median(whole))
+    return {"environment": environment, "network_share": share, "rows": rows}
 
 
 def count_cores() -> int:
@@ -146,17 +151,13 @@ def main() -> None:
         # MONAI first: what our loop asks of the allocator would help it too, in this one process.
         monai = fastest({n: train_peers.time_monai(cases, options, n) for n in options.workers})
         peers.append(row("MONAI's tutorial pipeline", monai[0], options, monai[1]))
-    ours, share = rows_of_ours(cases, options)
+    found = measure_ours(cases, options)
     if not options.only_ours:
         nnunet = (None, 0)
         if options.peers:
             nnunet = fastest(train_peers.time_nnunet(cases, options))
         peers.append(row("nnU-Net v2's trainer and dataloader", nnunet[0], options, nnunet[1]))
-    found = {
-        "environment": describe_environment(runtime.pick_device(options.device)),
-        "network_share": share,
-        "rows": [*ours, *peers],
-    }
+    found["rows"] += peers
     if options.only_ours:
         print(page(found, options))
     else:

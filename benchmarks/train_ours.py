@@ -33,16 +33,15 @@ FROZEN = next(field.name for field in dataclasses.fields(TrainingConfig) if "nor
 def time_fit(
     cases: Sequence[Prepared],
     options: argparse.Namespace,
+    folder: Path,
     *,
     frozen: bool = False,
     same_batch: bool = False,
-    folder: Path | None = None,
 ) -> list[float]:
-    """Return the seconds of each step of a training.
+    """Return the seconds of each step of a training in the run folder `folder`.
 
     With `frozen` the batch norms are frozen from the first step on. With `same_batch` the first
-    batch serves for every step, so that what is left is the network's time. Several processes need
-    a `folder` in common.
+    batch serves for every step, so that what is left is the network's time.
     """
     config = TrainingConfig(
         epochs=1,
@@ -57,12 +56,8 @@ def time_fit(
     hook = register_optimizer_step_post_hook(lambda *_: moments.append(time.perf_counter()))
     drawing = draw_once() if same_batch else contextlib.nullcontext()
     try:
-        with (
-            tempfile.TemporaryDirectory() as own,
-            contextlib.redirect_stdout(sys.stderr),
-            drawing,
-        ):
-            fit(cases, [], run_dir=folder or own, config=config, device=options.device)
+        with contextlib.redirect_stdout(sys.stderr), drawing:
+            fit(cases, [], run_dir=folder, config=config, device=options.device)
     finally:
         hook.remove()
     assert len(moments) == config.steps_per_epoch, "a step is timed once"
@@ -127,6 +122,6 @@ def time_in_processes(options: argparse.Namespace, count: int, frozen: bool) -> 
 def time_share(cases: Sequence[Prepared], options: argparse.Namespace) -> None:
     """Time the loop as one of several processes; the first writes its seconds."""
     folder = options.one_of_several.parent / "run"
-    seconds = time_fit(cases, options, frozen=options.frozen, folder=folder)
+    seconds = time_fit(cases, options, folder, frozen=options.frozen)
     if os.environ["RANK"] == "0":
         options.one_of_several.write_text(json.dumps(seconds))

@@ -84,7 +84,7 @@ def time_monai(cases: Sequence[Prepared], options: argparse.Namespace, workers: 
     torch.manual_seed(0)
     model = SegUNet(channels=options.channels).to(device)
     loss_function = make_loss()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=TrainingConfig.learning_rate)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=TrainingConfig().learning_rate)
     is_half = pick_precision(device) == torch.bfloat16
 
     def step() -> float:
