@@ -1,104 +1,158 @@
-"""Compare synthetic chests with real ones, number by number, and draw figures/phantom_statistics.png.
+"""Compare synthetic chests with real ones, number by number, and draw the comparison.
 
     python benchmarks/phantom_statistics.py [--chests 24]
 
-Real values are statistics of public CTs (three whole chests; 439 nodules of LIDC-IDRI; Task06_Lung's sizes); no real
-voxel is in the figure. The phantom was tuned while looking at these same seeds and numbers.
-The synthetic slices are the first chest's.
+Real values are statistics of public CTs (three whole chests; 439 nodules of LIDC-IDRI; the sizes
+of Task06_Lung); no real voxel is in figures/phantom_statistics.png. The phantom was tuned while
+looking at these same seeds and numbers. The synthetic slices are the first chest's.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungseg_utils import runtime
-from lungseg_utils.phantom import synthesise
-from lungseg_utils.phantom.statistics import PERCENTILES, REAL, measure_lungs, measure_tumours
+from lungseg_utils import plotting, runtime
+from lungseg_utils.components import bounding_box
+from lungseg_utils.phantom import Chest, synthesise
+from lungseg_utils.phantom.calibration import PERCENTILES, REAL, measure_lungs, measure_nodules
+from lungseg_utils.plotting.style import BLUE, VERMILLION, Figure, png, window_text
 
-REAL_COLOUR, SYNTHETIC_COLOUR = "#0072B2", "#D55E00"  # Okabe-Ito blue and vermilion
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+
 FIRST_SEED = 600_000
 SPACING_MM = (1.5, 1.0, 1.0)
+MARGIN_MM = 60  # shown beside the lungs
+LUNG_NUMBERS = {  # the name in REAL, and how the figure calls it
+    "lung volume (L)": "volume\n{} to {} L",
+    "lung above -500 HU (%)": "above −500 HU\n{} to {} %",
+    "lung above -200 HU (%)": "above −200 HU\n{} to {} %",
+}
+NODULE_NUMBERS = {
+    "nodule core (HU)": "core",
+    "inside border (HU)": "border,\ninside",
+    "outside border (HU)": "border,\noutside",
+}
+LINES = {"real": (BLUE, "-"), "synthetic": (VERMILLION, "--")}
 
 
-def collect(count: int):
-    """Synthesise chests and measure them. Returns the first chest, lung rows and tumour rows."""
-    first, lungs, tumours = None, [], []
-    for seed in runtime.progress(
-        range(FIRST_SEED, FIRST_SEED + count), "measuring synthetic chests"
-    ):
+def collect(count: int) -> tuple[Chest, list[dict], list[dict]]:
+    """Return the first of `count` synthetic chests, and what is measured on lungs and tumours."""
+    first, *others = range(FIRST_SEED, FIRST_SEED + count)
+    shown = synthesise(first, spacing_mm=SPACING_MM)
+    lungs = [measure_lungs(shown)]
+    nodules = measure_nodules(shown)
+    for seed in runtime.progress(others, "measuring synthetic chests"):
         chest = synthesise(seed, spacing_mm=SPACING_MM)
-        first = first or chest
         lungs.append(measure_lungs(chest))
-        tumours += measure_tumours(chest)
-    return first, lungs, tumours
+        nodules += measure_nodules(chest)
+    return shown, lungs, nodules
 
 
-def draw(first, lungs, tumours):
-    """Draw synthetic slices above, statistics side by side below."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(3, 4, figsize=(16, 11.5), height_ratios=(1.15, 0.9, 0.9))
-    z, y, x = (int(c.mean()) for c in np.nonzero(first.label))
-    d, h, w = first.spacing_mm
-    body = np.nonzero(first.lungs)
-    low, high = (
-        [max(int(c.min()) - 60, 0) for c in body[1:]],
-        [int(c.max()) + 60 for c in body[1:]],
-    )
-    window = (slice(None), slice(low[0], high[0]), slice(low[1], high[1]))
-    hu, label, y, x = first.hu[window], first.label[window], y - low[0], x - low[1]
-    for axis, image, tumour, aspect, title in (
-        (axes[0, 0], hu[z], label[z], h / w, "axial"),
-        (axes[0, 1], hu[z], label[z], h / w, "axial, soft tissue"),
-        (axes[0, 2], hu[::-1, y], label[::-1, y], d / w, "coronal"),
-        (axes[0, 3], hu[::-1, :, x], label[::-1, :, x], d / h, "sagittal"),
-    ):
-        low, high = (-160, 240) if "soft" in title else (-1350, 150)
-        axis.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=aspect)
-        axis.contour(tumour, [0.5], colors="#E69F00", linewidths=1)
-        axis.set_title(f"synthetic: {title} ({low} to {high} HU)", fontsize=9)
-        axis.set_axis_off()
-    median = axes[1, 0]
-    for name, style in (("lung HU, deep inspiration", "-"), ("lung HU, shallow inspiration", "--")):
-        median.plot(
-            PERCENTILES,
-            REAL[name],
-            style,
-            color=REAL_COLOUR,
-            lw=2.5,
-            label=f"real, {name.split(', ')[1]}",
-        )
-    for row in lungs:
-        median.plot(PERCENTILES, row["lung HU"], ":", color=SYNTHETIC_COLOUR, lw=0.9)
-    median.set(xlabel="percentile of lung voxels", ylabel="HU", title="lung HU")
-    median.plot([], [], ":", color=SYNTHETIC_COLOUR, label="synthetic, a line each")
-    median.legend(fontsize=7)
-    names = ("lung volume (L)", "lung above -500 HU (%)", "lung above -200 HU (%)")
-    for axis, name in zip(axes[1, 1:], names, strict=True):
-        axis.axhspan(*REAL[name], color=REAL_COLOUR, alpha=0.3, label="real, range of three chests")
-        axis.plot(
-            sorted(row[name] for row in lungs), "o", color=SYNTHETIC_COLOUR, label="synthetic"
-        )
-        axis.set(title=name, xlabel="chest, in order", ylim=(0, None))
-        axis.legend(fontsize=7)
-    names = ("nodule core (HU)", "inside border (HU)", "outside border (HU)", "tumour volume (mL)")
-    for axis, name in zip(axes[2], names, strict=True):
-        values = [row[name] for row in tumours]
-        shares = (0, 25, 50, 75, 100) if "volume" in name else PERCENTILES
-        axis.plot(REAL[name], shares, "s-", color=REAL_COLOUR, label="real")
-        axis.plot(
-            sorted(values),
-            np.linspace(0, 100, len(values)),
-            "--",
-            color=SYNTHETIC_COLOUR,
-            label=f"synthetic (n = {len(values)})",
-        )
-        axis.set(title=name, ylabel="percentile", xscale="log" if "volume" in name else "linear")
-        axis.legend(fontsize=7)
-    figure.tight_layout()
+def draw(chest: Chest, lungs: list[dict], nodules: list[dict]) -> Figure:
+    """Draw synthetic slices above, statistics below."""
+    plotting.use_style()
+    figure = plotting.new_figure(15, 8.8)
+    above, below = figure.subfigures(2, 1, height_ratios=(1.1, 1))
+    _draw_slices(above, chest)
+    below.suptitle(f"{len(lungs)} synthetic chests and their tumours beside real ones")
+    hu, numbers, borders, sizes = below.subplots(1, 4)
+    _draw_lung_hu(hu, [row["lung HU"] for row in lungs])
+    _draw_lung_numbers(numbers, lungs)
+    _draw_nodule_hu(borders, nodules)
+    _draw_sizes(sizes, [row["tumour volume (mL)"] for row in nodules])
     return figure
+
+
+def _draw_slices(figure: SubFigure, chest: Chest) -> None:
+    """Draw a synthetic chest in three planes, and its axial one in the window of soft tissue."""
+    _, rows, columns = bounding_box(chest.lungs)
+    margins = [round(MARGIN_MM / step) for step in chest.spacing_mm[1:]]
+    around = [
+        slice(max(side.start - margin, 0), side.stop + margin)
+        for side, margin in zip((rows, columns), margins)
+    ]
+    box = (slice(None), *around)
+    hu = chest.hu[box]
+    _, height_mm, width_mm = np.multiply(hu.shape, chest.spacing_mm)
+    lung, soft = plotting.LUNG_WINDOW_HU, plotting.SOFT_TISSUE_WINDOW_HU
+    views = (("axial", lung), ("axial", soft), ("coronal", lung), ("sagittal", lung))
+    panels = figure.subplots(1, 4, width_ratios=(width_mm, width_mm, width_mm, height_mm))
+    for axes, (plane, window_hu) in zip(panels, views):
+        plotting.show_slice(
+            hu,
+            plane,
+            spacing_mm=chest.spacing_mm,
+            mask=chest.label[box],
+            window_hu=window_hu,
+            axes=axes,
+        )
+        axes.set_title(f"{plane.capitalize()}\n{window_text(window_hu)}", fontsize=10)
+    figure.suptitle("A synthetic chest CT, its tumour outlined")
+
+
+def _draw_lung_hu(axes: Axes, synthetic: list[np.ndarray]) -> None:
+    for row in synthetic:
+        axes.plot(PERCENTILES, row, color=VERMILLION, ls="--", lw=0.7)
+    axes.plot([], [], color=VERMILLION, ls="--", lw=0.7, label="synthetic, a line each")
+    for name, style in (("shallow inspiration", "-"), ("deep inspiration", "-.")):
+        axes.plot(PERCENTILES, REAL[f"lung HU, {name}"], style, color=BLUE, label=f"real, {name}")
+    axes.set(xlabel="percentile of lung voxels", ylabel="HU", title="Lung density")
+    axes.set_ylim(top=150)  # room for the legend
+    axes.legend(loc="upper left")
+
+
+def _draw_lung_numbers(axes: Axes, lungs: list[dict]) -> None:
+    """Draw each number on a scale of its own, from the lowest to the highest real chest."""
+    axes.axvspan(0, 1, color=BLUE, alpha=0.2, lw=0, label="real, range of three")
+    labels = []
+    for place, (name, text) in enumerate(LUNG_NUMBERS.items()):
+        low, high = REAL[name]
+        values = np.sort([(row[name] - low) / (high - low) for row in lungs])
+        jitter = np.resize([-0.1, 0, 0.1], len(values))
+        label = "" if place else "synthetic, a dot each"
+        axes.plot(values, place + jitter, "o", color=VERMILLION, ms=4, alpha=0.7, label=label)
+        labels.append(text.format(low, high))
+    axes.set(title="Lung volume and vessels", ylim=(2.5, -1.3))
+    axes.set_xticks([0, 1], ["lowest\nreal", "highest\nreal"])
+    axes.set_yticks(range(len(labels)), labels)
+    axes.legend(loc="upper left")
+
+
+def _draw_nodule_hu(axes: Axes, nodules: list[dict]) -> None:
+    """Draw percentiles 5 to 95 as a thin bar, the quartiles as a thick one, the median as a dot."""
+    for place, name in enumerate(NODULE_NUMBERS):
+        synthetic = np.percentile([row[name] for row in nodules], PERCENTILES)
+        for source, values in (("real", REAL[name]), ("synthetic", synthetic)):
+            colour, line = LINES[source]
+            y = place + (0.15 if source == "synthetic" else -0.15)
+            label = "" if place else f"{source}, n = {439 if source == 'real' else len(nodules)}"
+            axes.plot(values[::4], [y, y], line, color=colour, lw=1.5, label=label)
+            axes.plot(values[1:4:2], [y, y], "-", color=colour, lw=6, solid_capstyle="butt")
+            axes.plot(values[2], y, "o", color="white", mec=colour, ms=7)
+    axes.set(title="Nodules", xlabel="HU: median, quartiles, 5 to 95 %", ylim=(2.5, -1.3))
+    axes.set_yticks(range(len(NODULE_NUMBERS)), list(NODULE_NUMBERS.values()))
+    axes.legend(loc="upper left")
+
+
+def _draw_sizes(axes: Axes, synthetic_ml: list[float]) -> None:
+    shares = np.linspace(0, 100, len(synthetic_ml))
+    real_ml = REAL["tumour volume (mL)"]
+    for source, values, percentiles, marker in (
+        ("real", real_ml, (0, 25, 50, 75, 100), "o"),
+        ("synthetic", np.sort(synthetic_ml), shares, ""),
+    ):
+        colour, line = LINES[source]
+        axes.plot(values, percentiles, line, marker=marker, color=colour, label=source)
+    axes.set(title="Tumour volume", xlabel="mL", ylabel="share of smaller tumours (%)")
+    axes.set_xscale("log")
+    ticks = (1, 10, 100)
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.legend(loc="upper left")
 
 
 def report(name: str, values: list[float]) -> None:
@@ -113,17 +167,15 @@ def main() -> None:
     parser.add_argument(
         "--chests", type=int, default=24, help="how many chests to measure (default 24)"
     )
-    first, lungs, tumours = collect(parser.parse_args().chests)
-    for name in ("lung volume (L)", "lung above -500 HU (%)", "lung above -200 HU (%)"):
+    chest, lungs, nodules = collect(parser.parse_args().chests)
+    for name in LUNG_NUMBERS:
         report(name, [row[name] for row in lungs])
-    print(
-        "lung HU                    synthetic medians",
-        np.median([row["lung HU"] for row in lungs], axis=0).round(),
-    )
-    for name in tumours[0]:
-        report(name, [row[name] for row in tumours])
+    medians = np.median([row["lung HU"] for row in lungs], axis=0).round()
+    print("lung HU                    synthetic medians", medians)
+    for name in nodules[0]:
+        report(name, [row[name] for row in nodules])
     with runtime.writing(runtime.ROOT / "figures" / "phantom_statistics.png") as partial:
-        draw(first, lungs, tumours).savefig(partial, dpi=80, format="png")
+        partial.write_bytes(png(draw(chest, lungs, nodules), dpi=100))
 
 
 if __name__ == "__main__":

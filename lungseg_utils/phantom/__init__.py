@@ -1,8 +1,9 @@
-"""Synthetic chest CTs: seeded, parametric, in HU, with labelled lung tumours and unlabelled look-alikes.
+"""Synthetic chest CTs: seeded, parametric, in HU, with labelled lung tumours and unlabelled mimics.
 
-`make_case(seed)` gives a scan as the reader would, `write_dataset(out)` a set in the Medical Segmentation
-Decathlon's layout, `synthesise(seed, spacing_mm=...)` the bare arrays at any spacing. The same seed gives the
-same voxels. No real scan is copied: anatomy is built from formulas and random numbers.
+`make_case(seed)` returns a scan as the reader would, `write_dataset(out)` writes a set in the
+Medical Segmentation Decathlon's layout, `synthesise(seed, spacing_mm=...)` returns the bare arrays
+at any spacing. The same seed makes the same voxels. No real scan is copied: anatomy is built from
+formulas and random numbers.
 """
 
 from lungseg_utils.phantom.chest import TIERS, Chest, make_case, synthesise

@@ -1,179 +1,154 @@
-"""Ribs, spine, sternum, shoulder girdle: drawn at full resolution in the curved coordinates of the chest wall.
+"""Ribs, sternum, scapulae, spine, clavicles and humeri, drawn in coordinates of the chest wall.
 
-In the coordinates (depth in the chest wall, height minus the ribs' descent, way round from the back) all ribs are
-parallel bars, so one formula draws them all; the spine is periodic in height.
+In the coordinates (depth in the chest wall, height minus the ribs' descent, way round from the
+back) all ribs are parallel bars, so one formula draws them all; the spine is periodic in height.
+Both are evaluated at full resolution.
 """
-
-from __future__ import annotations
 
 import numpy as np
 
-from lungseg_utils.phantom.anatomy import (
-    CAGE_CENTRE,
-    CAGE_DEPTH,
-    CAGE_WIDTH,
-    CAGE_Z,
-    SPINE_Y,
-    SPINE_Z,
-    Frame,
-)
-from lungseg_utils.phantom.fields import Canvas, coverage, resample, slabs
+from lungseg_utils.phantom.anatomy import Anatomy, Frame
+from lungseg_utils.phantom.anatomy.frame import on_side
+from lungseg_utils.phantom.anatomy.thorax import behind_spine, wall_coordinates
+from lungseg_utils.phantom.fields import Box, Canvas, coverage, intersection, slabs, union
 
-RIB_PITCH_MM, RIB_TOP_MM = 23.0, 92.0  # height between ribs, height of the first one at the spine
+RIB_PITCH_MM = 23.0  # height between ribs
+RIB_TOP_MM = 92.0  # height of the first one at the spine
 VERTEBRA_MM = 22.5
-ROUND_END = np.array(
+RIB_ENDS = np.array(  # where each rib turns into cartilage, on the way round from the back (0 to 1)
     [0.93, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8, 0.76, 0.72, 0.68, 0.5, 0.34], np.float32
 )
+# The left side's bones in body coordinates (z, y, x).
+CLAVICLE = [(62, -34, 24), (72, -38, 60), (88, -8, 110), (98, 10, 142)]
+HUMERUS_UP = [(84, 12, 152), (300, -40, 150)]
+HUMERUS_DOWN = [(84, 14, 158), (-330, 10, 205)]
 
 
-def _lay(canvas: Canvas, part, near, cover, hu) -> None:
-    """Blend HU into the voxels of `part` chosen by `near`."""
+def _lay(canvas: Canvas, part: Box, near: np.ndarray, distance_mm: np.ndarray, hu: float) -> None:
+    """Paint a shape that was evaluated in the voxels of `part` chosen by `near` alone."""
     target = canvas.hu[part]
     old = target[near]
-    target[near] = old + cover * (hu - old)
+    target[near] = old + coverage(distance_mm, canvas.edge_mm) * (hu - old)
 
 
-def paint_ribs(
-    canvas: Canvas, frame: Frame, shell: np.ndarray, muscle: np.ndarray, rng: np.random.Generator
-) -> None:
-    """Paint ribs with cortex, marrow and cartilage, the sternum and the shoulder blades."""
-    organs, edge = frame.person.organs, canvas.edge_mm
-    a, b = frame.profile(CAGE_Z, CAGE_WIDTH), frame.profile(CAGE_Z, CAGE_DEPTH)
-    round_ = np.arctan2(
-        np.abs(frame.x) / a, (frame.y - frame.profile(CAGE_Z, CAGE_CENTRE)) / b
-    ) / np.float32(np.pi)
+def paint_ribs(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> None:
+    """Paint ribs with cortex, marrow and cartilage, the sternum and the scapulae."""
+    f = anatomy.frame
+    cortex, marrow = anatomy.person.organs["cortex"], anatomy.person.organs["marrow"]
+    u, v = wall_coordinates(f)
+    round_ = np.arctan2(u, v) / np.float32(np.pi)
     slope = rng.uniform(62, 92)
-    height = (
-        frame.z
-        + np.float32(slope) * round_
-        - np.float32(1.9 * slope) * np.maximum(round_ - 0.8, 0)
-        + 1.5 * frame.bumps[7]
-    )
-    tall, thick = rng.uniform(5.2, 6.8), rng.uniform(3.2, 4.3)
-    cartilage_hu, scapula_mm = rng.uniform(70, 160), rng.uniform(20, 30)
-    band = np.maximum(np.abs(shell - 18) - 30, frame.z - 112)
+    height = f.z + np.float32(slope) * round_
+    height = height - np.float32(1.9 * slope) * np.maximum(round_ - 0.8, 0) + 1.5 * f.bumps[7]
+    half_mm = rng.uniform(5.2, 6.8), rng.uniform(3.2, 4.3)  # half a rib's height and thickness
+    cartilage_hu = rng.uniform(70, 160)
+    scapula_mm = rng.uniform(20, 30)
+    band = np.maximum(np.abs(anatomy.chest_wall - 18) - 30, f.z - 112)
     for part in slabs(canvas.extent(band, 4)):
         depth, high, way, x, z, flesh = (
-            resample(field, canvas.coarse, canvas.fine, part)
-            for field in (shell, height, round_, frame.x, frame.z, muscle)
+            canvas.interpolate(field, part)
+            for field in (anatomy.chest_wall, height, round_, f.x, f.z, anatomy.muscle)
         )
-        near = np.abs(depth - 6) < 6 + edge
-        depth_n, high_n, way_n = (
-            depth[near],
-            (high[near] - np.float32(RIB_TOP_MM)) / np.float32(-RIB_PITCH_MM),
-            way[near],
-        )
-        number = np.clip(np.rint(high_n), 0, 11).astype(np.int8)
-        bar = (
-            np.sqrt(((high_n - number) * (RIB_PITCH_MM / tall)) ** 2 + ((depth_n - 6) / thick) ** 2)
-            - 1
-        ) * thick
-        bar = np.maximum(bar, (0.055 - way_n) * 200)
-        ends = (way_n - ROUND_END[number]) * 200
-        bone = np.maximum(bar, ends)
-        _lay(
-            canvas,
-            part,
-            near,
-            coverage(np.maximum(np.maximum(bar + 0.5, -ends), (number > 9) * 9.0), edge),
-            cartilage_hu,
-        )
-        _lay(canvas, part, near, coverage(bone, edge), organs["cortex"])
-        _lay(canvas, part, near, coverage(bone + 1.3, edge), organs["marrow"] * 0.8)
-        sternum = (np.abs(depth - 10) < 9 + edge) & (way > 0.8) & (np.abs(x) < 34)
-        if sternum.any():
-            xs, zs, ds = np.abs(x[sternum]), z[sternum], depth[sternum]
-            half = 15 + 11 * np.clip((zs - 22) / 14, 0, 1)
-            plate = np.maximum(
-                np.maximum(np.abs(ds - 9) - 5.5, xs - half), np.maximum(zs - 58, -112 - zs)
-            )
-            _lay(canvas, part, sternum, coverage(plate, edge), organs["cortex"] * 0.7)
-            _lay(canvas, part, sternum, coverage(plate + 1.4, edge), organs["marrow"] * 0.75)
-        blade = (np.abs(depth - scapula_mm - 8) < 26) & (way > 0.1) & (way < 0.52) & (flesh < -2)
-        if blade.any():
-            ds, zs, ws = depth[blade] - scapula_mm, z[blade], way[blade]
-            edge_of = np.maximum(
-                np.maximum(zs - 84, -72 - zs),
-                np.maximum(0.18 + (zs - 10) * 0.0004 - ws, ws - 0.40 - zs * 0.0006) * 180,
-            )
-            rim = np.clip(1 + edge_of / 14, 0, 1)
-            plate = np.maximum(np.abs(ds) - 1.9 - 2.6 * rim, edge_of)
-            ridge = np.maximum(
-                np.maximum(np.abs(zs - 30 - 80 * (ws - 0.2)) - 3, np.abs(ds - 9) - 10),
-                np.maximum(0.2 - ws, ws - 0.46) * 180,
-            )
-            _lay(
-                canvas,
-                part,
-                blade,
-                coverage(np.maximum(np.minimum(plate, ridge), flesh[blade] + 4), edge),
-                organs["cortex"] * 0.75,
-            )
+        near = np.abs(depth - 6) < 6 + canvas.edge_mm
+        bone, cartilage = _ribs(depth[near], high[near], way[near], *half_mm)
+        _lay(canvas, part, near, cartilage, cartilage_hu)
+        _lay(canvas, part, near, bone, cortex)
+        _lay(canvas, part, near, bone + 1.3, marrow * 0.8)
+        near = (np.abs(depth - 10) < 9 + canvas.edge_mm) & (way > 0.8) & (np.abs(x) < 34)
+        if near.any():
+            sternum = _sternum(depth[near], np.abs(x[near]), z[near])
+            _lay(canvas, part, near, sternum, cortex * 0.7)
+            _lay(canvas, part, near, sternum + 1.4, marrow * 0.75)
+        depth = depth - scapula_mm
+        near = (np.abs(depth - 8) < 26) & (way > 0.1) & (way < 0.52) & (flesh < -2)
+        if near.any():
+            scapula = _scapula(depth[near], way[near], z[near])
+            _lay(canvas, part, near, np.maximum(scapula, flesh[near] + 4), cortex * 0.75)
 
 
-def paint_spine(canvas: Canvas, frame: Frame, rng: np.random.Generator) -> None:
+def _ribs(
+    depth: np.ndarray, height: np.ndarray, way: np.ndarray, tall_mm: float, thick_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distances to the ribs and to the cartilage that prolongs them."""
+    number = (height - np.float32(RIB_TOP_MM)) / np.float32(-RIB_PITCH_MM)
+    nearest = np.clip(np.rint(number), 0, 11).astype(np.int8)
+    off_axis = (number - nearest) * (RIB_PITCH_MM / tall_mm)
+    bar = (np.sqrt(off_axis**2 + ((depth - 6) / thick_mm) ** 2) - 1) * thick_mm
+    bar = np.maximum(bar, (0.055 - way) * 200)
+    ends = (way - RIB_ENDS[nearest]) * 200
+    floating = np.where(nearest > 9, 9.0, 0.0)  # without cartilage
+    return np.maximum(bar, ends), intersection(bar + 0.5, -ends, floating)
+
+
+def _sternum(depth: np.ndarray, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return the distance to the sternum, wider at its upper end."""
+    half_width = 15 + 11 * np.clip((z - 22) / 14, 0, 1)
+    return intersection(np.abs(depth - 9) - 5.5, x - half_width, z - 58, -112 - z)
+
+
+def _scapula(depth: np.ndarray, way: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return the distance to the plate of the scapulae, with a thick rim, and to their spine."""
+    medial, lateral = 0.18 + (z - 10) * 0.0004 - way, way - 0.40 - z * 0.0006
+    outline = intersection(z - 84, -72 - z, np.maximum(medial, lateral) * 180)
+    rim = np.clip(1 + outline / 14, 0, 1)
+    plate = np.maximum(np.abs(depth) - 1.9 - 2.6 * rim, outline)
+    across = np.maximum(np.abs(z - 30 - 80 * (way - 0.2)) - 3, np.abs(depth - 9) - 10)
+    ridge = np.maximum(across, np.maximum(0.2 - way, way - 0.46) * 180)
+    return np.minimum(plate, ridge)
+
+
+def paint_spine(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> None:
     """Paint vertebral bodies, discs, canal with cord, arches, spinous and transverse processes."""
-    organs, edge = frame.person.organs, canvas.edge_mm
-    behind = frame.y - frame.profile(SPINE_Z, SPINE_Y)
-    box = np.maximum(np.maximum(np.abs(frame.x) - 40, np.abs(behind - 22) - 46), frame.z - 240)
-    size, shift = rng.uniform(0.92, 1.1), rng.random()
-    for part in slabs(canvas.extent(box, 4)):
-        x, y, z = (
-            resample(field, canvas.coarse, canvas.fine, part)
-            for field in (frame.x, behind, frame.z)
-        )
+    f = anatomy.frame
+    organs = anatomy.person.organs
+    behind = behind_spine(f)
+    region = intersection(np.abs(f.x) - 40, np.abs(behind - 22) - 46, f.z - 240)
+    size = rng.uniform(0.92, 1.1)
+    shift = rng.random()
+    for part in slabs(canvas.extent(region, 4)):
+        x, y, z = (canvas.interpolate(field, part) for field in (f.x, behind, f.z))
         near = (np.abs(x) < 42) & (np.abs(y - 22) < 48)
-        x, y, z = np.abs(x[near]), y[near], z[near]
-        neck = np.clip((z - 60) / 80, 0, 1) * 0.28
-        radius = (16.5 + np.clip(-z / 200, 0, 1) * 3) * size * (1 - neck)
-        phase = z / VERTEBRA_MM + shift
-        up = (phase - np.rint(phase)) * VERTEBRA_MM  # height above this vertebra's middle
-        ratio = np.sqrt((x / 1.2) ** 2 + y**2)
-        waist = radius - 1.6 + np.abs(up) * 0.16
-        column = ratio - radius
-        body = np.maximum(ratio - waist, np.abs(up) - 8.8)
-        canal = np.sqrt(x**2 + (y - radius - 8) ** 2) - 8.5 * (1 - neck)
-        arch = np.maximum(np.abs(canal - 2.2) - 2.4, np.abs(up + 2) - 8.5)
-        yy = y - radius - 17
-        spinous = np.maximum(
-            np.maximum(x - 3.2, np.abs(yy - 12) - 17), np.abs(up + 2 + 0.45 * yy) - 5.5
-        )
-        transverse = np.maximum(
-            np.maximum(np.abs(y - radius - 9 - 0.22 * x) - 4.5, np.abs(x - 19) - 12),
-            np.abs(up - 3) - 5,
-        )
-        rear = np.maximum(np.minimum(np.minimum(arch, spinous), transverse), -canal)
-        for cover, hu in (
-            (coverage(column, edge), organs["disc"]),
-            (coverage(body, edge), organs["cortex"] * 0.6),
-            (coverage(body + 1.3, edge), organs["marrow"]),
-            (coverage(rear, edge), organs["cortex"] * 0.75),
-            (coverage(rear + 1.8, edge), organs["marrow"] * 1.1),
-            (coverage(canal, edge), 5.0),
-            (coverage(canal + 4, edge), organs["cord"]),
+        column, body, rear, canal = _vertebrae(np.abs(x[near]), y[near], z[near], size, shift)
+        for distance, hu in (
+            (column, organs["disc"]),
+            (body, organs["cortex"] * 0.6),
+            (body + 1.3, organs["marrow"]),
+            (rear, organs["cortex"] * 0.75),
+            (rear + 1.8, organs["marrow"] * 1.1),
+            (canal, 5.0),
+            (canal + 4, organs["cord"]),
         ):
-            _lay(canvas, part, near, cover, hu)
+            _lay(canvas, part, near, distance, hu)
+
+
+def _vertebrae(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, size: float, shift: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the distances to the column, the vertebral bodies, what is behind them, the canal."""
+    neck = np.clip((z - 60) / 80, 0, 1) * 0.28
+    radius = (16.5 + np.clip(-z / 200, 0, 1) * 3) * size * (1 - neck)
+    phase = z / VERTEBRA_MM + shift
+    up = (phase - np.rint(phase)) * VERTEBRA_MM  # height above this vertebra's middle
+    ratio = np.sqrt((x / 1.2) ** 2 + y**2)
+    waist = radius - 1.6 + np.abs(up) * 0.16
+    canal = np.sqrt(x**2 + (y - radius - 8) ** 2) - 8.5 * (1 - neck)
+    arch = np.maximum(np.abs(canal - 2.2) - 2.4, np.abs(up + 2) - 8.5)
+    back = y - radius - 17
+    spinous = intersection(x - 3.2, np.abs(back - 12) - 17, np.abs(up + 2 + 0.45 * back) - 5.5)
+    outwards = np.abs(y - radius - 9 - 0.22 * x) - 4.5
+    transverse = intersection(outwards, np.abs(x - 19) - 12, np.abs(up - 3) - 5)
+    rear = np.maximum(union(arch, spinous, transverse), -canal)
+    return ratio - radius, np.maximum(ratio - waist, np.abs(up) - 8.8), rear, canal
 
 
 def paint_shoulders(canvas: Canvas, frame: Frame) -> None:
-    """Paint clavicles and upper arms as cortex round marrow."""
+    """Paint clavicles and humeri as cortex round marrow."""
+    organs = frame.person.organs
+    shaft = HUMERUS_UP if frame.person.arms_up else HUMERUS_DOWN
     for side in (-1, 1):
-        clavicle = frame.tube(
-            [
-                (62, -34, 24 * side),
-                (72, -38, 60 * side),
-                (88, -8, 110 * side),
-                (98, 10, 142 * side),
-            ],
-            [8, 6, 5.5, 6.5],
-        )
+        clavicle = frame.tube(on_side(CLAVICLE, side), [8, 6, 5.5, 6.5])
         head = frame.ellipsoid((82, 14, 150 * side), (24, 23, 23), 0.04)
-        shaft = (
-            [(84, 12, 152 * side), (300, -40, 150 * side)]
-            if frame.person.arms_up
-            else [(84, 14, 158 * side), (-330, 10, 205 * side)]
-        )
-        humerus = np.minimum(head, frame.tube(shaft, [13, 11]))
-        for bone, rim in ((clavicle, 1.8), (humerus, 2.6)):
-            canvas.paint(bone, frame.person.organs["cortex"])
-            canvas.paint(bone + rim, frame.person.organs["marrow"])
+        humerus = union(head, frame.tube(on_side(shaft, side), [13, 11]))
+        for bone, cortex_mm in ((clavicle, 1.8), (humerus, 2.6)):
+            canvas.paint(bone, organs["cortex"])
+            canvas.paint(bone + cortex_mm, organs["marrow"])

@@ -1,19 +1,23 @@
 """A synthetic data set on disk in the Medical Segmentation Decathlon's layout."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from lungseg_utils import volume
 from lungseg_utils.memory import keep_freed_memory
 from lungseg_utils.phantom.chest import TIERS, make_case
 from lungseg_utils.runtime import LungsegError, progress, require_writable, writing
 
 ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "LPI")  # how scanners and tools store the same chest
-SEEDS_PER_SET = 10_000  # set `seed` owns the case seeds from seed * SEEDS_PER_SET on; tests come from its upper half
+SEEDS_PER_SET = 10_000  # set `seed` owns the case seeds from seed * SEEDS_PER_SET on
+FIRST_TEST_SEED = SEEDS_PER_SET // 2  # tests come from the upper half
 RECIPE_VERSION = 14  # to be raised when the same seed gives other voxels
+
+Recipe = dict[str, Any]  # the content of phantom.json
+Job = tuple[int, Path, Path]  # seed, image, label
 
 
 def write_dataset(
@@ -21,21 +25,13 @@ def write_dataset(
 ) -> Path:
     """Write a set of `cases` labelled and `test_cases` test scans to `out` and return it.
 
-    Test labels lie hidden in labelsTs, which dataset.json does not list. A complete set of the same parameters is
-    left as it is; one that was interrupted is finished; another one in the same place raises LungsegError.
+    Test labels lie hidden in labelsTs, which dataset.json does not list. A complete set of the same
+    parameters is left as it is; one that was interrupted is finished; another one in the same place
+    raises LungsegError.
     """
     out = Path(out)
     for name, value, low in (("cases", cases, 1), ("test_cases", test_cases, 0), ("seed", seed, 0)):
-        if (
-            not isinstance(value, (int, np.integer))
-            or isinstance(value, bool)
-            or not low <= value <= SEEDS_PER_SET // 2
-        ):
-            raise LungsegError(
-                name,
-                f"{value!r} is out of range",
-                f"Use a whole number from {low} to {SEEDS_PER_SET // 2}",
-            )
+        _check_range(name, value, low)
     if tier not in TIERS:
         raise LungsegError("tier", f"unknown tier {tier!r}", f"Use one of {', '.join(TIERS)}")
     recipe = {
@@ -46,40 +42,62 @@ def write_dataset(
         "seed": int(seed),
         "tier": tier,
     }
-    ids = [f"lung_{number:03d}" for number in range(1, cases + test_cases + 1)]
-    jobs = [(name, seed * SEEDS_PER_SET + k, "Tr") for k, name in enumerate(ids[:cases])]
-    jobs += [
-        (name, seed * SEEDS_PER_SET + SEEDS_PER_SET // 2 + k, "Ts")
-        for k, name in enumerate(ids[cases:])
-    ]
+    jobs = _jobs(out, recipe)
     if _is_begun(out, recipe):
-        jobs = [job for job in jobs if not all(path.is_file() for path in _files(out, job))]
+        jobs = [job for job in jobs if not (job[1].is_file() and job[2].is_file())]
         if not jobs and (out / "dataset.json").is_file():
             print(f"{out}: the synthetic set is complete; nothing to do")
             return out
-    require_writable(out)
-    for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+    for folder in ("", "imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         require_writable(out / folder)
-    with writing(out / "phantom.json") as partial:
-        partial.write_text(json.dumps(recipe, indent=2) + "\n")
+    _write_json(out / "phantom.json", recipe)
     keep_freed_memory()
-    for job in progress(jobs, f"making {len(jobs)} synthetic CTs"):
-        _write_case(out, job, tier)
-    with writing(out / "dataset.json") as partial:
-        partial.write_text(
-            json.dumps(_description(recipe, ids[:cases], ids[cases:]), indent=2) + "\n"
-        )
+    for case_seed, image, label in progress(jobs, f"making {len(jobs)} synthetic CTs"):
+        scan, truth = make_case(case_seed, tier=tier)
+        orientation = ORIENTATIONS[case_seed % len(ORIENTATIONS)]
+        volume.write_nifti(image, scan.hu, scan.affine, orientation=orientation)
+        volume.write_nifti(label, truth, scan.affine, orientation=orientation)
+    _write_json(out / "dataset.json", _description(recipe))
     return out
 
 
-def _is_begun(out: Path, recipe: dict) -> bool:
-    """See whether `out` holds (part of) the set of this recipe; raise where it holds something else."""
+def _check_range(name: str, value: Any, low: int) -> None:
+    high = SEEDS_PER_SET // 2
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_whole or not low <= value <= high:
+        remedy = f"Use a whole number from {low} to {high}"
+        raise LungsegError(name, f"{value!r} is out of range", remedy)
+
+
+def _names(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """Return the names of the training and of the test cases."""
+    names = [f"lung_{k:03d}" for k in range(1, recipe["cases"] + recipe["test_cases"] + 1)]
+    return names[: recipe["cases"]], names[recipe["cases"] :]
+
+
+def _jobs(out: Path, recipe: Recipe) -> list[Job]:
+    training, test = _names(recipe)
+    first = recipe["seed"] * SEEDS_PER_SET
+    return [
+        (seed, out / f"images{part}/{name}.nii.gz", out / f"labels{part}/{name}.nii.gz")
+        for part, names, start in (("Tr", training, first), ("Ts", test, first + FIRST_TEST_SEED))
+        for seed, name in enumerate(names, start)
+    ]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with writing(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _is_begun(out: Path, recipe: Recipe) -> bool:
+    """Check whether `out` holds (part of) the set of this recipe; raise if it holds another set."""
     try:
         found = json.loads((out / "phantom.json").read_text())
     except FileNotFoundError:
-        if (out / "dataset.json").exists() or any(
-            (out / f).is_dir() and any((out / f).iterdir()) for f in ("imagesTr", "labelsTr")
-        ):
+        folders = [out / "imagesTr", out / "labelsTr"]
+        is_filled = any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
+        if is_filled or (out / "dataset.json").exists():
             raise LungsegError(out, "another data set is there", "Choose another folder") from None
         return False
     except (OSError, ValueError) as error:
@@ -99,12 +117,11 @@ def _is_begun(out: Path, recipe: dict) -> bool:
 
 
 def is_of_another_version(out: Path, **parameters: object) -> bool:
-    """Tell whether `out` holds a set of these `parameters` that another version of the generator made."""
+    """Check whether `out` holds the set of these `parameters`, made by another version."""
     try:
         found = json.loads((out / "phantom.json").read_text())
-        return found["version"] != RECIPE_VERSION and all(
-            found[name] == value for name, value in parameters.items()
-        )
+        is_same_set = all(found[name] == value for name, value in parameters.items())
+        return is_same_set and found["version"] != RECIPE_VERSION
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -112,31 +129,14 @@ def is_of_another_version(out: Path, **parameters: object) -> bool:
 def remove_dataset(out: Path) -> None:
     """Remove the synthetic set in `out`, and nothing else that lies there."""
     recipe = json.loads((out / "phantom.json").read_text())
-    for number in range(1, recipe["cases"] + recipe["test_cases"] + 1):
-        for part in ("Tr", "Ts"):
-            for path in _files(out, (f"lung_{number:03d}", 0, part)):
-                path.unlink(missing_ok=True)
-    for name in ("dataset.json", "phantom.json"):
-        (out / name).unlink(missing_ok=True)
+    files = [path for _, *pair in _jobs(out, recipe) for path in pair]
+    for path in (*files, out / "dataset.json", out / "phantom.json"):
+        path.unlink(missing_ok=True)
 
 
-def _files(out: Path, job: tuple[str, int, str]) -> tuple[Path, Path]:
-    name, _, part = job
-    return out / f"images{part}" / f"{name}.nii.gz", out / f"labels{part}" / f"{name}.nii.gz"
-
-
-def _write_case(out: Path, job: tuple[str, int, str], tier: str) -> None:
-    from lungseg_utils import volume
-
-    image, label = _files(out, job)
-    scan, truth = make_case(job[1], tier=tier)
-    orientation = ORIENTATIONS[job[1] % len(ORIENTATIONS)]
-    volume.write_nifti(image, scan.hu, scan.affine, orientation=orientation)
-    volume.write_nifti(label, truth, scan.affine, orientation=orientation)
-
-
-def _description(recipe: dict, training: list[str], test: list[str]) -> dict:
-    """Give the content of dataset.json, key for key as Task06_Lung has it (its `relase` is so spelt)."""
+def _description(recipe: Recipe) -> dict[str, Any]:
+    """Return the content of dataset.json, key for key as Task06_Lung spells it (`relase`)."""
+    training, test = _names(recipe)
     return {
         "name": "SyntheticLung",
         "description": "Synthetic chest CTs with lung tumours; no patient is in them",

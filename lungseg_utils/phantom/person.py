@@ -1,14 +1,21 @@
-"""Who is scanned and how: every random choice about one synthetic patient, drawn in one place.
+"""Who is scanned: every random choice about one synthetic patient, drawn in one place.
 
-Ranges are wider than a clinic's: a network that has met every mixture meets no surprise in a real scan.
-Sizes and HU are plausible values chosen by hand, then tuned until lungs and tumours met `statistics.REAL`.
+Ranges are wider than a clinic's: a network that has met every mixture meets no surprise in a real
+scan. Sizes and HU are plausible values chosen by hand, then tuned until lungs and tumours met
+`calibration.REAL`.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+PHASES = {  # rise in HU of right heart, left heart, aorta and veins; the organs' share of theirs
+    "none": ((0, 0, 0, 0), 0.0),
+    "pulmonary": ((250, 120, 60, 5), 0.15),
+    "arterial": ((130, 200, 180, 25), 0.5),
+    "portal": ((85, 90, 90, 75), 1.0),
+}
+SOFT = ("muscle", "myocardium", "liver", "spleen", "hollow_organ", "lymph_node")
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Person:
     rotation_deg: float
     tilt: float
     dome_mm: tuple[float, float]  # height of the right and left diaphragm
-    kyphosis_mm: float
+    kyphosis_mm: float  # drawn, but without effect
     blood: dict[str, float]  # HU of each vessel and chamber in this contrast phase
     organs: dict[str, float]
     lung_hu: float
@@ -34,42 +41,16 @@ class Person:
     calcified: bool  # old vessel walls
 
 
-def draw_person(rng: np.random.Generator, *, kind: bool = False) -> Person:
-    """Draw a patient; a `kind` one has fat between the organs, so that their borders show."""
+def draw_person(rng: np.random.Generator, *, easy: bool = False) -> Person:
+    """Draw a patient; an `easy` one has fat between the organs, so that their borders show."""
     size = float(np.clip(rng.normal(0.945, 0.035), 0.86, 0.99))
-    phase = rng.choice(["none", "pulmonary", "arterial", "portal"], p=[0.3, 0.2, 0.25, 0.25])
-    plain = rng.uniform(32, 50)
-    rise = {
-        "none": (0, 0, 0, 0),
-        "pulmonary": (250, 120, 60, 5),
-        "arterial": (130, 200, 180, 25),
-        "portal": (85, 90, 90, 75),
-    }[phase]
-    right, left, aorta, veins = (plain + r * rng.uniform(0.5, 1.35) for r in rise)
-    cava = right + (rng.uniform(0, 350) if phase in ("pulmonary", "arterial") else 0)
-    enhanced = {"none": 0.0, "pulmonary": 0.15, "arterial": 0.5, "portal": 1.0}[phase]
-    organs = {
-        "muscle": rng.uniform(42, 62) + 8 * enhanced,
-        "myocardium": rng.uniform(35, 50) + enhanced * rng.uniform(30, 70),
-        "liver": rng.uniform(35, 65) + enhanced * rng.uniform(25, 60),
-        "spleen": rng.uniform(40, 52) + enhanced * rng.uniform(30, 90),
-        "kidney": rng.uniform(28, 38) + enhanced * rng.uniform(80, 170),
-        "wall": rng.uniform(30, 45) + enhanced * rng.uniform(10, 60),
-        "node": rng.uniform(25, 50) + enhanced * rng.uniform(0, 50),
-        "thyroid": rng.uniform(70, 120) + enhanced * 60,
-        "fat": rng.uniform(-115, -92),
-        "mediastinal_fat": rng.uniform(-105, -70),
-        "marrow": rng.uniform(60, 230),
-        "cortex": rng.uniform(380, 800),
-        "disc": rng.uniform(60, 95),
-        "cord": rng.uniform(22, 36),
-        "content": rng.uniform(-20, 60),
-    }
-    lean = rng.spawn(1)[
-        0
-    ]  # a stream of its own: whoever draws from it leaves all other numbers as they are
-    if not kind and lean.random() < 0.4:
-        organs["mediastinal_fat"] = lean.uniform(-60, 30)
+    phase = str(rng.choice(list(PHASES), p=[0.3, 0.2, 0.25, 0.25]))
+    blood = _draw_blood(rng, phase)
+    organs = _draw_organs(rng, PHASES[phase][1])
+    # a stream of its own: whoever draws from it leaves all other numbers as they are
+    fat_rng = rng.spawn(1)[0]
+    if not easy and fat_rng.random() < 0.4:
+        organs["mediastinal_fat"] = fat_rng.uniform(-60, 30)
     # Deep inspiration is dark and large; a shallow one brighter, with a higher diaphragm.
     shallow = rng.beta(1.4, 2.2)
     dome = -116 + 46 * shallow + rng.normal(0, 6)
@@ -85,14 +66,7 @@ def draw_person(rng: np.random.Generator, *, kind: bool = False) -> Person:
         tilt=rng.normal(0, 0.03),
         dome_mm=(dome, dome - rng.normal(12, 8)),
         kyphosis_mm=rng.normal(14, 8),
-        blood={
-            "right": right,
-            "left": left,
-            "aorta": aorta,
-            "cava": cava,
-            "veins": veins,
-            "lower_cava": (plain + veins) / 2,
-        },
+        blood=blood,
         organs=organs,
         lung_hu=-915 + 150 * shallow + rng.normal(0, 12),
         dorsal_gradient_hu=rng.uniform(15, 70) * (0.6 + shallow),
@@ -101,16 +75,49 @@ def draw_person(rng: np.random.Generator, *, kind: bool = False) -> Person:
     )
 
 
-def with_less_contrast(rng: np.random.Generator, person: Person) -> Person:
-    """Draw blood, muscle and organs closer to one HU, as without contrast agent: only outlines tell them apart."""
-    middle, share = rng.uniform(30, 50), rng.uniform(0, 0.6)
-    near = lambda hu: middle + share * (hu - middle)  # noqa: E731
-    organs = {
-        name: near(person.organs[name])
-        for name in ("muscle", "myocardium", "liver", "spleen", "wall", "node")
+def _draw_blood(rng: np.random.Generator, phase: str) -> dict[str, float]:
+    plain = rng.uniform(32, 50)
+    right, left, aorta, veins = (plain + rise * rng.uniform(0.5, 1.35) for rise in PHASES[phase][0])
+    cava = right + (rng.uniform(0, 350) if phase in ("pulmonary", "arterial") else 0)
+    return {
+        "right_heart": right,
+        "left_heart": left,
+        "aorta": aorta,
+        "superior_vena_cava": cava,
+        "azygos_vein": veins,
+        "inferior_vena_cava": (plain + veins) / 2,
     }
+
+
+def _draw_organs(rng: np.random.Generator, enhanced: float) -> dict[str, float]:
+    """Draw the HU of all that is not blood; `enhanced` is 0 without contrast agent, 1 at most."""
+    return {
+        "muscle": rng.uniform(42, 62) + 8 * enhanced,
+        "myocardium": rng.uniform(35, 50) + enhanced * rng.uniform(30, 70),
+        "liver": rng.uniform(35, 65) + enhanced * rng.uniform(25, 60),
+        "spleen": rng.uniform(40, 52) + enhanced * rng.uniform(30, 90),
+        "kidney": rng.uniform(28, 38) + enhanced * rng.uniform(80, 170),
+        "hollow_organ": rng.uniform(30, 45) + enhanced * rng.uniform(10, 60),  # its wall
+        "lymph_node": rng.uniform(25, 50) + enhanced * rng.uniform(0, 50),
+        "thyroid": rng.uniform(70, 120) + enhanced * 60,
+        "fat": rng.uniform(-115, -92),
+        "mediastinal_fat": rng.uniform(-105, -70),
+        "marrow": rng.uniform(60, 230),
+        "cortex": rng.uniform(380, 800),
+        "disc": rng.uniform(60, 95),
+        "cord": rng.uniform(22, 36),
+        "gastric_fluid": rng.uniform(-20, 60),
+    }
+
+
+def with_less_contrast(rng: np.random.Generator, person: Person) -> Person:
+    """Draw blood, muscle and organs closer to one HU: only outlines tell them apart."""
+    middle = rng.uniform(30, 50)
+    share = rng.uniform(0, 0.6)
+    soft = {**person.blood, **{name: person.organs[name] for name in SOFT}}
+    near = {name: middle + share * (hu - middle) for name, hu in soft.items()}
     return replace(
         person,
-        blood={name: near(hu) for name, hu in person.blood.items()},
-        organs={**person.organs, **organs},
+        blood={name: near[name] for name in person.blood},
+        organs={name: near.get(name, hu) for name, hu in person.organs.items()},
     )
