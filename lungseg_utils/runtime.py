@@ -14,6 +14,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+WARNINGS: ContextVar[list[str]] = ContextVar("WARNINGS")  # where somebody collects this thread's
 
 
 class LungsegError(Exception):
@@ -52,8 +54,12 @@ def printable(text: object) -> str:
 
 
 def warn(message: str) -> None:
-    """Print a warning on standard error."""
-    print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
+    """Print a warning on standard error, above any progress bar; `WARNINGS` may collect it."""
+    from tqdm import tqdm
+
+    WARNINGS.get([]).append(printable(message))
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable, description: str, total: int | None = None) -> Iterable:

@@ -18,7 +18,7 @@ from test_dicom import chest, write_series
 from lungseg_utils import cli, volume
 from lungseg_utils.evaluation import evaluate
 from lungseg_utils.prediction import predict_files, predictor
-from lungseg_utils.prediction.plan import find_scans
+from lungseg_utils.prediction.inputs import find_scans
 from lungseg_utils.runtime import LungsegError
 
 pytestmark = pytest.mark.skipif(
@@ -127,7 +127,7 @@ def test_a_folder_of_slices_and_of_nifti_files_is_ambiguous(dataset, tmp_path):
     _one, *others = series.glob("*.dcm")  # one may be the segmentation beside a mask
     for path in others:
         path.unlink()
-    assert find_scans(series) == [series / "label.nii.gz"]
+    assert [scan.path for scan in find_scans(series)] == [series / "label.nii.gz"]
 
 
 def test_a_segmentation_of_a_nifti_file_is_refused_before_the_work(dataset, tmp_path):
@@ -223,10 +223,11 @@ def test_nothing_of_the_patient_reaches_masks_reports_or_messages(tmp_path, data
         assert cli.main(["predict", *files.split(), *options.split()]) == 0
     assert cli.main(["check", str(root), "--json"]) == 0
     printed = "".join(capsys.readouterr())
-    written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
-    written = [gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data for data in written]
-    assert len(written) == 6 and "toy_0" in printed
+    reports = [path.read_bytes() for path in out.rglob("*.jsonl")]  # name the scan as it was given
+    images = [path.read_bytes() for path in out.rglob("*.gz")]
+    images = [gzip.decompress(data) for data in images]
+    assert (len(images), len(reports)) == (4, 2) and "toy_0" in printed
     for secret in SECRETS:
         assert secret not in printed, secret
-        assert not any(secret.encode() in data for data in written), secret
-    assert not any(str(tmp_path).encode() in data for data in written)
+        assert not any(secret.encode() in data for data in images + reports), secret
+    assert not any(str(tmp_path).encode() in data for data in images)

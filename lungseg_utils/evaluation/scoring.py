@@ -34,9 +34,10 @@ def evaluate(
 ) -> list[dict]:
     """Measure every prediction against its label; write `output` and `summary.json` beside it.
 
-    `labels` is their folder, where files pair by stem (`lung_001.nii.gz` with `lung_001.nii`), or
-    a dict with the label of each case. Returns the rows, sorted by case. A prediction without a
-    label, a label without a prediction and a pair on different grids are errors.
+    `labels` is their folder, where files pair by stem (`lung_001.nii.gz` with `lung_001.nii`, and
+    with nnU-Net's `lung_001_0000.nii.gz`), or a dict with the label of each case. Returns the rows,
+    sorted by case. A prediction without a label, a label without a prediction and a pair on
+    different grids are errors.
     """
     output = Path(output)
     summary = output.with_name("summary.json")
@@ -80,6 +81,8 @@ def _pairs(
     predictions = _by_stem(predictions_dir)
     if not isinstance(labels, dict):
         labels = _by_stem(Path(labels))
+    predictions = _without_channel(predictions, labels)
+    labels = _without_channel(labels, predictions)
     unpaired = {
         "no prediction for": labels.keys() - predictions.keys(),
         "no label for": predictions.keys() - labels.keys(),
@@ -92,6 +95,13 @@ def _pairs(
             f"Each scan needs one mask of the same name here and {where}",
         )
     return [(case, predictions[case], labels[case]) for case in sorted(labels)]
+
+
+def _without_channel(masks: dict[str, Path], others: dict[str, Path]) -> dict[str, Path]:
+    """Return `masks` with nnU-Net's CASE_0000 as CASE, where `others` has that and `masks` not."""
+    missing = others.keys() - masks.keys()
+    shorter = {case: case.removesuffix("_0000") for case in masks.keys() - others.keys()}
+    return {shorter[c] if shorter.get(c) in missing else c: path for c, path in masks.items()}
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

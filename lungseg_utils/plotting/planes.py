@@ -41,7 +41,7 @@ def show_planes(
     """
     array, spacing_mm = array_and_spacing(volume, spacing_mm)
     centre = centre or centre_of(mask, prediction, shape=array.shape)
-    box = _field(array.shape, spacing_mm, centre, field_mm)
+    box = field_box(array.shape, spacing_mm, centre, field_mm)
     mask, prediction = (
         None if part is None else np.asarray(part)[box] for part in (mask, prediction)
     )
@@ -94,7 +94,7 @@ def show_error_map(
         centre=centre,
         field_mm=field_mm,
     )
-    box = _field(array.shape, spacing_mm, centre, field_mm)
+    box = field_box(array.shape, spacing_mm, centre, field_mm)
     for cut, axes in zip(PLANES.values(), figure.axes):
         image = axes.images[0]
         overlay = np.zeros((*image.get_size(), 4))
@@ -117,7 +117,7 @@ def show_error_map(
     return figure
 
 
-def _field(
+def field_box(
     shape: Sequence[int],
     spacing_mm: Sequence[float],
     centre: Sequence[int],

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-from lungseg_utils import decathlon, volume
+from lungseg_utils import volume
+from lungseg_utils.prediction.inputs import Scan, list_scans
+from lungseg_utils.prediction.patients import NIFTI
 from lungseg_utils.runtime import LungsegError
 
-NIFTI = (".nii", ".nii.gz")
+FORMAT = re.compile(
+    r"\.(?=.*[a-z])[a-z0-9]{1,8}", re.IGNORECASE
+)  # .mha, .h5; a version's .2 is none
+OTHER_WAYS = {
+    ".dcm": "; --dicom-seg adds a DICOM SEG to a NIfTI mask",
+    ".png": "; --preview adds pictures to NIfTI masks",
+}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scan: where it is read from, where its mask goes, and what else was asked for."""
+    """One scan: where its mask goes, and what else was asked for."""
 
-    name: str
-    source: Path
+    scan: Scan
     mask: Path
     probabilities: Path | None = None
     dicom_seg: Path | None = None
+    preview: Path | None = None
 
     @property
     def outputs(self) -> list[Path]:
         """Return every file that this job writes."""
-        return [path for path in (self.mask, self.probabilities, self.dicom_seg) if path]
+        files = (self.mask, self.probabilities, self.dicom_seg, self.preview)
+        return [path for path in files if path]
 
 
 def plan(
@@ -37,43 +45,61 @@ def plan(
     *,
     dicom_seg: bool = False,
     probabilities: bool = False,
+    preview: bool = False,
     report: str | Path | None = None,
 ) -> list[Job]:
     """Return a job for each scan of `inputs`.
 
-    Raises LungsegError for outputs that would collide or overwrite an input.
+    Raises LungsegError for outputs that would collide or overwrite an input, or have the name of
+    another format than NIfTI.
     """
-    sources = [scan for path in inputs for scan in find_scans(Path(path))]
+    is_file = _is_file(output)
+    scans = list_scans(inputs)
     output = Path(output)
-    is_file = output.name.lower().endswith(NIFTI) and not os.path.isdir(output)
-    if is_file and len(sources) > 1:
-        raise LungsegError(output, f"one file for {len(sources)} scans", "Name a folder")
+    if is_file and len(scans) > 1:
+        raise LungsegError(output, f"one file for {len(scans)} scans", "Name a folder")
     jobs = []
-    for source in sources:
-        name = _name_of(source)
-        mask = output if is_file else output / f"{name}.nii.gz"
-        base = volume.stem(mask)
-        map_path = mask.with_name(f"{base}_probability.nii.gz") if probabilities else None
-        seg_path = mask.with_name(f"{base}.dcm") if dicom_seg else None
-        if dicom_seg and not os.path.isdir(source):
+    for scan in scans:
+        if dicom_seg and not scan.is_dicom:
             raise LungsegError(
-                source,
+                scan.source,
                 "not a DICOM series, which a DICOM SEG has to refer to",
                 "Predict it without --dicom-seg",
             )
-        jobs.append(Job(name, source, mask, map_path, seg_path))
+        mask = output if is_file else output / f"{scan.name}.nii.gz"
+        base = volume.stem(mask)
+        job = Job(
+            scan,
+            mask,
+            mask.with_name(f"{base}_probability.nii.gz") if probabilities else None,
+            mask.with_name(f"{base}.dcm") if dicom_seg else None,
+            mask.with_name(f"{base}.png") if preview else None,
+        )
+        jobs.append(job)
     outputs = _outputs_of(jobs)
     if report:
         _refuse_report(Path(report), outputs)
         outputs.append(Path(report))
-    _refuse_overwriting(outputs, sources)
+    _refuse_overwriting(outputs, scans)
     return jobs
 
 
-def _name_of(source: Path) -> str:
-    """Return the name of a scan: that of its file without the ending, or of its folder."""
-    is_folder = os.path.isdir(source)
-    return volume.stem(os.path.basename(os.path.realpath(source)) if is_folder else source)
+def _is_file(output: str | Path) -> bool:
+    """Return whether masks go to a file of that name, not into a folder; refuse other formats."""
+    text = os.fspath(output)
+    if os.path.isdir(text):
+        return False
+    if text.lower().endswith(NIFTI):
+        return True
+    ending = Path(text).suffix
+    if FORMAT.fullmatch(ending) and not text.endswith(("/", os.sep)):
+        raise LungsegError(
+            text,
+            f"a mask must be named .nii or .nii.gz, not {ending}",
+            "Name it so, or name a folder: one that exists, or a name without an ending"
+            + OTHER_WAYS.get(ending.lower(), ""),
+        )
+    return False
 
 
 def _outputs_of(jobs: Sequence[Job]) -> list[Path]:
@@ -81,10 +107,10 @@ def _outputs_of(jobs: Sequence[Job]) -> list[Path]:
     taken: dict[Path, Path] = {}
     for job in jobs:
         for path in job.outputs:
-            other = taken.setdefault(path, job.source)
-            if other != job.source:
+            other = taken.setdefault(path, job.scan.path)
+            if other != job.scan.path:
                 raise LungsegError(
-                    job.source,
+                    job.scan.source,
                     f"{path.name} would be named as that of {other}",
                     "Predict them one by one",
                 )
@@ -99,8 +125,8 @@ def _refuse_report(report: Path, outputs: Sequence[Path]) -> None:
         )
 
 
-def _refuse_overwriting(outputs: Sequence[Path], sources: Sequence[Path]) -> None:
-    originals = {os.path.realpath(source) for source in sources}
+def _refuse_overwriting(outputs: Sequence[Path], scans: Sequence[Scan]) -> None:
+    originals = {os.path.realpath(scan.source) for scan in scans}
     for path in outputs:
         real = os.path.realpath(path)
         if real in originals:
@@ -110,46 +136,3 @@ def _refuse_overwriting(outputs: Sequence[Path], sources: Sequence[Path]) -> Non
             raise LungsegError(
                 path, "it would lie among the slices of a scan", "Choose another output"
             )
-
-
-def find_scans(path: Path) -> list[Path]:
-    """Return the scans of `path`: itself, the NIfTI files of a folder, or a dataset's test scans.
-
-    A folder without NIfTI files stands for one DICOM series.
-    """
-    if not os.path.isdir(path):
-        return [path]
-    if (path / "dataset.json").is_file():
-        dataset = decathlon.load(path)
-        return [case.image for case in dataset.test or dataset.training]
-    files = list(path.iterdir())
-    if not files:
-        raise LungsegError(
-            path, "the folder is empty", "Give a scan, a folder of scans or of one DICOM series"
-        )
-    found = sorted(file for file in files if _is_nifti(file))
-    if found and _has_more_dicom_files(path, len(found)):  # a SEG beside each is ours
-        raise LungsegError(
-            path,
-            f"holds DICOM slices and NIfTI files too ({found[0].name})",
-            "Give a folder of one kind, or the files",
-        )
-    return found or [path]
-
-
-def _is_nifti(path: Path) -> bool:
-    return path.name.lower().endswith(NIFTI) and not path.name.startswith(".")
-
-
-def _has_more_dicom_files(folder: Path, count: int) -> bool:
-    return len(list(islice(_dicom_files(folder), count + 1))) > count
-
-
-def _dicom_files(folder: Path) -> Iterator[str]:
-    """Find the files below `folder` that begin as DICOM does."""
-    for root, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(root, name)
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    yield path

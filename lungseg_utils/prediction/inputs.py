@@ -1,0 +1,115 @@
+"""What may be segmented: files, folders, patients' folders, datasets, archives and patterns."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lungseg_utils import decathlon, volume
+from lungseg_utils.decathlon.source import read_json
+from lungseg_utils.prediction import nnunet
+from lungseg_utils.prediction.patients import has_more_slices, is_nifti, patients_in
+from lungseg_utils.runtime import LungsegError
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan: its name, and the path of its file, folder or archive, as the user wrote it."""
+
+    name: str
+    source: str
+
+    @property
+    def path(self) -> Path:
+        """Return where it is read from."""
+        return Path(self.source)
+
+    @property
+    def is_zip(self) -> bool:
+        """Return whether it has to be extracted first."""
+        return self.source.lower().endswith(".zip") and not os.path.isdir(self.source)
+
+    @property
+    def is_dicom(self) -> bool:
+        """Return whether it is a DICOM series."""
+        return self.is_zip or os.path.isdir(self.source)
+
+
+def list_scans(inputs: Sequence[str | Path]) -> list[Scan]:
+    """Return the scans of all `inputs`, some of which may be patterns."""
+    scans = []
+    for given in inputs:
+        paths = expand(given)
+        found = [scan for path in paths for scan in find_scans(path)]
+        scans += _name_by_folder(found) if len(paths) > 1 else found
+    nnunet.refuse_channels([scan.path for scan in scans])
+    return scans
+
+
+def expand(path: str | Path) -> list[str]:
+    """Return what a pattern such as "scans/*.nii.gz" matches, sorted; a plain path as it is."""
+    text = os.fspath(path)
+    if os.path.lexists(text) or not glob.has_magic(text):
+        return [text]
+    found = sorted(glob.glob(text, recursive=True))
+    if not found:
+        raise LungsegError(
+            text, "this pattern matches no file or folder", "Check it, and where it starts from"
+        )
+    return found
+
+
+def find_scans(path: str | Path) -> list[Scan]:
+    """Return the scans of `path`: itself, or those of a folder or of a dataset (its test scans).
+
+    A folder holds NIfTI files, patients' folders or, where it has neither, one DICOM series.
+    """
+    source = os.fspath(path)
+    if not os.path.isdir(source):
+        is_zip = source.lower().endswith(".zip")
+        return [Scan(Path(source).stem if is_zip else nnunet.case_of(source), source)]
+    if os.path.isfile(os.path.join(source, "dataset.json")):
+        return _scans_of_dataset(source)
+    names = sorted(os.listdir(source))
+    if not names:
+        raise LungsegError(
+            source, "the folder is empty", "Give a scan, a folder of scans or of one DICOM series"
+        )
+    found = [os.path.join(source, name) for name in names if is_nifti(name)]
+    if found and has_more_slices(source, len(found)):  # a SEG beside each is ours
+        raise LungsegError(
+            source,
+            f"holds DICOM slices and NIfTI files too ({os.path.basename(found[0])})",
+            "Give a folder of one kind, or the files",
+        )
+    if found:
+        return [Scan(nnunet.case_of(file), file) for file in found]
+    own_name = os.path.basename(os.path.realpath(source))
+    patients = patients_in(source) or {own_name: source}
+    return [Scan(name, where) for name, where in patients.items()]
+
+
+def _scans_of_dataset(root: str) -> list[Scan]:
+    content = read_json(Path(root, "dataset.json"))
+    if nnunet.is_raw_layout(root, content):
+        return [Scan(nnunet.case_of(file), file) for file in nnunet.list_images(root, content)]
+    dataset = decathlon.load(root)
+    scans = []
+    for case in dataset.test or dataset.training:
+        is_named_by_file = case.id == volume.stem(case.image)
+        name = nnunet.case_of(case.image) if is_named_by_file else case.id
+        scans.append(Scan(name, os.fspath(case.image)))
+    return scans
+
+
+def _name_by_folder(scans: list[Scan]) -> list[Scan]:
+    """Return `scans` with names that repeat, as of "patients/*/ct.nii.gz", from their folders."""
+    counts = Counter(scan.name for scan in scans)
+    return [
+        replace(scan, name=scan.path.absolute().parent.name) if counts[scan.name] > 1 else scan
+        for scan in scans
+    ]

@@ -1,0 +1,90 @@
+"""Read a scan of any kind, and keep the warnings that belong to it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lungseg_utils import volume
+from lungseg_utils.prediction import zips
+from lungseg_utils.prediction.inputs import Scan
+from lungseg_utils.prediction.plan import Job
+from lungseg_utils.runtime import WARNINGS, LungsegError
+from lungseg_utils.volume import Volume
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A scan that has been read, and the warnings of that.
+
+    `folder` holds what was extracted for it, which a DICOM SEG refers to, until `close`.
+    """
+
+    scan: Volume
+    warnings: list[str]
+    folder: TemporaryDirectory | None = None
+
+    def close(self) -> None:
+        """Remove what was extracted for the scan."""
+        if self.folder:
+            self.folder.cleanup()
+
+
+@contextlib.contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect the warnings of this thread, which are printed all the same."""
+    token = WARNINGS.set([])
+    try:
+        yield WARNINGS.get()
+    finally:
+        WARNINGS.reset(token)
+
+
+def read_scan(scan: Scan, series: str | int | None = None) -> Reading:
+    """Read `scan`, extracted to a temporary folder where it is a .zip."""
+    with collected_warnings() as warnings:
+        if scan.is_zip:
+            return _read_zip(scan, series, warnings)
+        found = volume.read(scan.path, series=series)
+    return Reading(replace(found, name=scan.name), warnings)
+
+
+def _read_zip(scan: Scan, series: str | int | None, warnings: list[str]) -> Reading:
+    folder = TemporaryDirectory(prefix="lungseg-")
+    extracted = Path(folder.name, scan.path.name)  # messages name the archive by this
+    try:
+        zips.extract(scan.path, extracted)
+        found = volume.read(extracted, series=series)
+    except LungsegError as error:
+        folder.cleanup()
+        subject, cause = (
+            text.replace(str(extracted), scan.source) for text in (error.subject, error.cause)
+        )
+        raise LungsegError(subject, cause, error.remedy) from error
+    except BaseException:
+        folder.cleanup()
+        raise
+    own = [warning.replace(str(extracted), scan.source) for warning in warnings]
+    return Reading(replace(found, name=scan.name, source=scan.path), own, folder)
+
+
+def read_ahead(
+    reader: ThreadPoolExecutor, jobs: Sequence[Job], series: str | int | None
+) -> Iterator[tuple[Job, Future[Reading]]]:
+    """Begin to read; return each job with its scan to be, while the next one is read."""
+
+    def read(job: Job) -> Future[Reading]:
+        return reader.submit(read_scan, job.scan, series)
+
+    def scans(coming: Future[Reading]) -> Iterator[tuple[Job, Future[Reading]]]:
+        for number, job in enumerate(jobs):
+            current = coming
+            if number + 1 < len(jobs):
+                coming = read(jobs[number + 1])
+            yield job, current
+
+    return scans(read(jobs[0]))
