@@ -145,22 +145,25 @@ DAMAGES = {
 }
 
 
+@pytest.mark.fault("damaged checkpoint")
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_fault_62_damaged_weights_are_refused(weights, damage):
+def test_damaged_weights_are_refused(weights, damage):
     change, cause = DAMAGES[damage]
     weights.write_bytes(change(weights.read_bytes()))
     refuse(weights, cause)
 
 
+@pytest.mark.fault("damaged checkpoint")
 @pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "surplus"])
-def test_fault_62_a_damaged_state_is_refused(state, damage):
+def test_a_damaged_state_is_refused(state, damage):
     change, cause = DAMAGES[damage]
     state.write_bytes(change(state.read_bytes()))
     refuse(state, cause, checkpoint.load_state)
 
 
+@pytest.mark.fault("damaged checkpoint")
 @pytest.mark.parametrize("kind", ["weights", "state"])
-def test_fault_62_no_flipped_bit_changes_a_weight_in_silence(kind, request):
+def test_no_flipped_bit_changes_a_weight_in_silence(kind, request):
     path = request.getfixturevalue(kind)
     content = path.read_bytes()
     whole = checkpoint.load_weights(path)[1]["digest"]
@@ -179,7 +182,8 @@ def test_fault_62_no_flipped_bit_changes_a_weight_in_silence(kind, request):
     assert refused > (140 if kind == "weights" else 30)  # a zip of small tensors is mostly padding
 
 
-def test_fault_62_a_flipped_bit_in_the_tensors_is_a_checksum_that_does_not_match(weights, state):
+@pytest.mark.fault("damaged checkpoint")
+def test_a_flipped_bit_in_the_tensors_is_a_checksum_that_does_not_match(weights, state):
     content = bytearray(weights.read_bytes())
     content[-10] ^= 1
     weights.write_bytes(content)
@@ -252,9 +256,10 @@ def old_style(path, evil):
     torch.save({"ema": evil}, path, _use_new_zipfile_serialization=False)
 
 
+@pytest.mark.fault("malicious checkpoint")
 @pytest.mark.parametrize("payload", [Opens, Runs, Builds])
 @pytest.mark.parametrize("write", [bare, by_torch, injected, old_style])
-def test_fault_63_a_malicious_pickle_is_refused_and_not_run(tmp_path, write, payload):
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, write, payload):
     path, canary = tmp_path / "last.pt", tmp_path / "canary"
     write(path, payload(canary))
     for load in (checkpoint.load_weights, checkpoint.load_state):
@@ -265,7 +270,8 @@ def test_fault_63_a_malicious_pickle_is_refused_and_not_run(tmp_path, write, pay
 # --- what is foreign ------------------------------------------------------------------------------
 
 
-def test_fault_64_weights_of_another_program_are_refused(tmp_path):
+@pytest.mark.fault("foreign checkpoint")
+def test_weights_of_another_program_are_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"conv.weight": torch.zeros(3)}, path)
     refuse(path, "another program")
@@ -275,7 +281,8 @@ def test_fault_64_weights_of_another_program_are_refused(tmp_path):
     refuse(path, "another program")
 
 
-def test_fault_64_a_bare_state_dict_is_no_checkpoint_of_ours(tmp_path):
+@pytest.mark.fault("foreign checkpoint")
+def test_a_bare_state_dict_is_no_checkpoint_of_ours(tmp_path):
     path = tmp_path / "model.pt"
     torch.save(torch.nn.Linear(2, 2).state_dict(), path)
     refuse(path, "no SegUNet of this project")
@@ -283,6 +290,7 @@ def test_fault_64_a_bare_state_dict_is_no_checkpoint_of_ours(tmp_path):
     refuse(path, "not the state")
 
 
+@pytest.mark.fault("foreign checkpoint")
 @pytest.mark.parametrize(
     ("described", "cause"),
     [
@@ -325,22 +333,22 @@ def test_fault_64_a_bare_state_dict_is_no_checkpoint_of_ours(tmp_path):
         ),
     ],
 )
-def test_fault_64_a_network_that_cannot_be_built_or_does_not_fit_is_explained(
-    tmp_path, described, cause
-):
+def test_a_network_that_cannot_be_built_or_does_not_fit_is_explained(tmp_path, described, cause):
     path = tmp_path / "last.pt"
     torch.save(state_of(tiny()) | {"described": described}, path)
     refuse(path, cause)
 
 
+@pytest.mark.fault("foreign checkpoint")
 @pytest.mark.parametrize("tensors", [None, 3, {"a": 1}, {"head.bias": "text"}, {}])
-def test_fault_64_a_table_of_weights_that_is_none_is_refused(tmp_path, tensors):
+def test_a_table_of_weights_that_is_none_is_refused(tmp_path, tensors):
     path = tmp_path / "last.pt"
     torch.save(state_of(tiny()) | {"ema": tensors}, path)
     refuse(path, "table of weights|do not fit")
 
 
-def test_fault_64_a_network_of_two_masks_or_scans_predicts_nothing_here(tmp_path):
+@pytest.mark.fault("foreign checkpoint")
+def test_a_network_of_two_masks_or_scans_predicts_nothing_here(tmp_path):
     for number, channels in enumerate(({"out_channels": 2}, {"in_channels": 2})):
         path = tmp_path / f"{number}.safetensors"
         checkpoint.save_weights(path, tiny(**channels), FACTS)
@@ -350,6 +358,7 @@ def test_fault_64_a_network_of_two_masks_or_scans_predicts_nothing_here(tmp_path
             checkpoint.load_networks(path)
 
 
+@pytest.mark.fault("foreign checkpoint")
 @pytest.mark.parametrize(
     "change",
     [
@@ -360,7 +369,7 @@ def test_fault_64_a_network_of_two_masks_or_scans_predicts_nothing_here(tmp_path
         lambda tensor: tensor.to(torch.float8_e4m3fn),
     ],
 )
-def test_fault_64_weights_that_are_no_plain_numbers_are_refused(tmp_path, change):
+def test_weights_that_are_no_plain_numbers_are_refused(tmp_path, change):
     model = tiny()
     tables = {
         name: change(tensor) if name == "head.weight" else tensor
@@ -385,13 +394,15 @@ def test_a_state_that_unpacks_to_more_than_any_checkpoint_is_not_unpacked(tmp_pa
         checkpoint.load_weights(tmp_path / "last.pt")
 
 
-def test_fault_64_numpy_scalars_need_no_unsafe_loading(tmp_path):
+@pytest.mark.fault("foreign checkpoint")
+def test_numpy_scalars_need_no_unsafe_loading(tmp_path):
     path = tmp_path / "last.pt"
     torch.save(state_of(tiny(), score=np.float64(0.5)), path)
     refuse(path, "more than numbers", checkpoint.load_state)
 
 
-def test_fault_64_a_storage_smaller_than_its_tensor_is_refused(tmp_path):
+@pytest.mark.fault("foreign checkpoint")
+def test_a_storage_smaller_than_its_tensor_is_refused(tmp_path):
     """A real checkpoint whose tensors were shortened, checksums and all."""
     whole, path = io.BytesIO(), tmp_path / "last.pt"
     torch.save(state_of(tiny()), whole)
@@ -402,10 +413,9 @@ def test_fault_64_a_storage_smaller_than_its_tensor_is_refused(tmp_path):
     refuse(path, "damaged")
 
 
+@pytest.mark.fault("loss or weights that are not finite")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_fault_80_weights_that_are_no_numbers_are_neither_written_nor_read(
-    tmp_path, weights, value
-):
+def test_weights_that_are_no_numbers_are_neither_written_nor_read(tmp_path, weights, value):
     model, before = tiny(), weights.read_bytes()
     torch.nn.init.constant_(model.head.bias, value)
     with pytest.raises(

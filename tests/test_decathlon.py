@@ -87,6 +87,7 @@ def test_hidden_test_labels_are_found(toy):
     ]
 
 
+@pytest.mark.fault("paths with ./, none, backslashes")
 @pytest.mark.parametrize(
     "write",
     [
@@ -95,7 +96,7 @@ def test_hidden_test_labels_are_found(toy):
         lambda path: "imagesTr/../" + path,
     ],
 )
-def test_fault_45_paths_are_read_however_they_are_written(toy, write):
+def test_paths_are_read_however_they_are_written(toy, write):
     _, content, save = toy
     content["training"] = [
         {kind: write(path) for kind, path in entry.items()} for entry in content["training"]
@@ -103,7 +104,8 @@ def test_fault_45_paths_are_read_however_they_are_written(toy, write):
     assert len(load(save()).training) == 6
 
 
-def test_fault_51_a_set_without_test_cases_is_fine(toy):
+@pytest.mark.fault("wrong level of folder; no training case; one case")
+def test_a_set_without_test_cases_is_fine(toy):
     _, content, save = toy
     del content["test"], content["numTest"]
     assert load(save()).test == ()
@@ -112,14 +114,16 @@ def test_fault_51_a_set_without_test_cases_is_fine(toy):
 # --- dataset.json ---------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("dataset.json missing or malformed")
 @pytest.mark.parametrize(
     "encode", [lambda text: codecs.BOM_UTF8 + text.encode(), lambda text: text.encode("utf-16")]
 )
-def test_fault_43_a_byte_order_mark_is_read(toy, encode):
+def test_a_byte_order_mark_is_read(toy, encode):
     _, content, save = toy
     assert len(load(save(encode(json.dumps(content)))).training) == 6
 
 
+@pytest.mark.fault("dataset.json missing or malformed")
 @pytest.mark.parametrize(
     ("data", "cause"),
     [
@@ -138,18 +142,20 @@ def test_fault_43_a_byte_order_mark_is_read(toy, encode):
         (b"<html>", "line 1: malformed"),
     ],
 )
-def test_fault_43_a_broken_json_is_an_error_with_its_line(toy, data, cause):
+def test_a_broken_json_is_an_error_with_its_line(toy, data, cause):
     root, _, save = toy
     error = faults_of(save(data))
     assert error.subject == str(root / "dataset.json") and cause in error.cause and error.remedy
 
 
-def test_fault_43_an_absurdly_long_json_is_not_read(toy):
+@pytest.mark.fault("dataset.json missing or malformed")
+def test_an_absurdly_long_json_is_not_read(toy):
     with open(toy[0] / "dataset.json", "r+b") as file:
         file.truncate(1 << 40)  # a hole: it takes no room
     assert "too many" in str(faults_of(toy[0]))
 
 
+@pytest.mark.fault("keys, entries and counts of dataset.json")
 @pytest.mark.parametrize(
     ("key", "value", "cause"),
     [
@@ -173,12 +179,13 @@ def test_fault_43_an_absurdly_long_json_is_not_read(toy):
         ("labels", ["background"], '"labels" is a list'),
     ],
 )
-def test_fault_44_an_entry_of_the_wrong_form_is_named(toy, key, value, cause):
+def test_an_entry_of_the_wrong_form_is_named(toy, key, value, cause):
     _, content, save = toy
     assert cause in str(faults_of(save(content | {key: value})))
 
 
-def test_fault_44_a_missing_key_is_named(toy):
+@pytest.mark.fault("keys, entries and counts of dataset.json")
+def test_a_missing_key_is_named(toy):
     _, content, save = toy
     del content["training"]
     assert 'the key "training" is missing' in str(faults_of(save()))
@@ -204,6 +211,7 @@ def test_what_is_odd_but_legal_is_reported(toy, change, warning, capsys):
 # --- files ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("paths out of the dataset")
 @pytest.mark.parametrize(
     ("path", "cause"),
     [
@@ -215,7 +223,7 @@ def test_what_is_odd_but_legal_is_reported(toy, change, warning, capsys):
         ("\\\\server\\secret.nii.gz", "is an absolute path"),
     ],
 )
-def test_fault_47_a_path_out_of_the_dataset_is_refused(toy, path, cause):
+def test_a_path_out_of_the_dataset_is_refused(toy, path, cause):
     root, content, save = toy
     (root.parent / "secret.nii.gz").touch()
     content["training"][0]["image"] = path
@@ -228,6 +236,7 @@ def test_an_absolute_path_into_the_dataset_is_called_what_it_is(toy):
     assert "is an absolute path. Write ./imagesTr/" in str(faults_of(save()))
 
 
+@pytest.mark.fault("missing and extra files")
 @pytest.mark.parametrize(
     ("path", "cause"),
     [
@@ -248,7 +257,7 @@ def test_an_absolute_path_into_the_dataset_is_called_what_it_is(toy):
     ],
 )
 @pytest.mark.parametrize("kind", ["image", "label"])
-def test_fault_49_a_missing_file_is_named(toy, path, cause, kind):
+def test_a_missing_file_is_named(toy, path, cause, kind):
     _, content, save = toy
     path = path.replace("imagesTr", "labelsTr") if kind == "label" else path
     content["training"][0][kind] = path
@@ -270,7 +279,8 @@ def test_links_are_followed_and_dead_ones_named(toy):
     assert "a link that leads nowhere" in str(faults_of(root))
 
 
-def test_fault_46_listed_apple_double_files_are_not_counted(toy, capsys):
+@pytest.mark.fault("macOS's ._ files")
+def test_listed_apple_double_files_are_not_counted(toy, capsys):
     _, content, save = toy
     content["training"].append(
         {"image": "./imagesTr/._toy_000.nii.gz", "label": "./labelsTr/._toy_000.nii.gz"}
@@ -284,7 +294,8 @@ def test_fault_46_listed_apple_double_files_are_not_counted(toy, capsys):
     )
 
 
-def test_fault_49_extra_files_are_reported(toy, capsys):
+@pytest.mark.fault("missing and extra files")
+def test_extra_files_are_reported(toy, capsys):
     (toy[0] / "imagesTr" / "toy_100.nii.gz").touch()
     (toy[0] / "labelsTs").mkdir()
     (toy[0] / "labelsTs" / "toy_008.nii").touch()
@@ -293,7 +304,8 @@ def test_fault_49_extra_files_are_reported(toy, capsys):
     assert "imagesTr: 1 files" in stderr and "toy_100.nii.gz" in stderr and "toy_008.nii" in stderr
 
 
-def test_fault_48_a_training_image_among_the_test_cases_is_a_leak(toy):
+@pytest.mark.fault("one case twice; a training scan among the test scans")
+def test_a_training_image_among_the_test_cases_is_a_leak(toy):
     root, content, save = toy
     assert "toy_000 is in the test list too" in str(
         faults_of(save(content | {"test": ["./imagesTr/toy_000.nii.gz"], "numTest": 1}))
@@ -317,7 +329,8 @@ def test_a_patient_in_both_lists_is_a_leak(toy):
     ]
 
 
-def test_fault_48_repeated_and_swapped_cases_are_faults(toy):
+@pytest.mark.fault("one case twice; a training scan among the test scans")
+def test_repeated_and_swapped_cases_are_faults(toy):
     _, content, save = toy
     first, second, *rest = content["training"]
     assert "toy_003 is named twice" in str(
@@ -329,7 +342,8 @@ def test_fault_48_repeated_and_swapped_cases_are_faults(toy):
     )
 
 
-def test_fault_50_all_faults_come_in_one_error(toy):
+@pytest.mark.fault("several faults at once")
+def test_all_faults_come_in_one_error(toy):
     root, content, save = toy
     content["training"][0]["image"] = "../x.nii.gz"
     content["training"][1] = 7
@@ -345,7 +359,8 @@ def test_fault_50_all_faults_come_in_one_error(toy):
 # --- folders --------------------------------------------------------------------------------------
 
 
-def test_fault_51_the_wrong_level_is_corrected_and_reported(toy, capsys):
+@pytest.mark.fault("wrong level of folder; no training case; one case")
+def test_the_wrong_level_is_corrected_and_reported(toy, capsys):
     for folder in (toy[0].parent, toy[0] / "imagesTr"):
         assert load(folder).root.resolve() == toy[0].resolve()
         assert "has no dataset.json; using" in capsys.readouterr().err
@@ -442,7 +457,8 @@ def test_a_patient_that_is_neither_a_name_nor_a_number_is_a_fault(toy, patient):
     assert "training entry 2 has" in (error := str(faults_of(save()))) and "as its patient" in error
 
 
-def test_fault_51_fewer_cases_than_folds_are_left_out_one_by_one(tmp_path):
+@pytest.mark.fault("wrong level of folder; no training case; one case")
+def test_fewer_cases_than_folds_are_left_out_one_by_one(tmp_path):
     three = dataset_of(["a", "b", "c"], tmp_path)
     assert [len(split(three, fold)[1]) for fold in range(3)] == [1, 1, 1]
     with pytest.raises(LungsegError, match="out of range for 3 folds"):

@@ -101,7 +101,8 @@ def test_the_report_is_json_and_the_same_from_processes(toy):
     assert report["summary"]["spacing_d_mm"] == {"min": 4, "median": 4, "max": 4}
 
 
-def test_fault_50_all_faults_come_in_one_report(toy):
+@pytest.mark.fault("several faults at once")
+def test_all_faults_come_in_one_report(toy):
     label = scan(9)[1]
     content = json.loads((toy / "dataset.json").read_text())
     content["training"].append(
@@ -183,12 +184,14 @@ def test_warnings_of_the_reader_land_in_the_report(toy, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_fault_57_an_inverted_label_is_a_fault(toy):
+@pytest.mark.fault("empty and inverted labels")
+def test_an_inverted_label_is_a_fault(toy):
     put(toy, "labelsTr/toy_1", 1 - scan(1)[1])
     assert "inverted" in check(toy).faults[0].cause
 
 
-def test_fault_57_a_set_without_any_tumour_is_a_fault(toy):
+@pytest.mark.fault("empty and inverted labels")
+def test_a_set_without_any_tumour_is_a_fault(toy):
     for i in range(3):
         put(toy, f"labelsTr/toy_{i}", np.zeros(SHAPE, np.uint8))
     report = check(toy)
@@ -197,10 +200,11 @@ def test_fault_57_a_set_without_any_tumour_is_a_fault(toy):
     ) == 3
 
 
+@pytest.mark.fault("one case twice; a training scan among the test scans")
 @pytest.mark.parametrize(
     ("name", "cause"), [("imagesTr/toy_2", "same scan as toy_0"), ("imagesTs/toy_3", "a leak")]
 )
-def test_fault_48_one_scan_under_two_names_is_a_fault_however_it_is_stored(toy, name, cause):
+def test_one_scan_under_two_names_is_a_fault_however_it_is_stored(toy, name, cause):
     volume.write_nifti(
         toy / f"{name}.nii.gz", scan(0)[0].astype(np.float32), AFFINE, orientation="RAS"
     )
@@ -228,7 +232,8 @@ def die_at_b(task):
     return Examined(task, row={"case": task.id})
 
 
-def test_fault_88_a_dead_process_is_named_and_takes_no_other_case_along(tmp_path):
+@pytest.mark.fault("dead worker process, few open files")
+def test_a_dead_process_is_named_and_takes_no_other_case_along(tmp_path):
     for name in "abcd":
         (tmp_path / name).touch()
     tasks = [Task(name, "training", tmp_path / name, None) for name in "abcd"]

@@ -111,7 +111,8 @@ def refuse(folder, pattern, **options):
     assert PATIENT not in str(caught.value) and "4711" not in str(caught.value)
 
 
-def test_fault_58_shuffled_names_and_junk(tmp_path, capsys):
+@pytest.mark.fault("DICOM: shuffled names, junk")
+def test_shuffled_names_and_junk(tmp_path, capsys):
     paths = write_series(tmp_path)
     (tmp_path / "readme.txt").write_text("hello")
     (tmp_path / "Thumbs.db").write_bytes(bytes(300))
@@ -154,11 +155,13 @@ def test_the_mask_lies_on_the_series_grid(tmp_path):
     assert np.array_equal(np.asanyarray(mask.dataobj).transpose(2, 1, 0), chest() > 0)
 
 
-def test_fault_59_missing_slice(tmp_path):
+@pytest.mark.fault("DICOM: missing, duplicate, truncated slices")
+def test_missing_slice(tmp_path):
     write_series(tmp_path)[3].unlink()
     refuse(tmp_path, "slices are missing: 6 mm between 1-03.dcm and 1-06.dcm, 3 mm elsewhere")
 
 
+@pytest.mark.fault("DICOM: missing, duplicate, truncated slices")
 @pytest.mark.parametrize(
     "moved",
     [
@@ -169,7 +172,7 @@ def test_fault_59_missing_slice(tmp_path):
         [(0, 0, 0)] * 10 + [(40, 0, 0)] * 20 + [(0, 0, 0)] * 10,
     ],
 )
-def test_fault_59_uneven_or_shifted_slices(tmp_path, moved):
+def test_uneven_or_shifted_slices(tmp_path, moved):
     for k, (plane, shift) in enumerate(zip(chest((40, 8, 10)), moved)):
         make_slice(plane, np.array([0, 0, 3.0 * k]) + shift, number=k).save_as(
             tmp_path / f"{k:02d}.dcm"
@@ -177,7 +180,8 @@ def test_fault_59_uneven_or_shifted_slices(tmp_path, moved):
     refuse(tmp_path, r"not one even stack: \d\d.dcm lies [\d.]+ mm from where it should")
 
 
-def test_fault_59_duplicate_slices(tmp_path, capsys):
+@pytest.mark.fault("DICOM: missing, duplicate, truncated slices")
+def test_duplicate_slices(tmp_path, capsys):
     paths = write_series(tmp_path)
     copy = dcmread(paths[2])
     copy.save_as(tmp_path / "copy.dcm")
@@ -188,22 +192,25 @@ def test_fault_59_duplicate_slices(tmp_path, capsys):
     refuse(tmp_path, "copy.dcm: lies where .* lies, and differs")
 
 
+@pytest.mark.fault("DICOM: missing, duplicate, truncated slices")
 @pytest.mark.parametrize("keep", [0, 60, 140, 300, 700, -100])
-def test_fault_59_truncated_slice(tmp_path, keep):
+def test_truncated_slice(tmp_path, keep):
     path = write_series(tmp_path)[2]
     path.write_bytes(path.read_bytes()[:keep])
     refuse(tmp_path, f"{path.name}: .*(truncated|cut short|its start|empty)")
 
 
-def test_fault_59_an_empty_file_is_reported(tmp_path, capsys):
+@pytest.mark.fault("DICOM: missing, duplicate, truncated slices")
+def test_an_empty_file_is_reported(tmp_path, capsys):
     write_series(tmp_path)
     (tmp_path / "IM0007").touch()
     assert np.array_equal(volume.read(tmp_path).hu, chest())
     assert "IM0007: empty; it is skipped" in capsys.readouterr().err
 
 
+@pytest.mark.fault("DICOM: missing, duplicate, truncated slices")
 @pytest.mark.parametrize("tag", ["0008103e", "7fe00010"])
-def test_fault_59_an_element_that_claims_gigabytes_takes_no_memory(tmp_path, tag):
+def test_an_element_that_claims_gigabytes_takes_no_memory(tmp_path, tag):
     path = write_series(tmp_path)[2]
     content = bytearray(path.read_bytes())
     place = content.index(struct.pack("<HH", int(tag[:4], 16), int(tag[4:], 16))) + 8
@@ -219,7 +226,8 @@ def test_fault_59_an_element_that_claims_gigabytes_takes_no_memory(tmp_path, tag
     assert most < 20_000_000
 
 
-def test_fault_61_deflated_files_are_read_but_not_large_ones(tmp_path):
+@pytest.mark.fault("DICOM: no codec, broken or deflated data")
+def test_deflated_files_are_read_but_not_large_ones(tmp_path):
     for path in write_series(tmp_path):
         one = dcmread(path)
         one.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -232,7 +240,8 @@ def test_fault_61_deflated_files_are_read_but_not_large_ones(tmp_path):
     )
 
 
-def test_fault_60_two_series_are_asked_for(tmp_path, capsys):
+@pytest.mark.fault("DICOM: several series, localizer, MR, tilt, rescale")
+def test_two_series_are_asked_for(tmp_path, capsys):
     write_series(tmp_path, series="1")
     write_series(tmp_path, chest() + 1, series="2")
     refuse(tmp_path, "2 CT series in it: .*'Thorax kernel 1'.*Choose one with --series")
@@ -244,7 +253,8 @@ def test_fault_60_two_series_are_asked_for(tmp_path, capsys):
     assert [series.number for series in dicom.find_series(tmp_path)] == ["1", "2"]
 
 
-def test_fault_60_localizer_and_mr_are_left_out_or_refused(tmp_path, capsys):
+@pytest.mark.fault("DICOM: several series, localizer, MR, tilt, rescale")
+def test_localizer_and_mr_are_left_out_or_refused(tmp_path, capsys):
     write_series(tmp_path / "both")
     make_slice(chest()[0], (0, 0, 0), image_type="LOCALIZER").save_as(
         tmp_path / "both" / "scout.dcm"
@@ -257,12 +267,14 @@ def test_fault_60_localizer_and_mr_are_left_out_or_refused(tmp_path, capsys):
     refuse(tmp_path / "mr", "no CT series .* only 1 'Thorax kernel 1' .MR, 6 files.")
 
 
-def test_fault_60_gantry_tilt(tmp_path):
+@pytest.mark.fault("DICOM: several series, localizer, MR, tilt, rescale")
+def test_gantry_tilt(tmp_path):
     write_series(tmp_path, step=(0, 0.6, 3.0))
     refuse(tmp_path, "sheared grid .gantry tilt")
 
 
-def test_fault_60_every_slice_has_its_own_rescale(tmp_path):
+@pytest.mark.fault("DICOM: several series, localizer, MR, tilt, rescale")
+def test_every_slice_has_its_own_rescale(tmp_path):
     paths = write_series(tmp_path, chest() // 2 * 2)
     for path, (slope, inter) in zip(
         paths, [(1, -1024), (2, -2000), (0.5, -1500), (1, -1000), (2, -1024), (1, -3000)]
@@ -291,6 +303,7 @@ def test_slices_of_two_patients_or_two_scans_are_refused_without_naming_them(tmp
     refuse(tmp_path, "its patient or frame of reference is another")
 
 
+@pytest.mark.fault("voxel size zero, negative, NaN or lying")
 @pytest.mark.parametrize(
     "tag, value",
     [
@@ -299,15 +312,14 @@ def test_slices_of_two_patients_or_two_scans_are_refused_without_naming_them(tmp
         ("ImageOrientationPatient", [0.5, 0, 0, 0, 0.5, 0]),
     ],
 )
-def test_fault_34_pixels_of_no_size_and_directions_of_another_length_are_refused(
-    tmp_path, tag, value
-):
+def test_pixels_of_no_size_and_directions_of_another_length_are_refused(tmp_path, tag, value):
     for path in write_series(tmp_path):
         change(path, **{tag: value})
     refuse(tmp_path, "no usable position, orientation, pixel size")
 
 
-def test_fault_12_slices_behind_a_linked_folder_are_read_once(tmp_path):
+@pytest.mark.fault("links: sound, dangling, in a circle")
+def test_slices_behind_a_linked_folder_are_read_once(tmp_path):
     paths = write_series(tmp_path / "elsewhere")
     (tmp_path / "series").mkdir()
     for path in paths[:3]:
@@ -318,7 +330,8 @@ def test_fault_12_slices_behind_a_linked_folder_are_read_once(tmp_path):
     assert np.array_equal(volume.read(tmp_path / "series").hu, chest())
 
 
-def test_fault_59_a_closed_folder_among_the_slices_is_reported(tmp_path, monkeypatch):
+@pytest.mark.fault("DICOM: missing, duplicate, truncated slices")
+def test_a_closed_folder_among_the_slices_is_reported(tmp_path, monkeypatch):
     write_series(tmp_path)
     (tmp_path / "rest").mkdir()
     real = os.scandir
@@ -332,7 +345,8 @@ def test_fault_59_a_closed_folder_among_the_slices_is_reported(tmp_path, monkeyp
     refuse(tmp_path, "rest: permission denied")
 
 
-def test_fault_13_what_a_segmentation_cannot_take_is_not_quoted(tmp_path):
+@pytest.mark.fault("the patient's data in a header or extension")
+def test_what_a_segmentation_cannot_take_is_not_quoted(tmp_path):
     for path in write_series(tmp_path / "series"):
         change(path, PatientSex=PATIENT)
     scan = volume.read(tmp_path / "series")
@@ -357,6 +371,7 @@ def test_compressed_series_are_read(tmp_path, syntax):
     assert np.array_equal(volume.read(tmp_path).hu, chest())
 
 
+@pytest.mark.fault("DICOM: no codec, broken or deflated data")
 @pytest.mark.parametrize(
     "uid, package",
     [
@@ -365,7 +380,7 @@ def test_compressed_series_are_read(tmp_path, syntax):
         ("1.2.840.10008.1.2.4.80", "pyjpegls"),
     ],
 )
-def test_fault_61_no_codec_or_broken_data(tmp_path, uid, package):
+def test_no_codec_or_broken_data(tmp_path, uid, package):
     from pydicom.encaps import encapsulate
 
     one = dcmread(write_series(tmp_path)[1])

@@ -130,6 +130,8 @@ def put(tmp_path):
 # --- the network ----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("download cut, short or wrong")
+@pytest.mark.fault("server errors, sign-in pages, redirects, stalls")
 @pytest.mark.parametrize(
     ("mode", "requests"),
     [
@@ -144,7 +146,7 @@ def put(tmp_path):
         ("wrong_then_ok", 3),
     ],
 )
-def test_fault_69_and_71_a_download_gets_there(tmp_path, mode, requests):
+def test_a_download_gets_there(tmp_path, mode, requests):
     with FlakyServer(TOY, mode) as server:
         target = download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
     assert target == tmp_path / "Task99_Toy" and [case.id for case in load(target).training] == [
@@ -159,6 +161,7 @@ def test_fault_69_and_71_a_download_gets_there(tmp_path, mode, requests):
     assert not list(target.rglob("._*"))
 
 
+@pytest.mark.fault("server errors, sign-in pages, redirects, stalls")
 @pytest.mark.parametrize(
     ("mode", "cause"),
     [
@@ -178,15 +181,14 @@ def test_fault_69_and_71_a_download_gets_there(tmp_path, mode, requests):
         ("weak_tag", "was cut after"),
     ],
 )
-def test_fault_71_a_download_that_cannot_succeed_says_why_and_leaves_no_final_name(
-    tmp_path, mode, cause
-):
+def test_a_download_that_cannot_succeed_says_why_and_leaves_no_final_name(tmp_path, mode, cause):
     with FlakyServer(TOY, mode) as server, pytest.raises(LungsegError, match=cause):
         download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
     assert not (tmp_path / "Task99_Toy").exists() and not (tmp_path / "Task99_Toy.tar").exists()
 
 
-def test_fault_69_a_cut_download_goes_on_where_it_was(tmp_path):
+@pytest.mark.fault("download cut, short or wrong")
+def test_a_cut_download_goes_on_where_it_was(tmp_path):
     with FlakyServer(TOY, "cut") as server:
         download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
     step = len(TOY) // 3
@@ -197,7 +199,8 @@ def test_fault_69_a_cut_download_goes_on_where_it_was(tmp_path):
     assert all(condition == f'"{md5(TOY)}"' for _, condition in server.requests[1:])
 
 
-def test_fault_70_a_changed_file_is_never_spliced(tmp_path):
+@pytest.mark.fault("server without Range; file changed meanwhile")
+def test_a_changed_file_is_never_spliced(tmp_path):
     other = TOY[::-1]
     with (
         FlakyServer(TOY, "changed") as server,
@@ -206,7 +209,8 @@ def test_fault_70_a_changed_file_is_never_spliced(tmp_path):
         download(tmp_path, url=server.url, md5=md5(TOY), **QUICK)
 
 
-def test_fault_70_the_rest_of_another_version_is_refused_even_if_the_server_offers_it(tmp_path):
+@pytest.mark.fault("server without Range; file changed meanwhile")
+def test_the_rest_of_another_version_is_refused_even_if_the_server_offers_it(tmp_path):
     once = QUICK | {"delays_s": ()}
     with FlakyServer(TOY, "ignores_if_range") as server:
         with pytest.raises(LungsegError, match="was cut after"):
@@ -216,7 +220,8 @@ def test_fault_70_the_rest_of_another_version_is_refused_even_if_the_server_offe
     assert server.requests[1][0] and not (tmp_path / "Task99_Toy.tar.part").exists()
 
 
-def test_fault_70_a_part_of_another_address_is_not_continued(tmp_path):
+@pytest.mark.fault("server without Range; file changed meanwhile")
+def test_a_part_of_another_address_is_not_continued(tmp_path):
     (tmp_path / "Task99_Toy.tar.part").write_bytes(b"x" * 1000)
     note = {
         "url": "http://127.0.0.1/other",
@@ -230,6 +235,7 @@ def test_fault_70_a_part_of_another_address_is_not_continued(tmp_path):
     assert server.requests == [(None, None)]
 
 
+@pytest.mark.fault("server errors, sign-in pages, redirects, stalls")
 @pytest.mark.parametrize(
     "url",
     [
@@ -242,7 +248,7 @@ def test_fault_70_a_part_of_another_address_is_not_continued(tmp_path):
         "http://example.org/.tar",
     ],
 )
-def test_fault_71_other_addresses_are_refused(tmp_path, url):
+def test_other_addresses_are_refused(tmp_path, url):
     with pytest.raises(LungsegError):
         download(tmp_path, url=url, md5=md5(TOY), **QUICK)
     assert not list(tmp_path.rglob("*"))
@@ -306,7 +312,8 @@ def test_a_tar_that_is_there_is_used_and_a_second_call_does_nothing(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
-def test_fault_72_a_tar_with_the_wrong_md5_is_left_alone_and_named(tmp_path):
+@pytest.mark.fault("another archive already there")
+def test_a_tar_with_the_wrong_md5_is_left_alone_and_named(tmp_path):
     (tmp_path / "Task99_Toy.tar").write_bytes(b"mine")
     with (
         FlakyServer(TOY) as server,
@@ -371,9 +378,10 @@ HOSTILE = {
 }
 
 
+@pytest.mark.fault("hostile members of an archive")
 @pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.parametrize("place", ["first", "last"])
-def test_fault_66_a_hostile_member_stops_it_before_anything_is_written(put, kind, place):
+def test_a_hostile_member_stops_it_before_anything_is_written(put, kind, place):
     members = toy_members(100)
     members.insert(0 if place == "first" else len(members), HOSTILE[kind])
     folder, arguments = put(make_tar(*members))
@@ -401,6 +409,7 @@ LAST = SMALL.rindex(
 )  # header of the last member, which dataset.json does not name
 
 
+@pytest.mark.fault("cut, damaged or foreign archive")
 @pytest.mark.parametrize(
     "data",
     {
@@ -419,7 +428,7 @@ LAST = SMALL.rindex(
     }.items(),
     ids=lambda item: item[0],
 )
-def test_fault_67_a_bad_archive_leaves_no_dataset(put, data):
+def test_a_bad_archive_leaves_no_dataset(put, data):
     folder, arguments = put(data[1])
     with pytest.raises(LungsegError, match=r"Task99_Toy\.tar: "):
         download(folder, **arguments)
@@ -446,8 +455,9 @@ def test_too_many_members_are_refused(put, monkeypatch):
         download(folder, **arguments)
 
 
+@pytest.mark.fault("archive larger than the disk")
 @pytest.mark.parametrize("module", [archive, fetch])
-def test_fault_68_free_space_is_looked_at_before(tmp_path, put, module, monkeypatch):
+def test_free_space_is_looked_at_before(tmp_path, put, module, monkeypatch):
     monkeypatch.setattr(
         module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000)
     )
@@ -493,7 +503,8 @@ def has_more_files(folder, count):
     return folder.exists() and len(os.listdir(folder)) > count
 
 
-def test_fault_76_two_processes_at_once_download_once(tmp_path):
+@pytest.mark.fault("two processes at once")
+def test_two_processes_at_once_download_once(tmp_path):
     with FlakyServer(TOY, "slow") as server:
         both = [start(tmp_path, server.url, TOY) for _ in range(2)]
         stderr = [process.communicate(timeout=60)[1] for process in both]
@@ -501,8 +512,9 @@ def test_fault_76_two_processes_at_once_download_once(tmp_path):
     assert len(load(tmp_path / "Task99_Toy").training) == 2
 
 
+@pytest.mark.fault("full disk")
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
-def test_fault_74_a_full_disk_is_reported_and_the_part_is_kept(tmp_path):
+def test_a_full_disk_is_reported_and_the_part_is_kept(tmp_path):
     import resource
 
     def limit():
@@ -516,8 +528,9 @@ def test_fault_74_a_full_disk_is_reported_and_the_part_is_kept(tmp_path):
     assert server.requests[1][0] == "bytes=30000-"
 
 
+@pytest.mark.fault("kill -9")
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-def test_fault_73_a_download_killed_anywhere_is_ended_by_the_next(tmp_path):
+def test_a_download_killed_anywhere_is_ended_by_the_next(tmp_path):
     moments, resumed = random.Random(1), 0
     for i in range(KILLS):
         folder = tmp_path / str(i)
@@ -532,8 +545,9 @@ def test_fault_73_a_download_killed_anywhere_is_ended_by_the_next(tmp_path):
     assert resumed
 
 
+@pytest.mark.fault("kill -9")
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-def test_fault_73_an_extraction_killed_anywhere_is_ended_by_the_next(tmp_path, put):
+def test_an_extraction_killed_anywhere_is_ended_by_the_next(tmp_path, put):
     data = make_tar(*toy_members(extra=120))
     moments, hits = random.Random(2), 0
     for i in range(KILLS):
@@ -554,8 +568,9 @@ def test_fault_73_an_extraction_killed_anywhere_is_ended_by_the_next(tmp_path, p
     assert hits
 
 
+@pytest.mark.fault("kill -9")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_fault_73_a_run_that_dies_before_any_step_on_the_disk_is_ended_by_the_next(tmp_path):
+def test_a_run_that_dies_before_any_step_on_the_disk_is_ended_by_the_next(tmp_path):
     with FlakyServer(TOY) as server:
         child = start(tmp_path, server.url, TOY, script=STEPS)
         assert child.communicate(timeout=100)[1] == "" and child.returncode == 0

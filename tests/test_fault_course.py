@@ -33,7 +33,9 @@ TINY = {
 }
 
 
-def test_fault_84_and_85_a_notebook_refuses_wrong_parameters_in_its_first_cell(tmp_path):
+@pytest.mark.fault("values of parameters")
+@pytest.mark.fault("unknown parameters")
+def test_a_notebook_refuses_wrong_parameters_in_its_first_cell(tmp_path):
     """All at once, through papermill, which takes any value and only logs an unknown name."""
     notebook = next((ROOT / "notebooks").glob("04_*.ipynb"))
     with pytest.raises(papermill.PapermillExecutionError, match="LungsegError") as caught:
@@ -51,6 +53,7 @@ def test_fault_84_and_85_a_notebook_refuses_wrong_parameters_in_its_first_cell(t
         assert f"{name} = {value!r}" in caught.value.evalue
 
 
+@pytest.mark.fault("values of parameters")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -62,14 +65,15 @@ def test_fault_84_and_85_a_notebook_refuses_wrong_parameters_in_its_first_cell(t
         ("patch_size", [60, 64, 64]),
     ],
 )
-def test_fault_84_name_value_and_range_are_said(name, value):
+def test_name_value_and_range_are_said(name, value):
     with pytest.raises(LungsegError) as caught:
         parameters.check({name: value})
     assert f"{name} = {value!r}" in str(caught.value)
     assert str(parameters.PARAMETERS[name]) in str(caught.value)
 
 
-def test_fault_86_paths_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+@pytest.mark.fault("working directory, blanks, read-only clone")
+def test_paths_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
     home = tmp_path / "a home with blanks"
     elsewhere = tmp_path / "else where"
     monkeypatch.setenv("LUNGSEG_HOME", str(home))
@@ -82,10 +86,9 @@ def test_fault_86_paths_do_not_depend_on_the_working_directory(tmp_path, monkeyp
     assert seen == {(home / "runs" / "quick", home / "my run", home)}
 
 
+@pytest.mark.fault("working directory, blanks, read-only clone")
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
-def test_fault_86_a_clone_that_cannot_be_written_leaves_its_results_where_one_works(
-    tmp_path, monkeypatch
-):
+def test_a_clone_that_cannot_be_written_leaves_its_results_where_one_works(tmp_path, monkeypatch):
     monkeypatch.delenv("LUNGSEG_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
     assert runtime.home() == runtime.ROOT
@@ -96,7 +99,8 @@ def test_fault_86_a_clone_that_cannot_be_written_leaves_its_results_where_one_wo
         assert runtime.resolve("", "runs/quick") == tmp_path / "runs" / "quick"
 
 
-def test_fault_87_a_later_notebook_makes_what_an_earlier_one_would_have_left_once(
+@pytest.mark.fault("notebooks out of order and again")
+def test_a_later_notebook_makes_what_an_earlier_one_would_have_left_once(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("LUNGSEG_HOME", str(tmp_path))
@@ -127,7 +131,8 @@ def test_fault_87_a_later_notebook_makes_what_an_earlier_one_would_have_left_onc
         decathlon.load(tmp_path / "nothing")
 
 
-def test_fault_90_nothing_of_a_machine_or_a_secret_is_committed():
+@pytest.mark.fault("secrets and machine paths in what is committed")
+def test_nothing_of_a_machine_or_a_secret_is_committed():
     listed = subprocess.run(
         ["git", "ls-files", "-z", "*.ipynb", "*.yaml", "*.yml", "*.md", "*.json"],
         cwd=ROOT,

@@ -113,6 +113,7 @@ def test_the_words_are_those_of_the_field():
     found = {}
     for path in WRITTEN:
         text = path.read_text(encoding="utf-8")
+        text = re.sub(r"^OLD_NAMES = {.*?^}", "", text, flags=re.MULTILINE | re.DOTALL)
         if path.suffix == ".ipynb":
             text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
         if words := sorted({match.group().lower() for match in DIALECT.finditer(text)}):

@@ -56,11 +56,12 @@ def killed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.fault("kill -9")
 @pytest.mark.parametrize(
     ("job", "same", "count"),
     [("caching", same_files, 3), ("training", same_run, 7), ("prediction", same_masks, 7)],
 )
-def test_fault_73_killed_at_any_moment_the_next_run_finishes_the_work(killed, job, same, count):
+def test_killed_at_any_moment_the_next_run_finishes_the_work(killed, job, same, count):
     undisturbed = killed / job / "undisturbed"
     assert len(files(undisturbed)) == count
     for number in range(KILLS):
@@ -70,6 +71,7 @@ def test_fault_73_killed_at_any_moment_the_next_run_finishes_the_work(killed, jo
     assert len(json.loads((killed / "kills.json").read_text())[job]["killed_at_s"]) == KILLS
 
 
+@pytest.mark.fault("two processes at once")
 @pytest.mark.parametrize(("job", "same"), [("caching", same_files), ("prediction", same_masks)])
-def test_fault_76_two_processes_at_once_are_both_right(killed, job, same):
+def test_two_processes_at_once_are_both_right(killed, job, same):
     assert same(killed / job / "race", killed / job / "undisturbed")

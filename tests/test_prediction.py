@@ -128,8 +128,9 @@ def test_the_size_of_a_batch_changes_nothing(batch_size):
 # --- the mask -------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("tiny scans")
 @pytest.mark.parametrize("shape", [(1, 40, 40), (8, 8, 4), (5, 70, 3), (1, 1, 1)])
-def test_fault_21_tiny_scans_give_a_mask_of_their_shape(shape):
+def test_tiny_scans_give_a_mask_of_their_shape(shape):
     scan = make_scan(np.full(shape, -500, np.int16), (3.0, 1.0, 2.0))
     mask = predict(scan, predictor=make_predictor(logit=5))
     assert mask.shape == shape and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1}
@@ -310,9 +311,10 @@ def test_out_of_memory_in_a_later_network_gives_the_same_mean(save_fold, times):
 # --- memory and devices ---------------------------------------------------------------------------
 
 
+@pytest.mark.fault("no GPU, or out of memory")
 @pytest.mark.parametrize(("times", "warning"), [(1, "with less at a time"), (3, "on the CPU")])
 @pytest.mark.parametrize("window", [None, (8, 8, 8)])
-def test_fault_79_out_of_memory_means_less_at_a_time_then_the_cpu_and_the_same_mask(
+def test_out_of_memory_means_less_at_a_time_then_the_cpu_and_the_same_mask(
     window, times, warning, capsys
 ):
     ready = make_prepared(shape=(20, 20, 20))
@@ -359,7 +361,8 @@ def test_a_network_that_computes_no_numbers_is_an_error_not_an_empty_mask():
         broken.probabilities(make_prepared(shape=(20, 20, 20)))
 
 
-def test_fault_79_apples_gpu_reports_its_memory_in_words_only():
+@pytest.mark.fault("no GPU, or out of memory")
+def test_apples_gpu_reports_its_memory_in_words_only():
     ready = make_prepared(shape=(20, 20, 20))
     one = make_predictor()
     expected = one.probabilities(ready)
@@ -371,7 +374,8 @@ def test_fault_79_apples_gpu_reports_its_memory_in_words_only():
         one.probabilities(ready)
 
 
-def test_fault_79_of_several_gpus_the_one_asked_for_must_be_there(monkeypatch):
+@pytest.mark.fault("no GPU, or out of memory")
+def test_of_several_gpus_the_one_asked_for_must_be_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert runtime.pick_device("cuda:1") == torch.device("cuda:1")
@@ -390,15 +394,17 @@ def test_out_of_memory_makes_windows_smaller(monkeypatch):
     assert one.models[0].voxels[0] == 20**3 and max(one.models[0].voxels[1:]) <= 20**3 / 8
 
 
+@pytest.mark.fault("no GPU, or out of memory")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_fault_79_a_gpu_that_is_not_there_is_an_error_that_names_the_cpu():
+def test_a_gpu_that_is_not_there_is_an_error_that_names_the_cpu():
     with pytest.raises(
         LungsegError, match="'cuda' is not available on this machine. Use device='cpu'"
     ):
         predict(make_scan(np.zeros((4, 4, 4), np.int16)), device="cuda")
 
 
-def test_fault_84_an_unknown_device_is_an_error():
+@pytest.mark.fault("values of parameters")
+def test_an_unknown_device_is_an_error():
     with pytest.raises(LungsegError, match="unknown device 'tpu'. Use one of auto, cpu, cuda, mps"):
         predict(make_scan(np.zeros((4, 4, 4), np.int16)), device="tpu")
 

@@ -201,8 +201,9 @@ def test_one_filled_lung_is_still_inside():
     assert found.found and found.box[2].stop >= 58 + 12
 
 
+@pytest.mark.fault("constant, air alone, no lungs")
 @pytest.mark.parametrize("hu", [-1000, 40, 0], ids=["air", "tissue", "water"])
-def test_fault_39_no_lungs_is_reported_and_the_whole_scan_is_searched(capsys, hu):
+def test_no_lungs_is_reported_and_the_whole_scan_is_searched(capsys, hu):
     found = find_lungs(make_scan(np.full((10, 12, 14), hu, np.int16)))
     assert not found.found and found.region.all()
     assert found.box == (slice(0, 10), slice(0, 12), slice(0, 14))
@@ -216,8 +217,9 @@ def test_lungs_in_nothing_denser_than_fat_are_no_lungs(capsys):
     assert "no lungs found" in capsys.readouterr().err
 
 
+@pytest.mark.fault("tiny scans")
 @pytest.mark.parametrize("shape", [(1, 60, 80), (1, 1, 1), (8, 8, 4), (5, 70, 3)])
-def test_fault_21_tiny_scans_are_prepared(shape):
+def test_tiny_scans_are_prepared(shape):
     ready = prepare(make_scan(np.full(shape, -300, np.int16), (5.0, 1.0, 1.0)))
     assert ready.hu.shape == ready.region.shape == ready.lungs.shape and ready.region.all()
 
@@ -271,14 +273,16 @@ def test_what_is_marked_outside_the_lungs_box_is_reported(capsys):
     )
 
 
+@pytest.mark.fault("voxel size zero, negative, NaN or lying")
 @pytest.mark.parametrize("spacing_mm", [(70, 4, 4), (4, 20, 4), (4, 4, 15)])
-def test_fault_34_a_scan_larger_than_any_patient_is_refused_before_the_work(spacing_mm):
+def test_a_scan_larger_than_any_patient_is_refused_before_the_work(spacing_mm):
     with pytest.raises(LungsegError, match="mm large, which no CT is"):
         prepare(lungs_alone(spacing_mm=spacing_mm))
 
 
+@pytest.mark.fault("tiny scans")
 @pytest.mark.parametrize("shape", [(40, 60, 1), (1, 60, 1), (40, 1, 80), (40, 60, 3)])
-def test_fault_21_a_single_sagittal_slice_is_prepared(shape):
+def test_a_single_sagittal_slice_is_prepared(shape):
     scan = make_scan(np.resize(lungs_alone().hu[20], shape), (5.0, 5.0, 5.0))
     assert prepare(scan, spacing_mm=5.0).hu.shape == shape
 
@@ -403,13 +407,15 @@ def test_any_object_that_names_its_files_is_cached(case, tmp_path):
     assert same(cached(as_named, tmp_path), cached(case, tmp_path))
 
 
-def test_fault_77_other_parameters_have_another_place(case, tmp_path):
+@pytest.mark.fault("stale cache")
+def test_other_parameters_have_another_place(case, tmp_path):
     assert cached(case, tmp_path).hu.shape != cached(case, tmp_path, spacing_mm=5.0).hu.shape
     assert len(list(tmp_path.glob("cache/*"))) == 2
 
 
+@pytest.mark.fault("stale cache")
 @pytest.mark.parametrize("which", ["image", "label"])
-def test_fault_77_a_changed_input_is_prepared_again_and_reported(case, tmp_path, capsys, which):
+def test_a_changed_input_is_prepared_again_and_reported(case, tmp_path, capsys, which):
     before = cached(case, tmp_path)
     path = getattr(case, which)
     scan = lungs_alone()
@@ -506,9 +512,10 @@ DAMAGES = {
 }
 
 
+@pytest.mark.fault("damaged or malicious cache")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no file that is mapped")
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_fault_65_a_damaged_cache_is_made_again_and_reported(case, tmp_path, capsys, damage):
+def test_a_damaged_cache_is_made_again_and_reported(case, tmp_path, capsys, damage):
     expected = cached(case, tmp_path)
     path = cache_file(tmp_path)
     content = DAMAGES[damage](path)
@@ -519,10 +526,11 @@ def test_fault_65_a_damaged_cache_is_made_again_and_reported(case, tmp_path, cap
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no canary, no partial file
 
 
+@pytest.mark.fault("kill -9")
 @pytest.mark.skipif(
     sys.platform == "win32", reason="Windows removes no file that is mapped, and has no probe"
 )
-def test_fault_73_what_a_killed_run_left_behind_is_ignored_and_removed(case, tmp_path):
+def test_what_a_killed_run_left_behind_is_ignored_and_removed(case, tmp_path):
     expected = cached(case, tmp_path)
     path = cache_file(tmp_path)
     whole = path.read_bytes()

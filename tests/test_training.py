@@ -352,10 +352,11 @@ def test_nothing_to_train_on_is_an_error(tmp_path):
         fit([], [], run_dir=tmp_path, config=TINY, device="cpu")
 
 
+@pytest.mark.fault("empty and inverted labels")
 @pytest.mark.parametrize(
     ("fill", "cause"), [(0, "no tumour is marked in any training case"), (1, "inverted")]
 )
-def test_fault_57_labels_all_empty_or_inverted_are_not_trained_on(cases, tmp_path, fill, cause):
+def test_labels_all_empty_or_inverted_are_not_trained_on(cases, tmp_path, fill, cause):
     wrong = [dataclasses.replace(case, label=np.full_like(case.label, fill)) for case in cases]
     with pytest.raises(LungsegError, match=cause):
         fit(wrong[:2], wrong[2:], run_dir=tmp_path, config=TINY, device="cpu")
@@ -457,6 +458,7 @@ def test_a_cpu_trains_in_float32_where_a_stage_is_two_voxels_deep(
 # --- resume ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("resume to the bit")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -476,9 +478,7 @@ def test_a_cpu_trains_in_float32_where_a_stage_is_two_voxels_deep(
     ],
     ids=["defaults", "cosine", "SGD", "deep supervision"],
 )
-def test_fault_81_a_resumed_run_is_the_uninterrupted_one_to_the_bit(
-    run, tmp_path, monkeypatch, changes
-):
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(run, tmp_path, monkeypatch, changes):
     run("straight", **changes)
     if not {"schedule", "frozen_norm_share"} & changes.keys():
         assert len(run("parts", epochs=2, **changes)) == 2
@@ -491,7 +491,8 @@ def test_fault_81_a_resumed_run_is_the_uninterrupted_one_to_the_bit(
     assert same_run(tmp_path / "straight", tmp_path / "parts")
 
 
-def test_fault_82_a_case_that_has_changed_is_named(run, cases, tmp_path):
+@pytest.mark.fault("resume with other settings")
+def test_a_case_that_has_changed_is_named(run, cases, tmp_path):
     run(epochs=1)
     label = cases[1].label.copy()
     label[0, 0, 0] = 1  # a single voxel
@@ -589,7 +590,8 @@ def test_resuming_where_there_is_no_run_starts_one_and_reports_it(run, tmp_path,
     assert same_run(tmp_path / "run", straight)
 
 
-def test_fault_82_other_settings_are_listed(run, tmp_path, cases):
+@pytest.mark.fault("resume with other settings")
+def test_other_settings_are_listed(run, tmp_path, cases):
     run(epochs=1)
     before = (tmp_path / "run" / "last.pt").read_bytes()
     with pytest.raises(LungsegError) as caught:
@@ -619,8 +621,9 @@ DAMAGES = {
 }
 
 
+@pytest.mark.fault("damaged checkpoint")
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_fault_62_a_damaged_state_falls_back_to_the_one_before_and_is_reported(
+def test_a_damaged_state_falls_back_to_the_one_before_and_is_reported(
     run, tmp_path, straight, capsys, damage
 ):
     run(epochs=3)
@@ -656,7 +659,8 @@ def test_the_state_fallen_back_to_is_never_overwritten_by_a_damaged_one(
     assert same_run(tmp_path / "run", straight)
 
 
-def test_fault_62_two_damaged_states_are_an_error(run, tmp_path):
+@pytest.mark.fault("damaged checkpoint")
+def test_two_damaged_states_are_an_error(run, tmp_path):
     run(epochs=2)
     for name in ("last.pt", "previous.pt"):
         (tmp_path / "run" / name).write_bytes(b"")
@@ -664,10 +668,11 @@ def test_fault_62_two_damaged_states_are_an_error(run, tmp_path):
         run(resume=True)
 
 
+@pytest.mark.fault("foreign checkpoint")
 @pytest.mark.parametrize(
     "state", [{}, {"settings": "{}"}, {"settings": 3}, {"settings": "[]"}, {"settings": "#"}]
 )
-def test_fault_64_a_file_that_is_no_state_of_a_run_is_an_error(run, tmp_path, state):
+def test_a_file_that_is_no_state_of_a_run_is_an_error(run, tmp_path, state):
     (tmp_path / "run").mkdir()
     torch.save(state, tmp_path / "run" / "last.pt")
     with pytest.raises(LungsegError, match="last.pt: "):
@@ -689,6 +694,7 @@ def change_loss(monkeypatch, change, step):
     monkeypatch.setattr(loop, "make_loss", lambda _name: changed)
 
 
+@pytest.mark.fault("loss or weights that are not finite")
 @pytest.mark.parametrize(
     "change",
     [
@@ -698,7 +704,7 @@ def change_loss(monkeypatch, change, step):
     ],
     ids=["NaN", "spike", "NaN in the gradient alone"],
 )
-def test_fault_80_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     run, tmp_path, monkeypatch, change
 ):
     run(epochs=2)
@@ -728,13 +734,12 @@ def stop_in_epoch(monkeypatch, epoch, how=None):
     monkeypatch.setattr(loop, "validate", interrupted)
 
 
+@pytest.mark.fault("Ctrl-C and SIGTERM")
 @pytest.mark.parametrize(
     "how", [None, lambda: os.kill(os.getpid(), signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM"]
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process at once on SIGTERM")
-def test_fault_83_an_interrupted_run_goes_on_where_it_was(
-    run, tmp_path, straight, monkeypatch, capsys, how
-):
+def test_an_interrupted_run_goes_on_where_it_was(run, tmp_path, straight, monkeypatch, capsys, how):
     before = signal.getsignal(signal.SIGTERM)
     stop_in_epoch(monkeypatch, 3, how)
     with pytest.raises(KeyboardInterrupt):
@@ -781,8 +786,9 @@ for moment in [*moments, None]:
 """
 
 
+@pytest.mark.fault("kill -9")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_fault_73_kill_9_at_any_write_and_resume_gives_the_same_run(tmp_path, straight):
+def test_kill_9_at_any_write_and_resume_gives_the_same_run(tmp_path, straight):
     """A run is killed before one flush or rename after another, and resumed each time."""
     # Flushes and renames, counted from each start: before the first state is in place, twice
     # between the two renames of a later one, and round the history.
