@@ -503,6 +503,8 @@ def test_a_terminal_shows_a_bar_with_the_time_left(bright, tmp_path, monkeypatch
     assert predict(tmp_path / "in", "-o", tmp_path / "out") == 0
     assert "segmenting" not in capsys.readouterr().err
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    size = (-1, -1)  # of a terminal of 0 × 0, less the margin: it does not know its size
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda _file: size)
     monkeypatch.setattr(Bright, "forward", lambda _, x: time.sleep(0.2) or 10 * (x + 0.5))
     assert predict(tmp_path / "in", "-o", tmp_path / "out") == 0
     printed = capsys.readouterr()
