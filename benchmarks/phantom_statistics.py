@@ -18,7 +18,8 @@ from lungseg_utils import plotting, runtime
 from lungseg_utils.components import bounding_box
 from lungseg_utils.phantom import Chest, synthesise
 from lungseg_utils.phantom.calibration import PERCENTILES, REAL, measure_lungs, measure_nodules
-from lungseg_utils.plotting.style import BLUE, VERMILLION, Figure, png, window_text
+from lungseg_utils.plotting.style import BLUE, VERMILION, Figure, png
+from lungseg_utils.plotting.windows import window_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ NODULE_NUMBERS = {
     "inside border (HU)": "border,\ninside",
     "outside border (HU)": "border,\noutside",
 }
-LINES = {"real": (BLUE, "-"), "synthetic": (VERMILLION, "--")}
+LINES = {"real": (BLUE, "-"), "synthetic": (VERMILION, "--")}
 
 
 def collect(count: int) -> tuple[Chest, list[dict], list[dict]]:
@@ -97,8 +98,8 @@ def _draw_slices(figure: SubFigure, chest: Chest) -> None:
 
 def _draw_lung_hu(axes: Axes, synthetic: list[np.ndarray]) -> None:
     for row in synthetic:
-        axes.plot(PERCENTILES, row, color=VERMILLION, ls="--", lw=0.7)
-    axes.plot([], [], color=VERMILLION, ls="--", lw=0.7, label="synthetic, a line each")
+        axes.plot(PERCENTILES, row, color=VERMILION, ls="--", lw=0.7)
+    axes.plot([], [], color=VERMILION, ls="--", lw=0.7, label="synthetic, a line each")
     for name, style in (("shallow inspiration", "-"), ("deep inspiration", "-.")):
         axes.plot(PERCENTILES, REAL[f"lung HU, {name}"], style, color=BLUE, label=f"real, {name}")
     axes.set(xlabel="percentile of lung voxels", ylabel="HU", title="Lung density")
@@ -115,7 +116,7 @@ def _draw_lung_numbers(axes: Axes, lungs: list[dict]) -> None:
         values = np.sort([(row[name] - low) / (high - low) for row in lungs])
         jitter = np.resize([-0.1, 0, 0.1], len(values))
         label = "" if place else "synthetic, a dot each"
-        axes.plot(values, place + jitter, "o", color=VERMILLION, ms=4, alpha=0.7, label=label)
+        axes.plot(values, place + jitter, "o", color=VERMILION, ms=4, alpha=0.7, label=label)
         labels.append(text.format(low, high))
     axes.set(title="Lung volume and vessels", ylim=(2.5, -1.3))
     axes.set_xticks([0, 1], ["lowest\nreal", "highest\nreal"])
@@ -175,7 +176,7 @@ def main() -> None:
     for name in nodules[0]:
         report(name, [row[name] for row in nodules])
     with runtime.writing(runtime.ROOT / "figures" / "phantom_statistics.png") as partial:
-        partial.write_bytes(png(draw(chest, lungs, nodules), dpi=100))
+        partial.write_bytes(png(draw(chest, lungs, nodules), dpi=100, few_colours=True))
 
 
 if __name__ == "__main__":

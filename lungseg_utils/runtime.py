@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +56,6 @@ def printable(text: object) -> str:
 
 def warn(message: str) -> None:
     """Print a warning on standard error, above any progress bar; `WARNINGS` may collect it."""
-    from tqdm import tqdm
-
     WARNINGS.get([]).append(printable(message))
     with tqdm.external_write_mode(file=sys.stderr):
         print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
@@ -64,9 +63,10 @@ def warn(message: str) -> None:
 
 def progress(items: Iterable, description: str, total: int | None = None) -> Iterable:
     """Wrap `items` in a progress bar on standard error, shown on a terminal only."""
-    from tqdm import tqdm
-
-    return tqdm(items, desc=description, total=total, disable=not sys.stderr.isatty(), leave=False)
+    bar = tqdm(items, desc=description, total=total, disable=not sys.stderr.isatty(), leave=False)
+    if getattr(bar, "ncols", 80) == -1:  # as of a terminal of size 0 × 0, which does not know it
+        bar.ncols, bar.nrows = 80, 24
+    return bar
 
 
 # --- files ----------------------------------------------------------------------------------------

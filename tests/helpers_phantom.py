@@ -10,7 +10,9 @@ from lungseg_utils.phantom.trees import Trees
 
 NO_SEGMENTS = np.empty((0, 8))
 NO_TREES = Trees(NO_SEGMENTS, NO_SEGMENTS, NO_SEGMENTS)
-PLAIN = SimpleNamespace(blood={"aorta": 40.0, "right_heart": 300.0}, organs={"lymph_node": 40.0})
+PLAIN = SimpleNamespace(
+    blood_hu={"aorta": 40.0, "right_heart": 300.0}, tissue_hu={"lymph_node": 40.0}
+)
 
 
 def cube(half_mm: float, step_mm: float) -> VoxelGrid:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lungseg_utils.phantom import fields, soft_tissue, trees
-from lungseg_utils.phantom.anatomy import draw_anatomy, mediastinum, thorax
+from lungseg_utils.phantom.anatomy import draw_anatomy, mediastinum
 from lungseg_utils.phantom.person import draw_person, with_less_contrast
 
 # --- the patient ----------------------------------------------------------------------------------
@@ -18,10 +18,10 @@ def test_every_organ_that_is_painted_is_drawn_and_has_an_attenuation():
     person = draw_person(rng)
     grid = fields.VoxelGrid((-400.0, -220.0, -290.0), (8.0,) * 3, (70, 52, 73))
     anatomy = draw_anatomy(rng, person, grid, grid, easy=False)
-    hu = {**person.organs, **person.blood}
+    hu = {**person.tissue_hu, **person.blood_hu}
     contents = {**soft_tissue.PAINT_ORDER, **{k: v[0] for k, v in soft_tissue.CHAMBERS.items()}}
     assert set(anatomy.organs) == set(contents) | {"heart", "trachea", "hilar_tissue"}
-    assert set(contents.values()) <= set(hu) and set(thorax.FAT_MM) <= set(anatomy.organs)
+    assert set(contents.values()) <= set(hu) and set(mediastinum.FAT_MM) <= set(anatomy.organs)
     for name, shape in anatomy.organs.items():
         assert shape.shape == grid.shape and shape.min() < 0, name
 
@@ -45,7 +45,7 @@ def test_an_easy_patient_has_fat_between_the_organs_and_is_else_like_any_other()
     for seed in range(6):
         rng, other = np.random.default_rng(seed), np.random.default_rng(seed)
         person, any_other = draw_person(rng, easy=True), draw_person(other)
-        assert person.blood == any_other.blood and person.organs["mediastinal_fat"] < -65
+        assert person.blood_hu == any_other.blood_hu and person.tissue_hu["mediastinal_fat"] < -65
         assert rng.random() == other.random()  # what comes after is the same chest
 
 
@@ -54,13 +54,13 @@ def test_less_contrast_draws_soft_tissue_together_and_leaves_fat_and_bone():
         person = draw_person(np.random.default_rng(seed))
         faint = with_less_contrast(np.random.default_rng(seed), person)
 
-        def spread(organs):
-            return np.ptp([organs[name] for name in ("muscle", "myocardium", "liver")])
+        def spread(tissue_hu):
+            return np.ptp([tissue_hu[name] for name in ("muscle", "myocardium", "liver")])
 
-        assert np.ptp(list(faint.blood.values())) <= 0.6 * np.ptp(list(person.blood.values()))
-        assert spread(faint.organs) <= 0.6 * spread(person.organs)
+        assert np.ptp(list(faint.blood_hu.values())) <= 0.6 * np.ptp(list(person.blood_hu.values()))
+        assert spread(faint.tissue_hu) <= 0.6 * spread(person.tissue_hu)
         for name in ("fat", "mediastinal_fat", "marrow", "cortex"):
-            assert faint.organs[name] == person.organs[name]
+            assert faint.tissue_hu[name] == person.tissue_hu[name]
 
 
 # --- drawing tools --------------------------------------------------------------------------------

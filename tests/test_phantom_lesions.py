@@ -225,7 +225,7 @@ def test_a_central_tumour_lies_partly_in_the_mediastinum_and_is_hardly_brighter(
         label, (canvas, anatomy) = chest.label > 0, painted[-1]
         inside.append(chest.lungs[label].mean())
         beyond = np.median(chest.hu[label & (chest.lungs == 0)])
-        brighter.append(beyond - chest.person.organs["lymph_node"])
+        brighter.append(beyond - chest.person.tissue_hu["lymph_node"])
         for spared in (anatomy.spared, spine(anatomy.frame)):
             deep = canvas.interpolate(spared) < -4
             assert not (label & deep).any(), "heart, great vessels and spine"

@@ -34,7 +34,7 @@ def _lay(canvas: Canvas, part: Box, near: np.ndarray, distance_mm: np.ndarray, h
 def paint_ribs(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> None:
     """Paint ribs with cortex, marrow and cartilage, the sternum and the scapulae."""
     f = anatomy.frame
-    cortex, marrow = anatomy.person.organs["cortex"], anatomy.person.organs["marrow"]
+    cortex, marrow = anatomy.person.tissue_hu["cortex"], anatomy.person.tissue_hu["marrow"]
     u, v = wall_coordinates(f)
     round_ = np.arctan2(u, v) / np.float32(np.pi)
     slope = rng.uniform(62, 92)
@@ -100,7 +100,7 @@ def _scapula(depth: np.ndarray, way: np.ndarray, z: np.ndarray) -> np.ndarray:
 def paint_spine(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> None:
     """Paint vertebral bodies, discs, canal with cord, arches, spinous and transverse processes."""
     f = anatomy.frame
-    organs = anatomy.person.organs
+    hu = anatomy.person.tissue_hu
     behind = behind_spine(f)
     region = intersection(np.abs(f.x) - 40, np.abs(behind - 22) - 46, f.z - 240)
     size = rng.uniform(0.92, 1.1)
@@ -109,16 +109,16 @@ def paint_spine(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> N
         x, y, z = (canvas.interpolate(field, part) for field in (f.x, behind, f.z))
         near = (np.abs(x) < 42) & (np.abs(y - 22) < 48)
         column, body, rear, canal = _vertebrae(np.abs(x[near]), y[near], z[near], size, shift)
-        for distance, hu in (
-            (column, organs["disc"]),
-            (body, organs["cortex"] * 0.6),
-            (body + 1.3, organs["marrow"]),
-            (rear, organs["cortex"] * 0.75),
-            (rear + 1.8, organs["marrow"] * 1.1),
+        for distance, value in (
+            (column, hu["disc"]),
+            (body, hu["cortex"] * 0.6),
+            (body + 1.3, hu["marrow"]),
+            (rear, hu["cortex"] * 0.75),
+            (rear + 1.8, hu["marrow"] * 1.1),
             (canal, 5.0),
-            (canal + 4, organs["cord"]),
+            (canal + 4, hu["cord"]),
         ):
-            _lay(canvas, part, near, distance, hu)
+            _lay(canvas, part, near, distance, value)
 
 
 def _vertebrae(
@@ -143,12 +143,12 @@ def _vertebrae(
 
 def paint_shoulders(canvas: Canvas, frame: Frame) -> None:
     """Paint clavicles and humeri as cortex round marrow."""
-    organs = frame.person.organs
+    hu = frame.person.tissue_hu
     shaft = HUMERUS_UP if frame.person.arms_up else HUMERUS_DOWN
     for side in (-1, 1):
         clavicle = frame.tube(on_side(CLAVICLE, side), [8, 6, 5.5, 6.5])
         head = frame.ellipsoid((82, 14, 150 * side), (24, 23, 23), 0.04)
         humerus = union(head, frame.tube(on_side(shaft, side), [13, 11]))
         for bone, cortex_mm in ((clavicle, 1.8), (humerus, 2.6)):
-            canvas.paint(bone, organs["cortex"])
-            canvas.paint(bone + cortex_mm, organs["marrow"])
+            canvas.paint(bone, hu["cortex"])
+            canvas.paint(bone + cortex_mm, hu["marrow"])

@@ -14,7 +14,7 @@ from lungseg_utils.runtime import LungsegError, progress, require_writable, writ
 ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "LPI")  # how scanners and tools store the same chest
 SEEDS_PER_SET = 10_000  # set `seed` owns the case seeds from seed * SEEDS_PER_SET on
 FIRST_TEST_SEED = SEEDS_PER_SET // 2  # tests come from the upper half
-RECIPE_VERSION = 14  # to be raised when the same seed gives other voxels
+RECIPE_VERSION = 14  # to be raised when the same seed makes other voxels
 
 Recipe = dict[str, Any]  # the content of phantom.json
 Job = tuple[int, Path, Path]  # seed, image, label

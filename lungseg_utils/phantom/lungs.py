@@ -36,14 +36,13 @@ def paint_lungs(
         anatomy = replace(anatomy, lungs=(right, left))
     consolidation = mimics.paint_opacities(rng, canvas, anatomy, easy=mix == "easy")
     mimics.paint_bulges(rng, canvas, anatomy, easy=mix == "easy")
-    airless = [] if consolidation is None else [(*consolidation, 0.0)]
+    open_bronchi = [] if consolidation is None else [(*consolidation, 0.0)]
     if mix == "broad" and rng.random() < 0.3:
         scars = atelectasis.paint_scars(rng, canvas, anatomy)
-        airless += [(*scar, rng.uniform(0, 1)) for scar in scars]
+        open_bronchi += [(*scar, rng.uniform(0, 1)) for scar in scars]
     trees = Trees(arteries, veins, bronchi(arteries, rng.uniform(1.7, 2.3)))
-    near_lung = canvas.coverage(whole - 6, box)
-    _paint_trees(rng, canvas, trees, anatomy.person, near_lung, box)
-    for part, cover, wider_mm in airless:  # air bronchograms: the small bronchi stand out too
+    _paint_trees(rng, canvas, trees, anatomy.person, canvas.coverage(whole - 6, box), box)
+    for part, cover, wider_mm in open_bronchi:  # air bronchograms: the small bronchi stand out too
         air = rasterise(canvas, bronchi(arteries, BRONCHOGRAM_MM), wider_mm)[part] * cover
         canvas.blend(part, air, AIRWAY_HU)
     return anatomy, trees
@@ -79,8 +78,7 @@ def _paint_fissures(
     f = anatomy.frame
     thick_mm = rng.uniform(0.4, 1.1) * (2.2 if rng.random() < 0.1 else 1)
     share = np.float32(min(thick_mm / canvas.edge_mm, 1))
-    slope = 0.95 * f.y
-    right, left = ((f.z + rng.normal(12, 10) + slope + 7 * f.bumps[3]) * 0.7 for _ in range(2))
+    right, left = ((f.z + rng.normal(12, 10) + 0.95 * f.y + 7 * f.bumps[3]) * 0.7 for _ in range(2))
     horizontal = (f.z + rng.normal(18, 8) - 0.12 * f.y + 7 * f.bumps[4]) * 0.97
     x = canvas.fine.mesh(box)[2]
     above_oblique = canvas.interpolate(right, box) > 0
@@ -104,8 +102,8 @@ def _paint_trees(
 ) -> None:
     """Paint veins, arteries and bronchi in and a little round the lungs."""
     for segments, hu in (
-        (trees.veins, person.blood["left_heart"]),
-        (trees.arteries, person.blood["right_heart"]),
+        (trees.veins, person.blood_hu["left_heart"]),
+        (trees.arteries, person.blood_hu["right_heart"]),
     ):
         canvas.blend(box, rasterise(canvas, segments)[box] * near_lung, np.float32(hu))
     wall = rasterise(canvas, trees.airways, rng.uniform(0.5, 0.9))[box] * near_lung

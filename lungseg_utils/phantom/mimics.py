@@ -40,7 +40,7 @@ def rough_ellipsoid(
     rng: np.random.Generator, canvas: Canvas, centre: np.ndarray, radii: np.ndarray, rough: float
 ) -> tuple[Box, np.ndarray | None]:
     """Return the box of an ellipsoid (world mm) and the signed distance there; None outside."""
-    reach = np.asarray(radii) * 1.6 + 3
+    reach = radii * 1.6 + 3
     box = canvas.fine.box(centre - reach, centre + reach)
     if min(side.stop - side.start for side in box) < 2:
         return box, None
@@ -180,5 +180,5 @@ def paint_nodes(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> N
         centre = (rng.uniform(-50, 80), rng.uniform(-30, 30), rng.uniform(-45, 45))
         radii = rng.uniform(2.5, 7.5, 3) * (1.6 if rng.random() < 0.12 else 1)
         node = np.maximum(f.ellipsoid(centre, radii, 0.15, 7), -anatomy.spared)
-        hu = anatomy.person.organs["lymph_node"]
+        hu = anatomy.person.tissue_hu["lymph_node"]
         canvas.paint(node, 400.0 if rng.random() < 0.06 else hu + rng.uniform(-10, 15))

@@ -33,8 +33,8 @@ class Person:
     tilt: float
     dome_mm: tuple[float, float]  # height of the right and left diaphragm
     kyphosis_mm: float  # drawn, but without effect
-    blood: dict[str, float]  # HU of each vessel and chamber in this contrast phase
-    organs: dict[str, float]
+    blood_hu: dict[str, float]  # of each vessel and chamber in this contrast phase
+    tissue_hu: dict[str, float]  # of all else
     lung_hu: float
     dorsal_gradient_hu: float
     emphysema: float  # 0 none … 1 severe
@@ -45,12 +45,12 @@ def draw_person(rng: np.random.Generator, *, easy: bool = False) -> Person:
     """Draw a patient; an `easy` one has fat between the organs, so that their borders show."""
     size = float(np.clip(rng.normal(0.945, 0.035), 0.86, 0.99))
     phase = str(rng.choice(list(PHASES), p=[0.3, 0.2, 0.25, 0.25]))
-    blood = _draw_blood(rng, phase)
-    organs = _draw_organs(rng, PHASES[phase][1])
+    blood_hu = _draw_blood(rng, phase)
+    tissue_hu = _draw_tissue(rng, PHASES[phase][1])
     # a stream of its own: whoever draws from it leaves all other numbers as they are
     fat_rng = rng.spawn(1)[0]
     if not easy and fat_rng.random() < 0.4:
-        organs["mediastinal_fat"] = fat_rng.uniform(-60, 30)
+        tissue_hu["mediastinal_fat"] = fat_rng.uniform(-60, 30)
     # Deep inspiration is dark and large; a shallow one brighter, with a higher diaphragm.
     shallow = rng.beta(1.4, 2.2)
     dome = -116 + 46 * shallow + rng.normal(0, 6)
@@ -66,8 +66,8 @@ def draw_person(rng: np.random.Generator, *, easy: bool = False) -> Person:
         tilt=rng.normal(0, 0.03),
         dome_mm=(dome, dome - rng.normal(12, 8)),
         kyphosis_mm=rng.normal(14, 8),
-        blood=blood,
-        organs=organs,
+        blood_hu=blood_hu,
+        tissue_hu=tissue_hu,
         lung_hu=-915 + 150 * shallow + rng.normal(0, 12),
         dorsal_gradient_hu=rng.uniform(15, 70) * (0.6 + shallow),
         emphysema=float(max(0.0, rng.uniform(-1.6, 1.0))),
@@ -89,7 +89,7 @@ def _draw_blood(rng: np.random.Generator, phase: str) -> dict[str, float]:
     }
 
 
-def _draw_organs(rng: np.random.Generator, enhanced: float) -> dict[str, float]:
+def _draw_tissue(rng: np.random.Generator, enhanced: float) -> dict[str, float]:
     """Draw the HU of all that is not blood; `enhanced` is 0 without contrast agent, 1 at most."""
     return {
         "muscle": rng.uniform(42, 62) + 8 * enhanced,
@@ -111,13 +111,13 @@ def _draw_organs(rng: np.random.Generator, enhanced: float) -> dict[str, float]:
 
 
 def with_less_contrast(rng: np.random.Generator, person: Person) -> Person:
-    """Draw blood, muscle and organs closer to one HU: only outlines tell them apart."""
+    """Draw blood, muscle and organs closer to one HU: only their borders show."""
     middle = rng.uniform(30, 50)
     share = rng.uniform(0, 0.6)
-    soft = {**person.blood, **{name: person.organs[name] for name in SOFT}}
+    soft = {**person.blood_hu, **{name: person.tissue_hu[name] for name in SOFT}}
     near = {name: middle + share * (hu - middle) for name, hu in soft.items()}
     return replace(
         person,
-        blood={name: near[name] for name in person.blood},
-        organs={name: near.get(name, hu) for name, hu in person.organs.items()},
+        blood_hu={name: near[name] for name in person.blood_hu},
+        tissue_hu={name: near.get(name, hu) for name, hu in person.tissue_hu.items()},
     )

@@ -88,8 +88,7 @@ def paint_implant(rng: np.random.Generator, canvas: Canvas, implant: str, frame:
             continue
         z, y, x = (axis - np.float32(c) for axis, c in zip(canvas.fine.mesh(box), centre))
         body = np.sqrt(z**2 + (2 * y) ** 2 + x**2) - np.float32(size)
-        hu = np.float32(rng.uniform(2500, 14000))
-        canvas.blend(box, coverage(body, canvas.edge_mm), hu)
+        canvas.blend(box, coverage(body, canvas.edge_mm), np.float32(rng.uniform(2500, 14000)))
         _, y, x = (axis - np.float32(c) for axis, c in zip(canvas.fine.mesh(), centre))
         distance = np.sqrt(y**2 + x**2) + np.float32(size)
         rays = rng.standard_normal(180).astype(np.float32)

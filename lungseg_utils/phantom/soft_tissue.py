@@ -6,7 +6,7 @@ from lungseg_utils.phantom.anatomy import Anatomy
 from lungseg_utils.phantom.anatomy.abdomen import abdomen
 from lungseg_utils.phantom.fields import Canvas, intersection
 
-# In painting order: the shape in `anatomy.organs`, and its HU in `person.organs` or `person.blood`.
+# In painting order: the shape in `anatomy.organs`; its HU in `person.tissue_hu` or `blood_hu`.
 CHAMBERS = {  # also the thickness of the wall in mm
     "right_ventricle": ("right_heart", 2),
     "right_atrium": ("right_heart", 1),
@@ -31,7 +31,7 @@ WALLED = ("arch_branches", "aorta")  # arteries with a wall that may be calcifie
 def paint_soft_tissue(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> None:
     """Paint trunk, abdomen and mediastinum, outside in."""
     f = anatomy.frame
-    hu = anatomy.person.organs
+    hu = anatomy.person.tissue_hu
     wall = anatomy.chest_wall
     _paint_trunk(rng, canvas, anatomy)
     canvas.paint(wall, hu["mediastinal_fat"] + 8 * f.bumps[6])
@@ -45,7 +45,7 @@ def paint_soft_tissue(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy
 def _paint_trunk(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> None:
     """Paint skin, subcutaneous fat, muscles with fat between them, and sometimes clothes."""
     b = anatomy.frame.bumps
-    hu = anatomy.person.organs
+    hu = anatomy.person.tissue_hu
     skin = anatomy.skin
     canvas.paint(skin, rng.uniform(-20, 50))
     canvas.paint(skin + rng.uniform(1.5, 3), hu["fat"])
@@ -61,7 +61,7 @@ def _paint_mediastinum(rng: np.random.Generator, canvas: Canvas, anatomy: Anatom
     """Paint heart, vessels, oesophagus, thyroid and airway."""
     b = anatomy.frame.bumps
     organs = anatomy.organs
-    hu = {**anatomy.person.organs, **anatomy.person.blood}
+    hu = {**anatomy.person.tissue_hu, **anatomy.person.blood_hu}
     canvas.paint(organs["heart"] - 2, hu["myocardium"] + 4 * b[7])
     for name, (blood, wall_mm) in CHAMBERS.items():
         canvas.paint(organs[name] + wall_mm, hu[blood] + 4 * b[7])

@@ -142,11 +142,11 @@ def _solid_hu(
     rng: np.random.Generator, lesion: Lesion, person: Person, grain: np.ndarray
 ) -> np.ndarray:
     """Draw the HU of the lesion's solid part, which contrast agent brightens."""
-    enhanced = 0.25 * max(person.blood["aorta"] - 40, 0) * rng.uniform(0, 1)
+    enhanced = 0.25 * max(person.blood_hu["aorta"] - 40, 0) * rng.uniform(0, 1)
     solid = rng.uniform(5, 55) + min(enhanced, 60) + rng.uniform(3, 22) * grain
     if lesion.site == "central" and rng.random() < 0.6:
         # as bright as the nodes and tissue that it grows among
-        solid = person.organs["lymph_node"] + rng.normal(0, 8) + rng.uniform(0, 12) * grain
+        solid = person.tissue_hu["lymph_node"] + rng.normal(0, 8) + rng.uniform(0, 12) * grain
     return solid
 
 
@@ -188,7 +188,7 @@ def _spare_tubes(
 ) -> None:
     """Let large vessels and bronchi run on through a tumour, or close them."""
     part = Canvas(canvas.fine.crop(box), canvas.coarse, 0.0)
-    for segments, hu in ((trees.vessels, person.blood["right_heart"]), (trees.airways, -975.0)):
+    for segments, hu in ((trees.vessels, person.blood_hu["right_heart"]), (trees.airways, -975.0)):
         if rng.random() < 0.5:
             tubes = rasterise(part, segments[segments[:, 7] > LARGE_TUBE_MM])
             canvas.blend(box, tubes * cover, np.float32(hu))

@@ -25,7 +25,7 @@ SITE_SHARES = {  # small, large; "central": half in the mediastinum, among tissu
     "easy": ([0.7, 0.3, 0, 0, 0, 0, 0], [0.7, 0.3, 0, 0, 0, 0, 0]),
     "broad": ([0.33, 0.2, 0.12, 0.13, 0.05, 0.06, 0.11], [0.17, 0.1, 0.06, 0.16, 0.09, 0.12, 0.3]),
 }
-# Elsewhere nobody tells a lesion below SMALL_ML from a lymph node or a branching vessel.
+# Elsewhere a lesion below SMALL_ML looks like a lymph node or a branching vessel.
 SITE_OF_SMALL = {"wall": "pleura", "mediastinum": "lung", "hilum": "lung", "central": "lung"}
 TEXTURES = (
     "solid",
@@ -44,7 +44,7 @@ TEXTURE_SHARES = {  # small, large
 FAINT = ("part-solid", "ground-glass", "thin-walled")  # hardly seen in voxels of 3 mm
 MARGINS = ("round", "lobulated", "spiculated")
 
-# What is small and lies across a bronchus or large vessel, nobody tells from a branching: radii.
+# Radii: a small lesion across such a bronchus or vessel looks like a branching.
 WIDE_AIRWAY_MM = 1.2
 WIDE_VESSEL_MM = 2.5
 TRIES = 20
@@ -84,8 +84,7 @@ def draw_lesion(rng: np.random.Generator, mix: str = "task06", *, first: bool = 
         site = SITE_OF_SMALL.get(site, site)
     if (mix == "easy" or site == "central") and texture in FAINT:
         texture = "solid"
-    margin = str(rng.choice(MARGINS, p=[0.3, 0.4, 0.3]))
-    return Lesion(site, texture, margin, volume_ml)
+    return Lesion(site, texture, str(rng.choice(MARGINS, p=[0.3, 0.4, 0.3])), volume_ml)
 
 
 def _draw_volume_ml(rng: np.random.Generator, mix: str, first: bool) -> float:

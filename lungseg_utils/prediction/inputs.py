@@ -18,10 +18,14 @@ from lungseg_utils.runtime import LungsegError
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan: its name, and the path of its file, folder or archive, as the user wrote it."""
+    """One scan: its name, and the path of its file, folder or archive, as the user wrote it.
+
+    `fault` is why it cannot be read, where that is known beforehand.
+    """
 
     name: str
     source: str
+    fault: LungsegError | None = None
 
     @property
     def path(self) -> Path:
@@ -90,7 +94,12 @@ def find_scans(path: str | Path) -> list[Scan]:
         return [Scan(nnunet.case_of(file), file) for file in found]
     own_name = os.path.basename(os.path.realpath(source))
     patients = patients_in(source) or {own_name: source}
-    return [Scan(name, where) for name, where in patients.items()]
+    return [
+        Scan(name, os.path.join(source, name), fault=found)
+        if isinstance(found, LungsegError)
+        else Scan(name, found)
+        for name, found in patients.items()
+    ]
 
 
 def _scans_of_dataset(root: str) -> list[Scan]:

@@ -42,11 +42,11 @@ def has_more_slices(folder: str, count: int) -> bool:
     return len(list(islice(slices, count + 1))) > count
 
 
-def patients_in(folder: str) -> dict[str, str]:
+def patients_in(folder: str) -> dict[str, str | LungsegError]:
     """Return each patient's scan, by the name of the patient's folder: a NIfTI file or a folder.
 
-    The result is empty where `folder` does not hold patients' folders, but one series or one
-    examination: one patient's series of one study.
+    It is an error where the scan is not clear: that stops no other patient. The result is empty
+    where `folder` does not hold patients' folders, but one series, or one study of one patient.
     """
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     entries = [entry for entry in entries if not entry.name.startswith(JUNK)]
@@ -63,17 +63,18 @@ def patients_in(folder: str) -> dict[str, str]:
     return {name: scan for name, scan in scans.items() if scan}
 
 
-def _scan_of(patient: Folder) -> str:
+def _scan_of(patient: Folder) -> str | LungsegError:
     """Return the path of a patient's scan; "" where there is none, with a warning."""
-    path, niftis = patient.path, patient.niftis
+    path = patient.path
+    niftis = patient.niftis
     if niftis and patient.header is not None:
-        raise LungsegError(
+        return LungsegError(
             path,
             f"holds DICOM slices and NIfTI files too ({os.path.basename(niftis[0])})",
             "Give a folder of one kind, or the files",
         )
     if len(niftis) > 1:
-        raise LungsegError(
+        return LungsegError(
             path,
             f"holds {len(niftis)} NIfTI files that may be the scan, "
             f"{os.path.basename(niftis[0])} and {os.path.basename(niftis[1])} among them",

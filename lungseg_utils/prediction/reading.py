@@ -46,6 +46,8 @@ def collected_warnings() -> Iterator[list[str]]:
 
 def read_scan(scan: Scan, series: str | int | None = None) -> Reading:
     """Read `scan`, extracted to a temporary folder where it is a .zip."""
+    if scan.fault:
+        raise scan.fault
     with collected_warnings() as warnings:
         if scan.is_zip:
             return _read_zip(scan, series, warnings)

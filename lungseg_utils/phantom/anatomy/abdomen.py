@@ -10,7 +10,7 @@ Layer = tuple[np.ndarray, float | np.ndarray]  # signed distance, HU
 
 def abdomen(rng: np.random.Generator, f: Frame, wall: np.ndarray, above: np.ndarray) -> list[Layer]:
     """Return the layers to paint; `above` is the height above the diaphragm."""
-    hu = f.person.organs
+    hu = f.person.tissue_hu
     cavity = smooth_intersection(above + 3, wall + 4, 6)
     folds = (0.75 - np.abs(f.bumps[6] + 0.7 * f.bumps[7])) * 22
     bowel = np.maximum(cavity, f.z - f.person.dome_mm[1] + 50)
@@ -32,27 +32,28 @@ def _liver(rng: np.random.Generator, f: Frame, cavity: np.ndarray) -> Layer:
     lower_border = right - 165 + 0.5 * (f.x + 60) - f.z + rng.normal(0, 15)
     liver = smooth_intersection(liver, lower_border, 16)
     veins = np.clip(1 - 7 * np.abs(f.bumps[6] + 0.5 * f.bumps[7]), 0, 1) * rng.normal(8, 12)
-    hu = f.person.organs["liver"] + rng.uniform(1, 5) * f.bumps[7] + veins
+    hu = f.person.tissue_hu["liver"] + rng.uniform(1, 5) * f.bumps[7] + veins
     return smooth_intersection(liver, f.y - 78, 12), hu
 
 
 def _spleen(rng: np.random.Generator, f: Frame, above: np.ndarray) -> Layer:
     left = f.person.dome_mm[1]
     centre = (left - 62 + rng.normal(0, 8), 48 + rng.normal(0, 5), 92 + rng.normal(0, 4))
-    spleen = f.ellipsoid(centre, (48, 32, 26), 0.1)
-    return np.maximum(spleen, above + 3), f.person.organs["spleen"]
+    return np.maximum(f.ellipsoid(centre, (48, 32, 26), 0.1), above + 3), f.person.tissue_hu[
+        "spleen"
+    ]
 
 
 def _kidneys(rng: np.random.Generator, f: Frame) -> list[Layer]:
     layers: list[Layer] = []
     for side in (-1, 1):
         kidney = f.ellipsoid((-225 + rng.normal(0, 12), 48, 62 * side), (52, 26, 28), 0.06)
-        layers += [(kidney, f.person.organs["kidney"]), (kidney + 13, 20.0)]
+        layers += [(kidney, f.person.tissue_hu["kidney"]), (kidney + 13, 20.0)]
     return layers
 
 
 def _stomach(rng: np.random.Generator, f: Frame, above: np.ndarray) -> list[Layer]:
-    hu = f.person.organs
+    hu = f.person.tissue_hu
     z, y, x = (middle + rng.normal(0, 8) for middle in (f.person.dome_mm[1] - 60, -8, 58))
     radii = [radius + rng.normal(0, 8) for radius in (46, 44, 40)]
     stomach = smooth_intersection(f.ellipsoid((z, y, x), radii, 0.14), above + 3, 5)
@@ -74,5 +75,5 @@ def _colon(rng: np.random.Generator, f: Frame, above: np.ndarray) -> list[Layer]
         centre = (left - rng.uniform(45, 150), rng.uniform(-70, 30), rng.uniform(-40, 105))
         colon = np.maximum(f.ellipsoid(centre, rng.uniform(14, 30, 3), 0.2, 7), above + 3)
         gas_or_stool = rng.choice([-950.0, -900.0, -200.0, 20.0])
-        layers += [(colon, f.person.organs["hollow_organ"]), (colon + 4, gas_or_stool)]
+        layers += [(colon, f.person.tissue_hu["hollow_organ"]), (colon + 4, gas_or_stool)]
     return layers

@@ -40,6 +40,16 @@ TUBES: dict[str, list[tuple[list[tuple[int, int, int]], float | list[float]]]] =
         ),
     ],
 }
+FAT_MM = {  # between these organs and the lungs, which keep clear of them
+    "aorta": 3,
+    "pulmonary_arteries": 2,
+    "superior_vena_cava": 3,
+    "brachiocephalic_veins": 3,
+    "arch_branches": 4,
+    "trachea": 3.5,
+    "oesophagus": 2,
+    "inferior_vena_cava": 2,
+}
 TRACHEA = [(260, -8, 0), (110, -2, 0), (50, 2, -2), (0, 7, 0)]
 
 
@@ -80,8 +90,7 @@ def mediastinum(
         f.tube(right_bronchus, np.array([8, 6.8, 5.4]) * width),
         f.tube(left_bronchus, np.array([7.5, 6.2, 5]) * width),
     )
-    lobes = (f.ellipsoid((128, -2, side * 16), (22, 10, 9)) for side in (-1, 1))
-    organs["thyroid"] = union(*lobes)
+    organs["thyroid"] = union(*(f.ellipsoid((128, -2, side * 16), (22, 10, 9)) for side in (-1, 1)))
     organs["hilar_tissue"] = _hilar_tissue(f, variants, (right, left))
     return organs, np.stack([f.locate(hilum) for hilum in (right, left)])
 

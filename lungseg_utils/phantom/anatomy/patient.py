@@ -57,10 +57,21 @@ def draw_anatomy(
     wall = chest_wall(frame)
     above = diaphragm(frame)
     organs, hila = mediastinum(rng, frame, easy=easy)
-    lung_pair = lungs(rng, frame, wall, above, organs)
+    right_left = lungs(rng, frame, wall, above, organs)
     skin, muscle = torso(frame, wall)
     in_view = np.zeros(coarse.shape, bool)
     last = [o + s * (n - 1) for o, s, n in zip(scan.origin_mm, scan.spacing_mm, scan.shape)]
     low = [start + VIEW_MARGIN_MM for start in scan.origin_mm]
     in_view[coarse.box(low, [stop - VIEW_MARGIN_MM for stop in last])] = True
-    return Anatomy(person, frame, skin, muscle, wall, above, organs, hila, lung_pair, in_view)
+    return Anatomy(
+        person=person,
+        frame=frame,
+        skin=skin,
+        muscle=muscle,
+        chest_wall=wall,
+        above_diaphragm=above,
+        organs=organs,
+        hila=hila,
+        lungs=right_left,
+        in_view=in_view,
+    )

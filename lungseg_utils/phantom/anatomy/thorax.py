@@ -3,6 +3,7 @@
 import numpy as np
 
 from lungseg_utils.phantom.anatomy.frame import Frame
+from lungseg_utils.phantom.anatomy.mediastinum import FAT_MM
 from lungseg_utils.phantom.fields import intersection, smooth_intersection, smooth_union
 
 # Inner chest wall: half width, half depth and centre (towards the back), over the height in mm.
@@ -12,16 +13,6 @@ WALL_DEPTH = np.array([94, 98, 102, 103, 100, 91, 78, 63, 50, 32, 12])
 WALL_CENTRE = np.array([-4, -4, -3, -1, 2, 6, 12, 19, 24, 28, 30])
 SPINE_Z = np.array([-400, -250, -150, -60, 20, 90, 160, 260])
 SPINE_Y = np.array([40, 42, 48, 53, 50, 44, 34, 22])  # centre of the vertebral bodies
-FAT_MM = {  # between the lungs and the organs of the mediastinum
-    "aorta": 3,
-    "pulmonary_arteries": 2,
-    "superior_vena_cava": 3,
-    "brachiocephalic_veins": 3,
-    "arch_branches": 4,
-    "trachea": 3.5,
-    "oesophagus": 2,
-    "inferior_vena_cava": 2,
-}
 
 
 def wall_coordinates(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
