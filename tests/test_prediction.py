@@ -194,6 +194,17 @@ def test_segment_returns_the_mask_of_predict_with_all_that_led_to_it(dense, degr
     assert full_map.shape == scan.hu.shape and full_map[found.mask == 1].mean() > 0.8
 
 
+def test_what_is_smaller_than_a_lesion_is_not_in_the_mask():
+    scan = make_scan(np.full((12, 14, 16), -900, np.int16), (3.0, 3.0, 3.0))
+    one = make_predictor()
+    ready = one.prepare(scan)
+    probability = torch.zeros(ready.hu.shape)
+    probability[2, 2, 2] = 1  # 27 mm³
+    probability[8, 8, 8:10] = 1  # 54 mm³
+    assert probability.shape == scan.hu.shape
+    assert np.argwhere(one.mask(ready, probability)).tolist() == [[8, 8, 8], [8, 8, 9]]
+
+
 def test_a_scan_from_the_cache_has_no_mask_of_its_own(dense):
     ready = replace(dense.prepare(two_balls()), scan=None)
     with pytest.raises(AssertionError, match="a cached scan has no way back"):

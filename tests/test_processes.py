@@ -20,7 +20,7 @@ from lungseg_utils.training import run as runs
 from lungseg_utils.training.distributed import share_of_batch
 
 WORKER = """
-import contextlib, dataclasses, sys
+import contextlib, copy, dataclasses, sys
 from pathlib import Path
 import torch
 from accelerate.utils import gather_object
@@ -32,7 +32,7 @@ from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import fit, make_loss
 from lungseg_utils.training.distributed import (
-    average_buffers, seed_epoch, share_of_batch, start_accelerator, whole_batch
+    average_buffers, distribute, seed_epoch, share_of_batch, start_accelerator, whole_batch
 )
 from lungseg_utils.training.validation import add_hard_examples
 
@@ -63,6 +63,16 @@ norm.num_batches_tracked.fill_(7)
 average_buffers(accelerator, norm)
 assert norm.running_mean.tolist() == [1.5, 5.0] and norm.running_var.tolist() == [1.0, 1.0]
 assert norm.num_batches_tracked == 7
+
+# until then each process has its own
+norm = torch.nn.BatchNorm3d(1)
+alone = copy.deepcopy(norm)
+network, _ = distribute(accelerator, norm, torch.optim.SGD(norm.parameters(), 0.1))
+with torch.no_grad():
+    for _ in range(2):
+        image = torch.randn(2, 1, 4, 4, 4) + rank
+        assert torch.equal(network(image), alone(image))
+assert torch.equal(norm.running_mean, alone.running_mean)
 
 # other patches in each process, the same history
 generator = torch.Generator().manual_seed(0)

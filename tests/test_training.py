@@ -40,6 +40,7 @@ from lungseg_utils.training import (
 )
 from lungseg_utils.training.distributed import start_accelerator
 from lungseg_utils.training.network import make_heads, predict_all, whole_batch_loss
+from lungseg_utils.training.step import set_training_mode
 from lungseg_utils.training.validation import add_hard_examples, find_hard_examples
 
 FILES = [
@@ -336,6 +337,21 @@ def test_a_share_of_the_patches_lies_where_the_first_weights_are_wrong(cases):
     for case in add_hard_examples(training, cases[:2], silent, TINY):
         missed = zip(case.hard_examples, case.lesions, strict=True)
         assert case.lesions and all(torch.equal(example, lesion) for example, lesion in missed)
+
+
+def test_batch_norms_are_frozen_at_the_end_of_a_run_with_the_statistics_of_the_running_mean():
+    config = dataclasses.replace(TINY, epochs=4, frozen_norm_share=0.5)
+    run = start_run(config, "cpu")
+    norms = [norm for norm in run.model.modules() if isinstance(norm, torch.nn.BatchNorm3d)]
+    means = [norm for norm in run.ema.modules() if isinstance(norm, torch.nn.BatchNorm3d)]
+    for mean in means:
+        mean.running_mean.normal_()
+    for epoch, is_frozen in enumerate([False, False, True, True]):
+        run.history = [{}] * epoch
+        set_training_mode(run, config)
+        assert run.model.training and all(norm.training != is_frozen for norm in norms)
+        for norm, mean in zip(norms, means, strict=True):
+            assert torch.equal(norm.running_mean, mean.running_mean) == is_frozen
 
 
 def test_the_running_mean_moves_towards_the_weights():
