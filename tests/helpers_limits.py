@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import shutil
@@ -30,6 +31,7 @@ def full_disk(room: int = 0):
 
 def open_files(more: int):
     """Only `more` files than now may be open at a time."""
+    gc.collect()  # which may close what earlier tests have left open, and so make room later
     free = (number for number in itertools.count() if not _is_open(number))
     return _limit("RLIMIT_NOFILE", next(itertools.islice(free, more, None)))
 
