@@ -36,7 +36,11 @@ def commands_of(target):
         pytest.skip("make is not installed")
     ready = ["--old-file", ".venv/.ready"]
     printed = subprocess.run(
-        ["make", "--dry-run", *ready, target], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "--dry-run", *ready, target],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return [shlex.split(line) for line in printed.stdout.replace("\\\n", " ").splitlines()]
 
