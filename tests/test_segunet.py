@@ -1,15 +1,11 @@
 """The network: any size goes in, maxima return to their places, two switches give its parents."""
 
-import numpy as np
 import pytest
 import torch
-from helpers_cases import make_prepared
 from torch import nn
 
 from lungseg_utils.plotting import trace_stages
-from lungseg_utils.preprocess import normalise
 from lungseg_utils.segunet import SegUNet, double_conv, in_layout_of
-from lungseg_utils.training import make_loss
 
 SWITCHES = [
     ("unpool", "concat"),
@@ -129,54 +125,3 @@ def test_config_builds_the_same_network(upsample, skip):
 def test_wrong_arguments_are_explained(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong)))[:4]):
         tiny(**wrong)
-
-
-def test_stages_are_counted_as_by_hand():
-    model = SegUNet(channels=(2, 3))
-    rows = {row["block"]: row for row in trace_stages(model, (4, 4, 4))}
-    assert list(rows) == ["encoder 1", "bottleneck", "decoder 1", "head"]
-    assert [row["shape"] for row in rows.values()] == [
-        (2, 4, 4, 4),
-        (2, 2, 2, 2),
-        (2, 4, 4, 4),
-        (1, 4, 4, 4),
-    ]
-    assert [row["parameters"] for row in rows.values()] == [
-        # two convolutions without bias, scale and shift of two batch norms
-        27 * 1 * 2 + 27 * 2 * 2 + 2 * 2 * 2,
-        27 * 2 * 3 + 27 * 3 * 2 + 2 * 3 + 2 * 2,
-        27 * 4 * 2 + 27 * 2 * 2 + 2 * 2 * 2,
-        2 + 1,
-    ]
-    flops = [
-        2 * 64 * (27 * 1 * 2 + 27 * 2 * 2),
-        2 * 8 * (27 * 2 * 3 + 27 * 3 * 2),
-        2 * 64 * (27 * 4 * 2 + 27 * 2 * 2),
-        2 * 64 * 2,
-    ]
-    assert [row["gflop"] * 1e9 for row in rows.values()] == pytest.approx(flops)
-    assert sum(row["parameters"] for row in rows.values()) == parameters(model)
-    # encoder: 3 + 2; pooling: + 1; bottleneck: two convolutions of step 2: + 8; decoder: + 4
-    assert [row["receptive_field"] for row in rows.values()] == [5, 14, 18, 18]
-    # convolution, batch norm and ReLU, twice, each with an output of 2 x 4 x 4 x 4 float32
-    assert rows["encoder 1"]["activation_mb"] * 1e6 == pytest.approx(6 * 2 * 64 * 4)
-
-
-def test_it_overfits_one_patch():
-    torch.manual_seed(0)
-    case = make_prepared(shape=(24, 24, 24))
-    hu, label = (torch.from_numpy(np.array(a))[None, None].float() for a in (case.hu, case.label))
-    image = normalise(hu + torch.randn(hu.shape) * 300)  # so noisy that no threshold would do
-    model = SegUNet(channels=(4, 8))
-    loss_function = make_loss()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-2)
-    for _ in range(100):
-        logits = model(image)
-        optimiser.zero_grad()
-        loss_function(logits, label).backward()
-        optimiser.step()
-        mask = logits > 0
-        overlap = 2 * (mask & (label > 0)).sum() / (mask.sum() + label.sum())
-        if overlap > 0.95:
-            break
-    assert overlap > 0.95
