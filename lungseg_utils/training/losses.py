@@ -28,7 +28,9 @@ def make_loss(name: str = "dice_ce") -> nn.Module:
         return DiceFocalLoss(sigmoid=True, batch=True)
     if name == "tversky":
         return TverskyLoss(sigmoid=True, batch=True, alpha=0.3, beta=0.7)
-    return DiceCELoss(sigmoid=True, batch=True)
+    if name == "dice_ce":
+        return DiceCELoss(sigmoid=True, batch=True)
+    raise ValueError(f"unknown loss {name!r}")
 
 
 class BalancedDiceCE(nn.Module):
