@@ -1,0 +1,190 @@
+"""DICOM series as other tools, archives and anonymisers leave them: read, or the cause is named."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+from test_dicom import CORONAL, FRAME, change, chest, make_slice, refuse, write_series
+
+from lungseg_utils import volume
+
+
+def bare(path, syntax=ImplicitVRLittleEndian) -> bytes:
+    """Return the elements of a slice alone: no preamble, no "DICM", no group 2."""
+    one = dcmread(path)
+    one.file_meta = FileMetaDataset()
+    buffer = BytesIO()
+    one.save_as(
+        buffer,
+        implicit_vr=syntax.is_implicit_VR,
+        little_endian=syntax.is_little_endian,
+        enforce_file_format=False,
+    )
+    content = buffer.getvalue()
+    return content[132:] if content[128:132] == b"DICM" else content
+
+
+def without(path, *tags) -> None:
+    one = dcmread(path)
+    for tag in tags:
+        delattr(one, tag)
+    one.save_as(path)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+@pytest.mark.parametrize("before", [b"", b"DICM", bytes(128)])
+@pytest.mark.parametrize("suffix", ["", ".dcm", ".IMA"])
+def test_slices_without_the_part_10_header_are_read(tmp_path, capsys, syntax, before, suffix):
+    for path in write_series(tmp_path)[2:]:
+        content = before + bare(path, syntax)
+        path.unlink()
+        path.with_suffix(suffix).write_bytes(content)
+    scan = volume.read(tmp_path)
+    assert np.array_equal(scan.hu, chest()) and capsys.readouterr().err == ""
+
+
+def test_a_file_meta_group_without_a_preamble_is_read(tmp_path):
+    for path in write_series(tmp_path):
+        path.write_bytes(path.read_bytes()[132:])
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+
+
+@pytest.mark.parametrize("keep", [700, -100])
+def test_a_bare_slice_that_is_cut_short_is_refused_by_name(tmp_path, keep):
+    path = write_series(tmp_path)[2]
+    content = bare(path)
+    path.unlink()
+    path.with_suffix("").write_bytes(content[:keep])
+    refuse(tmp_path, f"{path.stem}: .*(truncated|cut short)")
+
+
+@pytest.mark.parametrize("content", [bytes(100), b"not a slice at all" * 20])
+def test_no_file_named_as_the_slices_are_is_left_out_in_silence(tmp_path, capsys, content):
+    for path in write_series(tmp_path):
+        path.rename(path.with_suffix(""))
+    (tmp_path / "IM0099").write_bytes(content)
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+    assert "IM0099: not readable as DICOM" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_no_transfer_syntax(tmp_path, syntax):
+    for path in write_series(tmp_path):
+        meta = b"\2\0\2\0UI\x1a\x001.2.840.10008.5.1.4.1.1.2\0"
+        path.write_bytes(bytes(128) + b"DICM" + meta + bare(path, syntax))
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+
+
+def test_no_transfer_syntax_of_compressed_pixels(tmp_path):
+    for path in write_series(tmp_path):
+        one = dcmread(path)
+        one.compress(JPEGLSLossless)
+        one.save_as(path)
+        meta = b"\2\0\2\0UI\x1a\x001.2.840.10008.5.1.4.1.1.2\0"
+        content = path.read_bytes()
+        path.write_bytes(bytes(128) + b"DICM" + meta + content[content.index(b"\x08\0\x08\0CS") :])
+    refuse(tmp_path, "its pixels are compressed; its transfer syntax, missing or wrong")
+
+
+@pytest.mark.parametrize("uid", ["1.2.840.113619.5.2", "1.3.6.1.4.1.5962.99.1"])
+def test_a_private_transfer_syntax_is_named(tmp_path, uid):
+    for path in write_series(tmp_path):
+        content = path.read_bytes()
+        plain = b"UI\x14\0" + b"1.2.840.10008.1.2.1\0"
+        private = b"UI" + (len(uid) + len(uid) % 2).to_bytes(2, "little")
+        private += uid.encode() + b"\0" * (len(uid) % 2)
+        path.write_bytes(content.replace(plain, private, 1))
+    refuse(tmp_path, f"{uid}, a private transfer syntax, which cannot be read")
+
+
+def test_no_series_uid(tmp_path):
+    for path in write_series(tmp_path):
+        without(path, "SeriesInstanceUID")
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+
+
+def test_two_series_without_a_uid_are_told_apart(tmp_path):
+    for number in "12":
+        for path in write_series(tmp_path, chest() + int(number), series=number):
+            change(path, SeriesInstanceUID="")
+    refuse(tmp_path, "2 CT series in it")
+    assert np.array_equal(volume.read(tmp_path, series=2).hu, chest() + 2)
+
+
+@pytest.mark.parametrize(
+    "sop_class, warning",
+    [
+        ("", "no SOP class"),
+        (SecondaryCaptureImageStorage, "Secondary Capture Image Storage"),
+        ("1.2.840.113619.4.30", "1.2.840.113619.4.30"),
+    ],
+)
+def test_another_sop_class_with_modality_ct(tmp_path, capsys, sop_class, warning):
+    for path in write_series(tmp_path):
+        change(path, SOPClassUID=sop_class)
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+    assert warning in capsys.readouterr().err
+
+
+def test_a_modality_that_contradicts_the_sop_class_is_reported(tmp_path, capsys):
+    for path in write_series(tmp_path):
+        change(path, Modality="PT")
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+    assert "Modality 'PT' contradicts the SOP class" in capsys.readouterr().err
+    for path in tmp_path.iterdir():
+        change(path, Modality="CT", SOPClassUID=MRImageStorage)
+    refuse(tmp_path, "Modality CT contradicts its SOP class, MR Image Storage")
+
+
+@pytest.mark.parametrize("word", ["SCOUT", "TOPOGRAM", "SURVIEW", "LOCALIZER"])
+def test_a_scout_by_its_image_type_is_left_out(tmp_path, capsys, word):
+    write_series(tmp_path)
+    scout = make_slice(chest()[0, :, :4], (0, 0, 0), image_type=word, orientation=CORONAL)
+    scout.save_as(tmp_path / "0.dcm")
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+    assert "localizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [10, 4])
+def test_a_scout_by_its_plane_is_left_out(tmp_path, capsys, width):
+    for k, plane in enumerate(chest((12, 8, 10))):
+        make_slice(plane, (0, 0, 3.0 * k), number=k).save_as(tmp_path / f"{k:02d}x.dcm")
+    scout = make_slice(chest()[0, :, :width], (0, 0, 0), orientation=CORONAL)
+    scout.FrameOfReferenceUID = generate_uid()
+    scout.save_as(tmp_path / "00.dcm")
+    assert np.array_equal(volume.read(tmp_path).hu, chest((12, 8, 10)))
+    assert "00.dcm of another plane (a scout?) is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "tag, value",
+    [("PixelSpacing", [2, 2]), ("PatientID", "1.2.3"), ("FrameOfReferenceUID", FRAME + ".1")],
+)
+def test_the_odd_file_is_named_not_the_good_ones(tmp_path, tag, value):
+    path = min(write_series(tmp_path))  # the first that is read
+    change(path, **{tag: value})
+    refuse(tmp_path, f"{path.name}: .*than? .* of|{path.name}: .*differs from")
+
+
+@pytest.mark.parametrize("unit", ["HU_MOD", "US", "hounsfield"])
+def test_a_rescale_type_that_may_be_hu_is_reported(tmp_path, capsys, unit):
+    change(write_series(tmp_path)[3], RescaleType=unit)
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+    assert f"RescaleType is {unit.upper()}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unit", ["OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"])
+def test_a_rescale_type_of_another_quantity_is_refused(tmp_path, unit):
+    for path in write_series(tmp_path):
+        change(path, RescaleType=unit)
+    refuse(tmp_path, f"not HU: its RescaleType is {unit}, ")
