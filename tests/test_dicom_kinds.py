@@ -17,6 +17,8 @@ from pydicom.uid import (
 from test_dicom import CORONAL, FRAME, change, chest, make_slice, refuse, write_series
 
 from lungseg_utils import volume
+from lungseg_utils.runtime import LungsegError
+from lungseg_utils.volume.dicom_seg import write_segmentation
 
 
 def bare(path, syntax=ImplicitVRLittleEndian) -> bytes:
@@ -188,3 +190,122 @@ def test_a_rescale_type_of_another_quantity_is_refused(tmp_path, unit):
     for path in write_series(tmp_path):
         change(path, RescaleType=unit)
     refuse(tmp_path, f"not HU: its RescaleType is {unit}, ")
+
+
+def ramp(places_mm) -> np.ndarray:
+    """Return slices whose HU rise linearly along z, 10 HU a mm, behind a half of air."""
+    hu = np.zeros((len(places_mm), 8, 10), np.int16) + np.int16(-900)
+    hu[:, 4:] = (np.array(places_mm) * 10 - 300)[:, None, None].astype(np.int16)
+    return hu
+
+
+@pytest.mark.parametrize(
+    "gaps, finest",
+    [
+        ([3] * 4 + [6] * 4, 3),
+        ([6] * 3 + [3] * 5, 3),
+        ([5] * 4 + [2] * 4 + [5] * 4, 2),
+        ([3] * 4 + [4] + [6] * 4, 3),  # a gap between the two spacings where they meet
+        ([2] * 3 + [3] * 3 + [5] * 3, 2),
+    ],
+)
+@pytest.mark.parametrize("shift", [0, 0.005])
+def test_several_spacings_are_resampled_to_the_finest(tmp_path, capsys, gaps, finest, shift):
+    places = np.cumsum([0, *gaps])
+    for k, (plane, z) in enumerate(zip(ramp(places), places)):
+        make_slice(plane, (0, shift * z, z), number=k).save_as(tmp_path / f"{k:02d}.dcm")
+    scan = volume.read(tmp_path)
+    assert scan.spacing_mm[0] == pytest.approx(finest, rel=0.1)
+    assert "mm apart; they are resampled to" in capsys.readouterr().err
+    expected = np.linspace(0, places[-1], len(scan.hu)) * 10 - 300
+    assert np.abs(scan.hu[:, 5, 5] - expected).max() <= 1 and (scan.hu[:, 0] == -900).all()
+
+
+def test_a_mask_of_a_resampled_series_fits_its_slices(tmp_path):
+    places = np.cumsum([0, *[3] * 4, *[6] * 4])
+    for k, (plane, z) in enumerate(zip(ramp(places), places)):
+        make_slice(plane, (0, 0, z), number=k).save_as(tmp_path / f"{k:02d}.dcm")
+    scan = volume.read(tmp_path)
+    mask = scan.hu > -100
+    write_segmentation(tmp_path / "seg", mask, scan)
+    frames = dcmread(tmp_path / "seg").pixel_array
+    assert np.array_equal(frames, [plane > -100 for plane in ramp(places) if plane.max() > -100])
+
+
+@pytest.mark.parametrize("gone", [(4,), (3, 9)])
+def test_missing_slices_are_not_taken_for_a_second_spacing(tmp_path, gone):
+    paths = []
+    for k, plane in enumerate(chest((14, 8, 10))):
+        paths.append(tmp_path / f"{k:02d}.dcm")
+        make_slice(plane, (0, 0, 3.0 * k), number=k).save_as(paths[-1])
+    for k in gone:
+        paths[k].unlink()
+    refuse(tmp_path, "slices are missing: 6 mm between")
+
+
+NAMES = {
+    "ISO 2022 IR 87": "Yamada^Tarou=山田^太郎=やまだ^たろう",
+    "ISO 2022 IR 149": "Hong^Gildong=洪^吉洞=홍^길동",
+    "ISO_IR 100": "Müller^Jörg",
+    "ISO_IR 192": "Wang^XiaoDong=王^小東",
+    "GB18030": "Wang^XiaoDong=王^小东",
+}
+
+
+def segment(folder):
+    scan = volume.read(folder)
+    write_segmentation(folder / "seg", scan.hu > 0, scan)
+    return dcmread(folder / "seg")
+
+
+@pytest.mark.parametrize("encoding", NAMES)
+def test_a_segmentation_keeps_the_name_in_any_encoding(tmp_path, encoding):
+    charset = ["", encoding] if "2022" in encoding else encoding
+    for path in write_series(tmp_path):
+        change(path, SpecificCharacterSet=charset, PatientName=NAMES[encoding], PatientID="ID=9")
+    seg = segment(tmp_path)
+    assert str(seg.PatientName) == NAMES[encoding] and seg.PatientID == "ID=9"
+
+
+EMPTIES = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate")
+
+
+@pytest.mark.parametrize("tag", [*EMPTIES, "StudyTime", "AccessionNumber", "SliceThickness"])
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_segmentation_of_empty_or_missing_elements_is_written(tmp_path, tag, is_deleted):
+    for path in write_series(tmp_path):
+        without(path, tag) if is_deleted else change(path, **{tag: None})
+    assert not segment(tmp_path).get(tag)
+
+
+@pytest.mark.parametrize("tag", ["PatientBirthDate", "StudyDate", "StudyTime"])
+@pytest.mark.parametrize("value", ["ANONYMIZED", "00000000", "removed"])
+def test_an_anonymised_date_is_left_empty_and_named(tmp_path, capsys, tag, value):
+    for path in write_series(tmp_path):
+        content = path.read_bytes()
+        one = dcmread(path)
+        old = one[tag]
+        head = old.tag.group.to_bytes(2, "little") + old.tag.elem.to_bytes(2, "little")
+        start = content.index(head + old.VR.encode())
+        end = start + 8 + int.from_bytes(content[start + 6 : start + 8], "little")
+        text = value.encode() + b" " * (len(value) % 2)
+        new = head + old.VR.encode() + len(text).to_bytes(2, "little") + text
+        path.write_bytes(content[:start] + new + content[end:])
+    seg = segment(tmp_path)
+    warning = capsys.readouterr().err
+    assert not seg.get(tag) and f"{tag} is not valid DICOM" in warning
+
+
+@pytest.mark.parametrize("tag", ["StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID"])
+def test_an_element_that_a_segmentation_cannot_do_without_is_named(tmp_path, tag):
+    for path in write_series(tmp_path):
+        change(path, **{tag: ""})
+    with pytest.raises(LungsegError, match=f"it lacks {tag}"):
+        segment(tmp_path)
+
+
+def test_a_segmentation_of_slices_without_a_header_or_sop_class_is_written(tmp_path):
+    for path in write_series(tmp_path):
+        without(path, "SOPClassUID")
+        path.write_bytes(bare(path))
+    assert segment(tmp_path).NumberOfFrames == 6

@@ -9,11 +9,21 @@ import numpy as np
 from lungseg_utils.runtime import LungsegError, warn
 from lungseg_utils.volume.dicom_files import ONE_SERIES, choose, find_series, warn_of_class
 from lungseg_utils.volume.dicom_pixels import read_pixels
-from lungseg_utils.volume.dicom_stack import levels_of, make_affine, make_slice, sort_slices
+from lungseg_utils.volume.dicom_stack import (
+    Slice,
+    distances,
+    levels_of,
+    make_affine,
+    make_slice,
+    run_spacings,
+    sort_slices,
+)
 from lungseg_utils.volume.grid import grid_of, spacing_of
 from lungseg_utils.volume.header import MAX_VOXELS
 from lungseg_utils.volume.intensity import HounsfieldWriter, check_rescale_type
 from lungseg_utils.volume.scan import Volume
+
+ROUNDING = 1e-3  # of a plane: so close, a plane of the grid is a slice
 
 
 def read_series(folder: str | Path, *, series: str | int | None = None) -> Volume:
@@ -29,24 +39,27 @@ def read_series(folder: str | Path, *, series: str | int | None = None) -> Volum
     slices = sort_slices([make_slice(path, dataset) for path, dataset in files])
     levels = levels_of(slices)
     firsts = [level[0] for level in levels]
+    affine = make_affine(folder, firsts)
+    depths = distances(firsts) / (spacing_of(affine)[2] or 1)
+    count = max(len(levels), round(depths[-1]) + 1)
     rows, columns = firsts[0].shape
-    if rows * columns * len(levels) > MAX_VOXELS:
+    if rows * columns * count > MAX_VOXELS:
         raise LungsegError(
-            folder, f"implausibly large: {len(levels)} slices of {rows}x{columns}", ONE_SERIES
+            folder, f"implausibly large: {count} slices of {rows}x{columns}", ONE_SERIES
         )
-    grid = grid_of((columns, rows, len(levels)), make_affine(folder, firsts))
+    grid = grid_of((columns, rows, count), affine)
     writer = HounsfieldWriter(folder, grid)
-    for index, level in enumerate(levels):
-        pixels, writer.scaling = read_pixels(level[0])
-        for other in level[1:]:
-            copied, scaling = read_pixels(other)
-            if scaling != writer.scaling or not np.array_equal(pixels, copied):
-                raise LungsegError(
-                    other.path,
-                    f"lies where {level[0].path.name} lies, and differs from it",
-                    "The series mixes acquisitions: keep the slices of one",
-                )
-        writer.add(index, pixels[None])
+    if count == len(levels):
+        for index, level in enumerate(levels):
+            pixels, writer.scaling = _read_level(level)
+            writer.add(index, pixels[None])
+    else:
+        _resample(writer, levels, depths * (count - 1) / depths[-1])
+        spacings = ", ".join(f"{mm:g}" for mm in run_spacings(np.diff(distances(firsts))))
+        warn(
+            f"{folder}: its slices lie {spacings} mm apart; they are resampled to "
+            f"{spacing_of(affine)[2]:.4g} mm"
+        )
     if len(slices) > len(levels):
         warn(f"{folder}: {len(slices) - len(levels)} duplicate slices are left out")
     return Volume(
@@ -58,3 +71,33 @@ def read_series(folder: str | Path, *, series: str | int | None = None) -> Volum
         grid,
         tuple(one.path for one in firsts),
     )
+
+
+def _read_level(level: list[Slice]) -> tuple[np.ndarray, tuple[float, float]]:
+    """Decode the slice of a place; others in the same place must be its copies."""
+    pixels, scaling = read_pixels(level[0])
+    for other in level[1:]:
+        copied, other_scaling = read_pixels(other)
+        if scaling != other_scaling or not np.array_equal(pixels, copied):
+            raise LungsegError(
+                other.path,
+                f"lies where {level[0].path.name} lies, and differs from it",
+                "The series mixes acquisitions: keep the slices of one",
+            )
+    return pixels, scaling
+
+
+def _resample(writer: HounsfieldWriter, levels: list[list[Slice]], depths: np.ndarray) -> None:
+    """Fill the evenly spaced planes of `writer` linearly from slices at `depths`, in planes."""
+    below = np.zeros(0)
+    plane = 0
+    for index, level in enumerate(levels):
+        pixels, (slope, intercept) = _read_level(level)
+        above = pixels * slope + intercept
+        while plane <= depths[index] + ROUNDING:
+            gap = depths[index] - depths[index - 1] if index else 1.0
+            weight = min(1.0, 1 - (depths[index] - plane) / gap)
+            mixed = above if weight > 1 - ROUNDING else (1 - weight) * below + weight * above
+            writer.add(plane, np.rint(mixed)[None])
+            plane += 1
+        below = above

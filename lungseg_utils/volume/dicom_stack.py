@@ -14,6 +14,8 @@ from lungseg_utils.volume.grid import check_affine
 from lungseg_utils.volume.stream import AGAIN
 
 ONE_EACH = ("PatientID", "FrameOfReferenceUID")  # in a series
+SAME_GAP = 0.05  # gaps that differ by no more of their size are one spacing
+RUN_GAPS = 3  # that follow each other at one spacing: those of a series of two spacings do
 
 
 @dataclass(frozen=True)
@@ -138,15 +140,39 @@ def levels_of(slices: list[Slice]) -> list[list[Slice]]:
 def make_affine(folder: Path, slices: list[Slice]) -> np.ndarray:
     """Return the map of (column, row, slice) to RAS+ mm.
 
-    Gaps and uneven stacks are refused, and a tilted gantry as a sheared grid.
+    Gaps and uneven stacks are refused, and a tilted gantry as a sheared grid. A stack of several
+    spacings gets the finest of them.
     """
     first = slices[0]
-    normal = np.cross(*first.directions)
-    step = normal * first.thickness_mm
+    step = np.cross(*first.directions) * first.thickness_mm
     if len(slices) > 1:
-        positions = np.array([one.position for one in slices])
-        gaps = np.diff(positions @ normal)
-        usual = float(np.median(gaps))
+        step = _step(folder, slices)
+    affine = np.eye(4)
+    in_plane = first.directions.T * first.pixel_mm[::-1]  # columns: along a row, along a column
+    affine[:3] = np.column_stack([in_plane, step, first.position])
+    affine = np.diag([-1, -1, 1, 1]) @ affine  # LPS to RAS
+    check_affine(folder, affine)
+    return affine
+
+
+def distances(slices: list[Slice]) -> np.ndarray:
+    """Return how far each slice lies from the first along their normal, in mm."""
+    positions = np.array([one.position for one in slices])
+    return (positions - positions[0]) @ np.cross(*slices[0].directions)
+
+
+def _step(folder: Path, slices: list[Slice]) -> np.ndarray:
+    """Return the vector from one plane of the grid to the next, in LPS mm."""
+    positions = np.array([one.position for one in slices])
+    places = distances(slices)
+    gaps = np.diff(places)
+    usual = float(np.median(gaps))
+    spacings = run_spacings(gaps)
+    if len(spacings) > 1:
+        usual = min(spacings)
+        count = round(places[-1] / usual)
+        expected = positions[0] + np.outer(places / places[-1], positions[-1] - positions[0])
+    else:
         for before, after, gap in zip(slices, slices[1:], gaps):
             if not 0.7 * usual < gap < 1.3 * usual:
                 names = f"{before.path.name} and {after.path.name}"
@@ -155,20 +181,41 @@ def make_affine(folder: Path, slices: list[Slice]) -> np.ndarray:
                     f"slices are missing: {gap:.4g} mm between {names}, {usual:.4g} mm elsewhere",
                     "Export the whole series again",
                 )
-        step = (positions[-1] - first.position) / (len(slices) - 1)
-        expected = first.position + step * np.arange(len(slices))[:, None]
-        strays = np.linalg.norm(positions - expected, axis=1)
-        if strays.max() > 0.5 * usual:  # gaps that change along the series, or sideways slices
-            worst = int(np.argmax(strays))
-            raise LungsegError(
-                folder,
-                f"not one even stack: {slices[worst].path.name} lies {strays[worst]:.3g} mm "
-                "from where it should",
-                "Export slices of one spacing, none shifted",
-            )
-    affine = np.eye(4)
-    in_plane = first.directions.T * first.pixel_mm[::-1]  # columns: along a row, along a column
-    affine[:3] = np.column_stack([in_plane, step, first.position])
-    affine = np.diag([-1, -1, 1, 1]) @ affine  # LPS to RAS
-    check_affine(folder, affine)
-    return affine
+        count = len(slices) - 1
+        expected = np.linspace(positions[0], positions[-1], len(slices))
+    strays = np.linalg.norm(positions - expected, axis=1)
+    if strays.max() > 0.5 * usual:  # gaps that change along the series, or sideways slices
+        worst = int(np.argmax(strays))
+        raise LungsegError(
+            folder,
+            f"not one even stack: {slices[worst].path.name} lies {strays[worst]:.3g} mm "
+            "from where it should",
+            "Export slices of one spacing, none shifted",
+        )
+    return (positions[-1] - positions[0]) / count
+
+
+def run_spacings(gaps: np.ndarray) -> list[float]:
+    """Return the spacings of a stack that was reconstructed at several, the commonest first.
+
+    Each must hold for a run of gaps: a lone gap is a missing slice, except between two runs and
+    of a size between theirs. Where it is not so, nothing is returned.
+    """
+    runs: list[list[float]] = []
+    for gap in gaps:
+        if runs and abs(gap - runs[-1][0]) <= SAME_GAP * runs[-1][0]:
+            runs[-1].append(gap)
+        else:
+            runs.append([gap])
+    if min(len(runs[0]), len(runs[-1])) < RUN_GAPS:
+        return []
+    counts: dict[float, int] = {}
+    for before, run, after in zip([runs[0], *runs], runs, [*runs[1:], runs[-1]]):
+        if len(run) >= RUN_GAPS:
+            spacing = round(float(np.median(run)), 2)
+            counts[spacing] = counts.get(spacing, 0) + len(run)
+        elif len(run) > 1 or not min(before[0], after[0]) < run[0] < max(before[0], after[0]):
+            return []
+    if max(counts) < 1.3 * min(counts):  # small differences are positions that were rounded
+        return []
+    return sorted(counts, key=lambda spacing: -counts[spacing])
