@@ -5,7 +5,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -309,3 +309,57 @@ def test_a_segmentation_of_slices_without_a_header_or_sop_class_is_written(tmp_p
         without(path, "SOPClassUID")
         path.write_bytes(bare(path))
     assert segment(tmp_path).NumberOfFrames == 6
+
+
+def enhanced(path, hu, *, order=None, is_shared=True):
+    """Write (frames, rows, columns) HU as one enhanced multi-frame CT, frames 3 mm apart."""
+    one = make_slice(hu[0], (0, 0, 0))
+    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    shared, own = Dataset(), []
+    measures = {"PixelSpacing": one.PixelSpacing, "SliceThickness": 3}
+    scaling = {"RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "HU"}
+    for k in order or range(len(hu)):
+        frame = Dataset()
+        put(frame, "PlanePositionSequence", ImagePositionPatient=[0, 0, 3.0 * k])
+        own.append(frame)
+    for frame in [shared] if is_shared else own:
+        put(frame, "PlaneOrientationSequence", ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+        put(frame, "PixelMeasuresSequence", **measures)
+        put(frame, "PixelValueTransformationSequence", **scaling)
+    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(one, tag)
+    del one.RescaleSlope, one.RescaleIntercept, one.SliceThickness
+    one.NumberOfFrames = len(hu)
+    one.SharedFunctionalGroupsSequence, one.PerFrameFunctionalGroupsSequence = [shared], own
+    planes = [hu[k] for k in order or range(len(hu))]
+    one.PixelData = (np.array(planes) + 1024).astype("<u2").tobytes()
+    one.save_as(path)
+
+
+def put(frame, group, **tags):
+    item = Dataset()
+    for tag, value in tags.items():
+        setattr(item, tag, value)
+    setattr(frame, group, [item])
+
+
+@pytest.mark.parametrize("order", [None, [3, 0, 5, 1, 4, 2]])
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_enhanced_multi_frame_ct_is_read(tmp_path, capsys, order, is_shared):
+    enhanced(tmp_path / "one.dcm", chest(), order=order, is_shared=is_shared)
+    scan = volume.read(tmp_path)
+    assert np.array_equal(scan.hu, chest()) and scan.spacing_mm == pytest.approx((3, 0.8, 0.7))
+    assert capsys.readouterr().err == ""
+    with pytest.raises(LungsegError, match="not a DICOM series of single slices"):
+        write_segmentation(tmp_path / "seg", scan.hu > 0, scan)
+
+
+@pytest.mark.parametrize("tag", ["PerFrameFunctionalGroupsSequence", "NumberOfFrames"])
+def test_enhanced_ct_without_its_places_is_refused(tmp_path, tag):
+    enhanced(tmp_path / "one.dcm", chest())
+    without(tmp_path / "one.dcm", tag)
+    refuse(tmp_path, "one.dcm: the places of its frames")
+    enhanced(tmp_path / "one.dcm", chest())
+    content = (tmp_path / "one.dcm").read_bytes()
+    (tmp_path / "one.dcm").write_bytes(content[:-100])
+    refuse(tmp_path, "one.dcm: .*(truncated|cut short)")

@@ -8,6 +8,7 @@ import numpy as np
 
 from lungseg_utils.runtime import LungsegError, warn
 from lungseg_utils.volume.dicom_files import ONE_SERIES, choose, find_series, warn_of_class
+from lungseg_utils.volume.dicom_frames import frames_of
 from lungseg_utils.volume.dicom_pixels import read_pixels
 from lungseg_utils.volume.dicom_stack import (
     Slice,
@@ -34,9 +35,14 @@ def read_series(folder: str | Path, *, series: str | int | None = None) -> Volum
     folder = Path(folder)
     files = choose(folder, find_series(folder), series).files
     warn_of_class(folder, files)
-    for unit in sorted({str(dataset.get("RescaleType") or "") for _, dataset in files}):
+    slices = [
+        make_slice(path, header, dataset, frame)
+        for path, dataset in files
+        for frame, header in enumerate(frames_of(path, dataset))
+    ]
+    for unit in sorted({str(one.dataset.get("RescaleType") or "") for one in slices}):
         check_rescale_type(folder, unit)
-    slices = sort_slices([make_slice(path, dataset) for path, dataset in files])
+    slices = sort_slices(slices)
     levels = levels_of(slices)
     firsts = [level[0] for level in levels]
     affine = make_affine(folder, firsts)
@@ -69,7 +75,7 @@ def read_series(folder: str | Path, *, series: str | int | None = None) -> Volum
         folder.resolve().name,
         folder,
         grid,
-        tuple(one.path for one in firsts),
+        tuple(one.path for one in firsts if one.file is one.dataset),
     )
 
 

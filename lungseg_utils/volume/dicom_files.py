@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from lungseg_utils.runtime import LungsegError, file_error, warn
+from lungseg_utils.volume.dicom_frames import ENHANCED
 from lungseg_utils.volume.dicom_headers import LARGE_BYTES, read_file
 from lungseg_utils.volume.stream import AGAIN
 
@@ -173,7 +174,7 @@ def _kind(header: Dataset) -> str:
     if any(word in image_type for word in SCOUTS):
         return "localizer"
     sop_class = UID(str(header.get("SOPClassUID") or ""))
-    if sop_class == CT_IMAGE:
+    if sop_class == CT_IMAGE or sop_class in ENHANCED:
         return "CT"
     modality = str(header.get("Modality") or "?")
     if modality != "CT":
@@ -191,7 +192,7 @@ def _kind(header: Dataset) -> str:
 def warn_of_class(folder: Path, files: list[tuple[Path, Dataset]]) -> None:
     """Warn of CT slices whose SOP class or Modality is another."""
     classes = {UID(str(header.get("SOPClassUID") or "")) for _, header in files}
-    for one in sorted(classes - {CT_IMAGE}):
+    for one in sorted(classes - {CT_IMAGE, *ENHANCED}):
         what = f"the SOP class {one.name}" if one else "no SOP class"
         warn(f"{folder}: its slices have {what}; they are read as CT for their Modality")
     for modality in sorted({str(header.get("Modality") or "") for _, header in files}):

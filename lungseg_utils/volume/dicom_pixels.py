@@ -33,12 +33,15 @@ def read_pixels(one: Slice) -> tuple[np.ndarray, tuple[float, float]]:
         raise LungsegError(
             one.path, "no usable rescale slope and intercept: its values are not HU", ONE_SERIES
         )
+    dataset = one.file
     syntax = dataset.file_meta.TransferSyntaxUID
     decoder = _decoder(one, syntax)
     try:
         if syntax.is_deflated:  # its large elements cannot be read later
             dataset = read_file(one.path) or dataset
         expected = one.shape[0] * one.shape[1] * int(dataset.BitsAllocated) // 8
+        if one.file is not one.dataset:
+            expected *= int(dataset.NumberOfFrames)
         got = len(dataset.PixelData)
     except Exception:
         raise LungsegError(
@@ -55,7 +58,8 @@ def read_pixels(one: Slice) -> tuple[np.ndarray, tuple[float, float]]:
             one.path, f"truncated: expected {expected:,} bytes of pixels, got {got:,}", AGAIN
         )
     pixels = _decode(one, dataset, decoder)
-    del dataset.PixelData  # the dataset lives on with its series
+    if one.file is one.dataset:
+        del dataset.PixelData  # the dataset lives on with its series
     return pixels, scaling
 
 
@@ -87,7 +91,7 @@ def _decode(one: Slice, dataset: Dataset, decoder: Decoder) -> np.ndarray:
     """Return the stored values (rows, columns) of a slice whose pixels are compressed or not."""
     syntax = decoder.UID
     try:
-        pixels = decoder.as_array(dataset, raw=True)[0]
+        pixels = decoder.as_array(dataset, raw=True, index=one.frame)[0]
         if pixels.shape != one.shape:
             raise ValueError
         return pixels

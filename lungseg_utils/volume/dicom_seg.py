@@ -57,7 +57,7 @@ def write_segmentation(path: str | Path, mask: np.ndarray, like: Volume) -> None
     if not like.slices:
         raise LungsegError(
             like.source,
-            "not a DICOM series, which a DICOM SEG has to refer to",
+            "not a DICOM series of single slices, which a DICOM SEG has to refer to",
             "Write a NIfTI mask instead",
         )
     sources = _read_sources(like)

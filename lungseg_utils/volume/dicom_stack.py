@@ -22,7 +22,8 @@ RUN_GAPS = 3  # that follow each other at one spacing: those of a series of two 
 class Slice:
     """One CT image: where it is in LPS mm, and how its pixels lie.
 
-    `directions` are those of a row and of a column.
+    `directions` are those of a row and of a column; `file` is the dataset that holds its pixels,
+    as its frame number `frame`.
     """
 
     path: Path
@@ -32,9 +33,11 @@ class Slice:
     pixel_mm: tuple[float, ...]
     shape: tuple[int, int]
     thickness_mm: float
+    file: Dataset
+    frame: int
 
 
-def make_slice(path: Path, dataset: Dataset) -> Slice:
+def make_slice(path: Path, dataset: Dataset, file: Dataset, frame: int) -> Slice:
     """Return a slice and its place; refuse a header that does not hold it."""
     try:
         position = np.array(dataset.ImagePositionPatient, float)
@@ -56,7 +59,7 @@ def make_slice(path: Path, dataset: Dataset) -> Slice:
         raise LungsegError(
             path, "no usable position, orientation, pixel size or shape in its header", AGAIN
         )
-    return Slice(path, dataset, position, directions, pixel_mm, shape, thickness_mm)
+    return Slice(path, dataset, position, directions, pixel_mm, shape, thickness_mm, file, frame)
 
 
 def sort_slices(slices: list[Slice]) -> list[Slice]:
