@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import Dataset, config, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
+from pydicom.uid import UID
 
 from lungseg_utils.runtime import LungsegError, file_error, warn
+from lungseg_utils.volume.dicom_frames import ENHANCED
+from lungseg_utils.volume.dicom_headers import LARGE_BYTES, read_file
 from lungseg_utils.volume.stream import AGAIN
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # SOP class
 DIRECTORY = "1.2.840.10008.1.3.10"  # SOP class
+OTHER_MODALITIES = ("MR", "PET", "Positron", "Nuclear", "Ultrasound", "RT", "X-Ray", "Mammo")
+SCOUTS = ("LOCALIZER", "LOCALISER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM", "SCANO")
+SHARED = ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "SeriesDescription")
 ONE_SERIES = "Give the folder of one CT series"
 WHICH = "Choose one with --series (in Python: series=…), by its number, description or UID"
-LARGE_BYTES = 4096  # larger elements, the pixels, are read from the file when they are asked for
-MOST_DEFLATED_BYTES = 1 << 20  # deflate makes up to 1032 times as many of them
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,28 @@ class Series:
 def find_series(folder: str | Path) -> list[Series]:
     """List the DICOM series under `folder`, the largest first; what is not DICOM is skipped."""
     found: dict[tuple[str, str], list[tuple[Path, Dataset]]] = {}
+    others = []
+    for path in _files_below(folder):
+        header = _header(path)
+        if header is None:
+            others.append(path)
+            continue
+        found.setdefault((_identity(header), _kind(header)), []).append((path, header))
+    listed = [
+        Series(
+            str(files[0][1].get("SeriesInstanceUID") or ""),
+            _text(files, "SeriesNumber"),
+            _text(files, "SeriesDescription"),
+            kind,
+            files,
+        )
+        for (_, kind), files in found.items()
+    ]
+    _warn_of_others(others, listed)
+    return sorted(listed, key=lambda series: -len(series.files))
+
+
+def _files_below(folder: str | Path) -> Iterator[Path]:
     visited = set()
     for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         folders.sort()
@@ -49,16 +73,27 @@ def find_series(folder: str | Path) -> list[Series]:
             folders.clear()
             continue
         visited.add(os.path.realpath(root))
-        for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
-            header = _header(path)
-            if header is not None:
-                key = (str(header.SeriesInstanceUID), _kind(header))
-                found.setdefault(key, []).append((path, header))
-    listed = [
-        Series(uid, _text(files, "SeriesNumber"), _text(files, "SeriesDescription"), kind, files)
-        for (uid, kind), files in found.items()
-    ]
-    return sorted(listed, key=lambda series: -len(series.files))
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _identity(header: Dataset) -> str:
+    """Return the UID of a file's series; where it has none, what the series' slices share."""
+    uid = header.get("SeriesInstanceUID")
+    return str(uid or [str(header.get(tag) or "") for tag in SHARED])
+
+
+def _suffix(path: Path) -> str:
+    """Return the suffix in lower case; a number, as at the end of a UID, is none."""
+    suffix = path.suffix.lower()
+    return "" if suffix[1:].isdigit() else suffix
+
+
+def _warn_of_others(others: list[Path], listed: list[Series]) -> None:
+    """Warn of files that are no DICOM, yet are named as the slices are: one may be lost."""
+    suffixes = {_suffix(path) for series in listed for path, _ in series.files}
+    for path in others:
+        if _suffix(path) in suffixes and path.is_file() and path.stat().st_size:
+            warn(f"{path}: not readable as DICOM, though named as the slices are; it is left out")
 
 
 def _text(files: list[tuple[Path, Dataset]], tag: str) -> str:
@@ -96,47 +131,6 @@ def choose(folder: Path, listed: list[Series], wanted: str | int | None) -> Seri
     return usable[0]
 
 
-class _File(io.BufferedReader):
-    """A file that returns no more than it has: pydicom allots whatever length an element claims."""
-
-    def __init__(self, path: str | Path, mode: str = "rb"):
-        super().__init__(io.FileIO(os.fspath(path), mode))
-        self.size = os.fstat(self.fileno()).st_size
-
-    def read(self, count: int | None = -1) -> bytes:
-        if count is not None and count >= 0:
-            return super().read(min(count, self.size))
-        if self.size > MOST_DEFLATED_BYTES:  # the whole is asked for to be inflated at once
-            raise LungsegError(
-                self.name,
-                f"deflated, and larger than {MOST_DEFLATED_BYTES:,} bytes",
-                "Export it uncompressed",
-            )
-        return super().read(self.size)
-
-
-def read_file(path: Path, *, defer_size: int | None = None) -> Dataset | None:
-    """Read one file, None where it is no DICOM; elements above `defer_size` bytes are read later.
-
-    Whatever pydicom stumbles over is reported without quoting the file.
-    """
-    config.settings.reading_validation_mode = config.IGNORE  # a warning may quote the patient
-    warnings.filterwarnings("ignore", module="pydicom")
-    try:
-        with _File(path) as file:
-            header = dcmread(file, defer_size=defer_size)
-        header.fileobj_type = _File  # what is read later is read through it too
-        return header
-    except InvalidDicomError:
-        return None
-    except LungsegError:
-        raise
-    except Exception as error:
-        raise LungsegError(
-            path, f"a DICOM file that is damaged or cut short ({type(error).__name__})", AGAIN
-        ) from None
-
-
 def _header(path: Path) -> Dataset | None:
     """Return the header of a DICOM file that belongs to a series, None for other files."""
     if not path.is_file():  # a dangling link, a socket
@@ -153,13 +147,15 @@ def _header(path: Path) -> Dataset | None:
             warn(f"{path}: empty; it is skipped")
         return None
     try:
-        stored_as = str(header.file_meta.get("MediaStorageSOPClassUID", ""))
+        stored_as = str(
+            header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""
+        )
         if stored_as == DIRECTORY:
             return None
-        for tag in ("SeriesNumber", "SeriesDescription", "Modality", "ImageType", "SOPClassUID"):
+        for tag in ("Modality", "ImageType", "SOPClassUID", "SeriesInstanceUID", *SHARED):
             header.get(tag)  # values are parsed when they are asked for; here a failure is caught
-        is_whole = header.get("SeriesInstanceUID") and (
-            stored_as != CT_IMAGE or "PixelData" in header
+        is_whole = "PixelData" in header or (
+            header.get("SeriesInstanceUID") and stored_as != CT_IMAGE
         )
     except Exception:
         is_whole = False
@@ -173,9 +169,35 @@ def _header(path: Path) -> Dataset | None:
 
 
 def _kind(header: Dataset) -> str:
-    if "LOCALIZER" in str(header.get("ImageType")).upper():
+    """Return "CT" for a slice of one, else what the file holds."""
+    image_type = str(header.get("ImageType")).upper()
+    if any(word in image_type for word in SCOUTS):
         return "localizer"
-    if header.get("SOPClassUID") == CT_IMAGE:
+    sop_class = UID(str(header.get("SOPClassUID") or ""))
+    if sop_class == CT_IMAGE or sop_class in ENHANCED:
         return "CT"
     modality = str(header.get("Modality") or "?")
-    return "CT, not in single slices" if modality == "CT" else modality
+    if modality != "CT":
+        return modality
+    name = sop_class.name or "no SOP class"
+    if any(word in name for word in OTHER_MODALITIES):
+        return f"Modality CT contradicts its SOP class, {name}"
+    if "NumberOfFrames" in header and str(header.NumberOfFrames) not in ("", "0", "1"):
+        return f"CT of several frames in a file, {name}"
+    if "PixelData" not in header or "ImagePositionPatient" not in header:
+        return f"CT without a position, {name}"
+    return "CT"
+
+
+def warn_of_class(folder: Path, files: list[tuple[Path, Dataset]]) -> None:
+    """Warn of CT slices whose SOP class or Modality is another."""
+    classes = {UID(str(header.get("SOPClassUID") or "")) for _, header in files}
+    for one in sorted(classes - {CT_IMAGE, *ENHANCED}):
+        what = f"the SOP class {one.name}" if one else "no SOP class"
+        warn(f"{folder}: its slices have {what}; they are read as CT for their Modality")
+    for modality in sorted({str(header.get("Modality") or "") for _, header in files}):
+        if modality not in ("CT", ""):
+            warn(
+                f"{folder}: the Modality {modality[:16]!r} contradicts the SOP class of its "
+                "slices, CT Image Storage; they are read as CT"
+            )

@@ -7,25 +7,31 @@ from pathlib import Path
 
 import highdicom
 import numpy as np
-from pydicom import dcmread
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.valuerep import DA, TM
 
 from lungseg_utils import __version__
-from lungseg_utils.runtime import LungsegError, writing
+from lungseg_utils.runtime import LungsegError, warn, writing
+from lungseg_utils.volume.dicom_files import CT_IMAGE
+from lungseg_utils.volume.dicom_headers import LARGE_BYTES, read_file
 from lungseg_utils.volume.scan import Volume
 
-COPIED = (  # from the source; some may be empty
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
+MAY_BE_EMPTY = {  # Type 2 elements, copied from the source where they are valid
+    "PatientID": "LO",
+    "PatientName": "PN",
+    "PatientBirthDate": "DA",
+    "PatientSex": "CS",
+    "StudyID": "SH",
+    "StudyDate": "DA",
+    "StudyTime": "TM",
+    "AccessionNumber": "SH",
+}
+NEEDED = (  # from the source
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
     "StudyInstanceUID",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "AccessionNumber",
     "FrameOfReferenceUID",
-    "SliceThickness",
 )
 TUMOUR = highdicom.seg.SegmentDescription(
     segment_number=1,
@@ -51,11 +57,13 @@ def write_segmentation(path: str | Path, mask: np.ndarray, like: Volume) -> None
     if not like.slices:
         raise LungsegError(
             like.source,
-            "not a DICOM series, which a DICOM SEG has to refer to",
+            "not a DICOM series of single slices, which a DICOM SEG has to refer to",
             "Write a NIfTI mask instead",
         )
-    sources = [dcmread(source, stop_before_pixels=True) for source in like.slices]
+    sources = _read_sources(like)
     frames = np.ascontiguousarray(like.grid.on_disk(np.asarray(mask, np.uint8)))  # (k, rows, cols)
+    if len(frames) != len(sources):  # the series was resampled: each slice takes the closest plane
+        frames = frames[_planes(like, sources)]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote the patient's name
@@ -76,13 +84,81 @@ def write_segmentation(path: str | Path, mask: np.ndarray, like: Volume) -> None
                 omit_empty_frames=bool(frames.any()),
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # Tags are missing or wrong that reading does not need; the patient's data are not quoted.
-        missing = [tag for tag in COPIED if any(tag not in source for source in sources)]
-        what = f"lack {', '.join(missing)}" if missing else f"are wrong ({type(error).__name__})"
+        # What reading does not need is wrong; the patient's data are not quoted.
+        sexes = ("M", "F", "O", "")
+        is_sex_wrong = any((source.PatientSex or "") not in sexes for source in sources)
+        element = "PatientSex, " if is_sex_wrong else ""
         raise LungsegError(
             like.source,
-            f"its headers do not suffice for a DICOM SEG; they {what}",
+            "its headers do not suffice for a DICOM SEG; they are wrong "
+            f"({element}{type(error).__name__})",
             "Take the NIfTI mask, or fix the headers",
         ) from error
     with writing(path) as partial:
         segmentation.save_as(partial)
+
+
+def _read_sources(like: Volume) -> list[Dataset]:
+    """Return the headers of the slices, fit to be copied: in Unicode, Type 2 elements filled.
+
+    Dates and times that are none are left empty, with a warning.
+    """
+    sources = []
+    emptied = set()
+    for path in like.slices:
+        source = read_file(path, defer_size=LARGE_BYTES) or Dataset()
+        source.pop("PixelData", None)
+        missing = [tag for tag in NEEDED if not source.get(tag)]
+        if missing:
+            raise LungsegError(
+                path,
+                f"its header does not suffice for a DICOM SEG: it lacks {', '.join(missing)}",
+                "Take the NIfTI mask, or fix the headers",
+            )
+        source.SOPClassUID = source.get("SOPClassUID") or CT_IMAGE
+        source.SliceThickness = source.get("SliceThickness") or like.spacing_mm[0]
+        source.Modality = source.get("Modality") or "CT"
+        emptied |= _fill(path, source)
+        sources.append(source)
+    if emptied:
+        names = ", ".join(sorted(emptied))
+        warn(f"{like.source}: {names} is not valid DICOM; it is left empty in the DICOM SEG")
+    return sources
+
+
+def _planes(like: Volume, sources: list[Dataset]) -> np.ndarray:
+    """Return the plane of the stored grid that lies closest to each slice."""
+    lps = np.array([[*source.ImagePositionPatient, 1] for source in sources], float)
+    stored = np.linalg.inv(like.grid.affine) @ np.diag([-1, -1, 1, 1]) @ lps.T
+    return np.clip(np.rint(stored[2]).astype(int), 0, like.grid.shape[2] - 1)
+
+
+def _fill(path: Path, source: Dataset) -> set[str]:
+    """Make the Type 2 elements of `source` Unicode text; return the names of the invalid ones."""
+    texts = {}
+    for tag in MAY_BE_EMPTY:
+        try:
+            texts[tag] = str(source.get(tag) or "")
+        except Exception:
+            raise LungsegError(
+                path,
+                f"its {tag} cannot be read, which a DICOM SEG has to hold",
+                "Take the NIfTI mask, or fix the headers",
+            ) from None
+    source.SpecificCharacterSet = "ISO_IR 192"
+    invalid = {tag for tag, vr in MAY_BE_EMPTY.items() if not _is_valid(vr, texts[tag])}
+    for tag, text in texts.items():
+        setattr(source, tag, "" if tag in invalid else text)
+    return invalid
+
+
+def _is_valid(vr: str, value: str) -> bool:
+    """Return whether a date or a time is one; of other elements nothing is asked."""
+    try:
+        if vr == "DA":
+            DA(value)
+        elif vr == "TM":
+            TM(value)
+    except (ValueError, OverflowError):
+        return False
+    return True

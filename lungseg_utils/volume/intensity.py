@@ -15,6 +15,16 @@ PADDING_HU = -1024
 INTEGER_TOLERANCE_HU = 1e-3  # a float32 slope of 0.1 leaves less than this
 RESCALE = "Give the scan in Hounsfield units (air -1000, water 0)"
 
+NOT_HU = {  # RescaleType, DICOM PS3.3 C.11.1.1.2 -> what it is
+    "OD": "optical density",
+    "MGML": "mg/mL of a material",
+    "Z_EFF": "effective atomic number",
+    "ED": "electron density",
+    "EDW": "electron density relative to water",
+    "PCT": "percent",
+}
+MAYBE_HU = {"US": "unspecified", "HU_MOD": "modified Hounsfield units"}
+
 
 class HounsfieldWriter:
     """Fill a (D, H, W) array of HU from blocks in the file's order.
@@ -73,6 +83,18 @@ class HounsfieldWriter:
             warn(f"{self.path}: {self.clipped:,} voxels beyond +-32768 HU are clipped")
         check_hounsfield(self.path, self.hu)
         return self.hu
+
+
+def check_rescale_type(path: Path, rescale_type: str) -> None:
+    """Refuse a DICOM RescaleType of another quantity than HU, and warn of one that may be HU."""
+    unit = rescale_type.strip().upper()
+    if unit in ("", "HU"):
+        return
+    shown = unit if len(unit) <= 16 else f"{unit[:16]}…"
+    if unit in NOT_HU:
+        raise LungsegError(path, f"not HU: its RescaleType is {shown}, {NOT_HU[unit]}", RESCALE)
+    what = MAYBE_HU.get(unit, "no unit of the standard")
+    warn(f"{path}: its RescaleType is {shown}, {what}: its values may not be HU")
 
 
 def check_hounsfield(path: Path, hu: np.ndarray) -> None:
