@@ -73,7 +73,7 @@ def test_a_value_out_of_range_is_refused_with_name_value_and_range(name, value):
         ("patch_size", "[64, 64, 96]", [64, 64, 96]),
         ("channels", (8, 16), [8, 16]),
         ("augment", "False", False),
-        ("run_dir", 2024, "2024"),
+        ("run_dir", "007", "007"),
         ("dataset_dir", None, ""),
         ("device", "cuda:1", "cuda:1"),
     ],

@@ -11,7 +11,7 @@ from lungseg_utils.decathlon.check import Report, check
 from lungseg_utils.decathlon.dataset import Case, Dataset, DatasetError, load
 from lungseg_utils.decathlon.download import TASK06_MD5, TASK06_URL, download
 from lungseg_utils.decathlon.fingerprint import fingerprint
-from lungseg_utils.decathlon.folds import split
+from lungseg_utils.decathlon.folds import list_folds, split
 
 __all__ = [
     "TASK06_MD5",
@@ -23,6 +23,7 @@ __all__ = [
     "check",
     "download",
     "fingerprint",
+    "list_folds",
     "load",
     "split",
 ]

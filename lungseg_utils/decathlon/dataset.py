@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lungseg_utils.decathlon.entries import Case, EntryReader, is_nifti
+from lungseg_utils.decathlon import nnunet
+from lungseg_utils.decathlon.entries import COUNTS, Case, EntryReader, is_nifti
+from lungseg_utils.decathlon.naming import names_by_folder
 from lungseg_utils.decathlon.source import FOLDERS, find_root, read_json
 from lungseg_utils.runtime import LungsegError, printable, warn
 from lungseg_utils.volume import stem
@@ -17,7 +20,10 @@ SHOWN_FAULTS = 20
 
 @dataclass(frozen=True)
 class Dataset:
-    """A set in Decathlon layout; the cases are sorted by id."""
+    """A set in Decathlon layout; the cases are sorted by id.
+
+    `training` holds all cases to train and validate on; `folds.split` tells them apart.
+    """
 
     root: Path
     name: str
@@ -72,33 +78,76 @@ def inspect(dataset_dir: str | Path) -> tuple[Dataset, list[LungsegError], list[
     try:
         found = find_root(root, warnings)
         content = read_json(found / "dataset.json")
+        is_nnunet = nnunet.is_raw_layout(found, content)
+        listed = nnunet.with_cases(found, content) if is_nnunet else content
     except LungsegError as fault:
         return Dataset(root, root.name, (), ()), [fault], warnings
-    reader = EntryReader(found, warnings)
-    training = reader.cases(content, "training")
-    test = reader.cases(content, "test")
-    _find_repeats(reader, training, test)
+    channel = nnunet.FIRST if is_nnunet else ""
+    reader = EntryReader(found, warnings, channel, is_listed=listed is content)
+    lists = _read_lists(reader, _with_test_list(reader, listed))
+    _find_repeats(reader, lists)
+    training = lists["training"] + lists["validation"]
     _find_extra_files(reader)
     _compare_purpose(reader, content)
     name = content.get("name")
     name = printable(name) if name and isinstance(name, str) else found.resolve().name
-    return Dataset(found, name, _by_id(training), _by_id(test)), reader.faults, warnings
+    return Dataset(found, name, _by_id(training), _by_id(lists["test"])), reader.faults, warnings
+
+
+def _with_test_list(reader: EntryReader, content: dict) -> dict:
+    """Return `content` with the test list that MONAI calls "testing"; report lists of no use."""
+    testing = content.get("testing")
+    if testing and content.get("test") and testing != content["test"]:
+        reader.note('"test" and "testing" both list cases', "Keep one of the two")
+    if testing is not None and not content.get("test"):
+        content = content | {"test": testing}
+    for key, value in content.items():
+        is_list = isinstance(value, list) and any(isinstance(one, dict) for one in value)
+        if is_list and key not in (*COUNTS, "testing"):
+            reader.warn(f"the list {key[:60]!r} is not used: only {', '.join(COUNTS)} are")
+    return content
+
+
+def _read_lists(reader: EntryReader, content: dict) -> dict[str, list[Case]]:
+    """Return the cases of each list; validation cases are of fold 0, MONAI's own otherwise."""
+    lists = {part: reader.cases(content, part) for part in COUNTS}
+    if lists["validation"]:
+        if any(case.fold is not None for case in lists["training"]):
+            reader.warn('"fold" is not used: the list "validation" is')
+        lists["training"] = [replace(case, fold=None) for case in lists["training"]]
+        lists["validation"] = [replace(case, fold=0) for case in lists["validation"]]
+    renamed = names_by_folder(reader.root, [case for cases in lists.values() for case in cases])
+    if any(one.id == one.patient != one.image.parent.name for one in renamed.values()):
+        first = next(iter(renamed.values()))
+        reader.warn(
+            f"cases are named by their folders, as {first.id}; scans of one patient need the same "
+            '"patient", or training sees who is validated on'
+        )
+    return {
+        part: [replace(renamed.get(case.image, case), fold=case.fold) for case in cases]
+        for part, cases in lists.items()
+    }
 
 
 def _by_id(cases: list[Case]) -> tuple[Case, ...]:
     return tuple(sorted(cases, key=lambda case: case.id))
 
 
-def _find_repeats(reader: EntryReader, training: list[Case], test: list[Case]) -> None:
-    """Find cases named twice and labels swapped; one in both lists flatters every score."""
-    ids = {case.id for case in training}
+def _find_repeats(reader: EntryReader, lists: dict[str, list[Case]]) -> None:
+    """Find cases named twice and labels swapped; one in two lists flatters every score."""
+    parts = [(part, case) for part, cases in lists.items() for case in cases]
+    owners = {case.id: case.id for part, case in parts if part != "test"}
+    crowded = Counter(case.image.parent for _, case in parts)
+    owners |= {
+        f"{case.image.parent}/": case.id for _, case in parts if crowded[case.image.parent] == 1
+    }
     seen: dict[tuple[str, object], tuple[str, Case]] = {}
-    parts = [("training", case) for case in training] + [("test", case) for case in test]
     for part, case in parts:
-        if case.label and stem(case.label) in ids - {case.id}:
+        keys = [stem(case.label), f"{case.label.parent}/"] if case.label else []
+        other = next((owners[key] for key in keys if owners.get(key, case.id) != case.id), None)
+        if other:
             reader.note(
-                f"{case.id} is paired with the label of {stem(case.label)}",
-                "Pair it with its own label",
+                f"{case.id} is paired with the label of {other}", "Pair it with its own label"
             )
         met = [
             (kind, *seen.setdefault((kind, key), (part, case)))
@@ -107,7 +156,8 @@ def _find_repeats(reader: EntryReader, training: list[Case], test: list[Case]) -
         repeats = [
             _describe_repeat(kind, earlier_part, earlier, part, case)
             for kind, earlier_part, earlier in met
-            if earlier is not case and (kind, earlier_part) != ("patient", part)
+            if earlier is not case
+            and (kind != "patient" or earlier_part != part or earlier.fold != case.fold)
         ]
         if repeats:
             reader.note(repeats[0], "Keep each scan once, and each patient in one of the two lists")
@@ -123,12 +173,15 @@ def _keys_of(case: Case) -> dict[str, object]:
 
 def _describe_repeat(kind: str, earlier_part: str, earlier: Case, part: str, case: Case) -> str:
     if kind == "patient":
+        fold = f", of fold {earlier.fold}" if earlier_part == part else ""
         return (
-            f"the test case {case.id} is of the same patient as the training case {earlier.id}: "
-            "a leak"
+            f"the {part} case {case.id} is of the same patient as the {earlier_part} case "
+            f"{earlier.id}{fold}: a leak"
         )
     if earlier_part != part:
-        return f"the training case {earlier.id} is in the test list too, as {case.id}: a leak"
+        return (
+            f"the {earlier_part} case {earlier.id} is in the {part} list too, as {case.id}: a leak"
+        )
     if kind == "id":
         return f"the {part} case {case.id} is named twice"
     return f"the {part} cases {earlier.id} and {case.id} share one {kind} file"

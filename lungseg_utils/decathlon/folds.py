@@ -1,4 +1,4 @@
-"""Split a dataset for cross-validation by patient: nnU-Net's folds for Task06, else seeded ones."""
+"""Split a dataset for cross-validation by patient: its own folds, nnU-Net's or seeded ones."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def split(
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     """Return the training and the validation cases of fold `fold`.
 
+    A set that states its own folds, or its validation cases (as fold 0), is split by them; cases
+    without a fold are always trained on.
     Task06's 63 cases are split in five as nnU-Net does, whatever the seed. Any other set is
     shuffled by `seed` and dealt into `folds` parts of whole patients (as many parts as patients
     where those are fewer). Raises LungsegError for a fold out of range and for a set of one
     patient, which cannot be split.
     """
-    patients = sorted({case.patient or case.id for case in dataset.training})
     for name, value, lowest in (("folds", folds, 2), ("fold", fold, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
             raise LungsegError(
@@ -39,6 +40,9 @@ def split(
                 f"{value!r} is not a whole number from {lowest} up",
                 f"Use {lowest} or more",
             )
+    if own_folds(dataset):
+        return _split_by_own_folds(dataset, fold)
+    patients = sorted({case.patient or case.id for case in dataset.training})
     if len(patients) < 2:
         raise LungsegError(
             dataset.root,
@@ -59,3 +63,33 @@ def split(
     validation = set(parts[fold])
     inside = tuple(case for case in dataset.training if (case.patient or case.id) in validation)
     return tuple(case for case in dataset.training if case not in inside), inside
+
+
+def own_folds(dataset: Dataset) -> list[int]:
+    """Return the numbers of the folds that the set itself states; none for most sets."""
+    return sorted({case.fold for case in dataset.training if case.fold is not None})
+
+
+def list_folds(dataset: Dataset, folds: int = 5) -> list[int]:
+    """Return the numbers of all folds: the set's own, else as many as `split` makes of `folds`."""
+    patients = {case.patient or case.id for case in dataset.training}
+    return own_folds(dataset) or list(range(min(folds, len(patients))))
+
+
+def _split_by_own_folds(dataset: Dataset, fold: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    inside = tuple(case for case in dataset.training if case.fold == fold)
+    outside = tuple(case for case in dataset.training if case.fold != fold)
+    if not inside:
+        numbers = ", ".join(map(str, own_folds(dataset)))
+        raise LungsegError(
+            "fold",
+            f"{fold} is none of the set's own: {numbers} (of dataset.json)",
+            "Choose one of them",
+        )
+    if not outside:
+        raise LungsegError(
+            dataset.root,
+            f"all its cases are of fold {fold}: none is left to train on",
+            "State other folds in dataset.json, or none",
+        )
+    return outside, inside

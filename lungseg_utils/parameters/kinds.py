@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 import re
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# YAML and papermill's -p turn 007 into 7, which is another folder
+A_PATH = "a path as text, not a number: 007 is ./007, -r of papermill, or in quotes in YAML"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Parameter:
     def __str__(self) -> str:
         """Return what is allowed, in the words of an error message."""
         if self.kind is str:
-            return f"one of {', '.join(self.choices)}" if self.choices else "a text"
+            return f"one of {', '.join(self.choices)}" if self.choices else A_PATH
         if self.kind is bool:
             return "true or false"
         noun = "whole number" if self.kind is int else "number"
@@ -58,7 +61,7 @@ class Parameter:
             coerced: Any = text
             choice = re.sub(r"^cuda:\d{1,3}$", "cuda", text)  # the second of several GPUs is cuda:1
             fits = not self.choices or choice in self.choices
-            fits = fits and not isinstance(value, (bool, list, dict)) and "\0" not in text
+            fits = fits and isinstance(value, (str, os.PathLike, type(None))) and "\0" not in text
         elif self.kind is bool:
             coerced = text.lower() == "true"
             fits = text.lower() in ("true", "false")

@@ -14,6 +14,7 @@ from lungseg_utils.runtime import LungsegError, progress, require_writable, writ
 ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "LPI")  # how scanners and tools store the same chest
 SEEDS_PER_SET = 10_000  # set `seed` owns the case seeds from seed * SEEDS_PER_SET on
 FIRST_TEST_SEED = SEEDS_PER_SET // 2  # tests come from the upper half
+LARGEST_SEED = 2**32 - 1  # of a set, as of every other seed; those of its cases are larger
 RECIPE_VERSION = 14  # to be raised when the same seed makes other voxels
 
 Recipe = dict[str, Any]  # the content of phantom.json
@@ -30,8 +31,12 @@ def write_dataset(
     raises LungsegError.
     """
     out = Path(out)
-    for name, value, low in (("cases", cases, 1), ("test_cases", test_cases, 0), ("seed", seed, 0)):
-        _check_range(name, value, low)
+    for name, value, low, high in (
+        ("cases", cases, 1, FIRST_TEST_SEED),
+        ("test_cases", test_cases, 0, FIRST_TEST_SEED),
+        ("seed", seed, 0, LARGEST_SEED),
+    ):
+        _check_range(name, value, low, high)
     if tier not in TIERS:
         raise LungsegError("tier", f"unknown tier {tier!r}", f"Use one of {', '.join(TIERS)}")
     recipe = {
@@ -61,8 +66,7 @@ def write_dataset(
     return out
 
 
-def _check_range(name: str, value: Any, low: int) -> None:
-    high = SEEDS_PER_SET // 2
+def _check_range(name: str, value: Any, low: int, high: int) -> None:
     is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not is_whole or not low <= value <= high:
         remedy = f"Use a whole number from {low} to {high}"

@@ -13,7 +13,7 @@ import numpy as np
 
 from lungseg_utils import __version__, parameters, volume
 from lungseg_utils.prediction.failures import failure_of, raise_all
-from lungseg_utils.prediction.inputs import expand
+from lungseg_utils.prediction.inputs import Scan, expand
 from lungseg_utils.prediction.plan import Job, plan
 from lungseg_utils.prediction.predictor import Predictor
 from lungseg_utils.prediction.reading import Reading, collected_warnings, read_ahead
@@ -36,7 +36,7 @@ class Options:
 
 
 def predict_files(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path | Scan],
     output: str | Path,
     *,
     checkpoint: str | Path | Sequence[str | Path] | None = None,

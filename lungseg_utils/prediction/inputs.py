@@ -43,10 +43,13 @@ class Scan:
         return self.is_zip or os.path.isdir(self.source)
 
 
-def list_scans(inputs: Sequence[str | Path]) -> list[Scan]:
-    """Return the scans of all `inputs`, some of which may be patterns."""
+def list_scans(inputs: Sequence[str | Path | Scan]) -> list[Scan]:
+    """Return the scans of all `inputs`, some of which may be patterns; a Scan keeps its name."""
     scans = []
     for given in inputs:
+        if isinstance(given, Scan):
+            scans.append(given)
+            continue
         paths = expand(given)
         found = [scan for path in paths for scan in find_scans(path)]
         scans += _name_by_folder(found) if len(paths) > 1 else found

@@ -40,7 +40,7 @@ class Job:
 
 
 def plan(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path | Scan],
     output: str | Path,
     *,
     dicom_seg: bool = False,

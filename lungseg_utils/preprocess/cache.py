@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -65,7 +66,7 @@ def prepare_cases(
             warn(f"{path}: damaged; prepared again")
         if _remove_stale(path, case.id, sources):
             changed.append(case.id)
-        scan = volume.read(case.image)
+        scan = replace(volume.read(case.image), name=case.id)
         label = volume.read_label(case.label, like=scan) if case.label else None
         prepared = prepare(scan, label=label, spacing_mm=spacing_mm)
         save(path, prepared, sources)

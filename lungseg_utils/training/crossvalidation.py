@@ -8,6 +8,7 @@ from pathlib import Path
 from lungseg_utils import decathlon, volume
 from lungseg_utils.evaluation import evaluate
 from lungseg_utils.prediction import predict_files
+from lungseg_utils.prediction.inputs import Scan
 from lungseg_utils.runtime import LungsegError, require_writable
 from lungseg_utils.training.recipe import train
 
@@ -24,20 +25,25 @@ def crossvalidate(dataset: decathlon.Dataset, run_dir: str | Path, settings: Map
     run_dir = require_writable(run_dir)
     masks = run_dir / "masks"
     _require_no_others(masks, dataset.training)
-    patients = {case.patient or case.id for case in dataset.training}
-    for fold in range(min(FOLDS, len(patients))):
+    folds = decathlon.list_folds(dataset, FOLDS)
+    if len(folds) < 2:
+        raise LungsegError(
+            dataset.root, "it has one fold: nothing to cross-validate", "Use `lungseg train`"
+        )
+    labels: dict[str, Path] = {}
+    for fold in folds:
         folder = run_dir / f"fold{fold}"
         train(dataset, folder, {**settings, "fold": fold}, resume=(folder / "last.pt").exists())
         _, unseen = decathlon.split(dataset, fold=fold, seed=settings["seed"])
+        labels |= {case.id: case.label for case in unseen if case.label}
         rows = predict_files(
-            [case.image for case in unseen],
+            [Scan(case.id, str(case.image)) for case in unseen],
             masks,
             checkpoint=folder / "best.safetensors",
             device=settings["device"],
         )
         for row in rows:
             print(f"fold {fold}: {row['name']}, {len(row['tumours'])} tumours", flush=True)
-    labels = {case.id: case.label for case in dataset.training if case.label}
     return evaluate(masks, labels, run_dir / "metrics.csv")
 
 
