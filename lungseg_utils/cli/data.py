@@ -37,11 +37,11 @@ def add_commands(commands: Commands) -> None:
     add("--md5", help="checksum that the tar must have (default: Task06_Lung's)")
 
     add = add_command(commands, check, "data/Task06_Lung --json")
-    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout")
+    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout, or nnU-Net's")
     add("--json", action="store_true", help="report as JSON")
 
     add = add_command(commands, preprocess, "data/Task06_Lung -f params/msd.yaml")
-    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout")
+    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout, or nnU-Net's")
     add_settings(add)
 
 

@@ -28,7 +28,7 @@ def add_commands(commands: Commands) -> None:
         "dataset",
         metavar="DATASET",
         nargs="?",
-        help="folder in the Decathlon's layout; with --resume that of the run",
+        help="folder in the Decathlon's layout, or nnU-Net's; with --resume that of the run",
     )
     add(
         "--run-dir",
@@ -54,7 +54,7 @@ def add_commands(commands: Commands) -> None:
     add = add_command(
         commands, crossvalidate, "data/Task06_Lung --run-dir runs/msd -f params/msd.yaml"
     )
-    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout")
+    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout, or nnU-Net's")
     add(
         "--run-dir",
         metavar="DIR",
