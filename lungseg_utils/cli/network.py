@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add `train`, `crossvalidate`, `predict`, `evaluate` and `course`."""
+    _add_train(commands)
+    _add_crossvalidate(commands)
+    _add_predict(commands)
+    _add_evaluate(commands)
+    _add_course(commands)
+
+
+def _add_train(commands: Commands) -> None:
     add = add_command(commands, train, "data/Task06_Lung --run-dir runs/fold0 -f params/msd.yaml")
     add(
         "dataset",
@@ -51,6 +59,8 @@ def add_commands(commands: Commands) -> None:
     )
     add_settings(add)
 
+
+def _add_crossvalidate(commands: Commands) -> None:
     add = add_command(
         commands, crossvalidate, "data/Task06_Lung --run-dir runs/msd -f params/msd.yaml"
     )
@@ -63,6 +73,8 @@ def add_commands(commands: Commands) -> None:
     )
     add_settings(add)
 
+
+def _add_predict(commands: Commands) -> None:
     add = add_command(commands, predict, "my_ct.nii.gz -o mask.nii.gz")
     add(
         "inputs",
@@ -102,6 +114,8 @@ def add_commands(commands: Commands) -> None:
         help="write a JSON line for each scan: its tumours, warnings, seconds, versions",
     )
 
+
+def _add_evaluate(commands: Commands) -> None:
     add = add_command(commands, evaluate, "predictions/ labels/ -o metrics.csv")
     add("predictions", metavar="PREDICTIONS", help="folder of masks")
     add(
@@ -117,6 +131,8 @@ def add_commands(commands: Commands) -> None:
         help="table to write, with summary.json beside it",
     )
 
+
+def _add_course(commands: Commands) -> None:
     add = add_command(commands, course, "-p epochs 30 -o build/course")
     add(
         "-o",
