@@ -19,7 +19,7 @@ from lungseg_utils.preprocess.lungs import MARGIN_MM
 from lungseg_utils.preprocess.prepared import CLIP_HU, Prepared, prepare
 from lungseg_utils.runtime import file_error, home, progress, require_writable, warn, writing
 
-CACHE_VERSION = 5  # raise it whenever preparing the same scan results in other voxels
+CACHE_VERSION = 6  # raise it whenever preparing the same scan results in other voxels
 
 
 class CaseFiles(Protocol):

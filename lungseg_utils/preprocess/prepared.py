@@ -15,9 +15,12 @@ from torch import Tensor
 from lungseg_utils.components import Box
 from lungseg_utils.preprocess.lungs import find_lungs
 from lungseg_utils.preprocess.oblique import align, resample_back
+from lungseg_utils.preprocess.padding import without_frame
+from lungseg_utils.preprocess.plausibility import check_lungs
 from lungseg_utils.preprocess.resample import resample, resampled_slabs
 from lungseg_utils.runtime import LungsegError, warn
 from lungseg_utils.volume import Volume
+from lungseg_utils.volume.plausibility import check_geometry
 
 LARGEST_MM = (2500, 1000, 1000)  # (D, H, W): the length of a table, the width of a gantry
 CLIP_HU = (-1024, 400)  # below is padding, above is bone and metal: neither tells of tumours
@@ -89,10 +92,13 @@ def prepare(
     little of their corners (notebook 02).
     """
     _check(volume, label)
+    check_geometry(volume)
+    volume = without_frame(volume)
     aligned = align(volume)
     if label is not None:
         label = _align_label(label, aligned, volume)
     lungs = find_lungs(aligned)
+    check_lungs(aligned, lungs)
     box = lungs.box
     extent_mm = np.array([side.stop - side.start for side in box]) * aligned.spacing_mm
     shape = working_shape(extent_mm, spacing_mm)
