@@ -496,11 +496,17 @@ def kill_when(process, condition, *arguments):
 
 
 def is_longer(path, size):
-    return path.exists() and path.stat().st_size > size
+    try:
+        return path.stat().st_size > size
+    except FileNotFoundError:  # not yet there, or just renamed
+        return False
 
 
 def has_more_files(folder, count):
-    return folder.exists() and len(os.listdir(folder)) > count
+    try:
+        return len(os.listdir(folder)) > count
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.fault("two processes at once")

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 
 from lungseg_utils import __version__
-from lungseg_utils.cli import data, network
+from lungseg_utils.cli import data, network, notebooks
 from lungseg_utils.cli.options import Help
 from lungseg_utils.runtime import LungsegError, file_error, is_out_of_memory, printable
 
@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     data.add_commands(commands)
     network.add_commands(commands)
+    notebooks.add_commands(commands)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The commands that train the network, predict with it and evaluate it; and the whole course."""
+"""The commands that train the network, predict with it and evaluate it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `train`, `crossvalidate`, `predict`, `evaluate` and `course`."""
+    """Add `train`, `crossvalidate`, `predict` and `evaluate`."""
     _add_train(commands)
     _add_crossvalidate(commands)
     _add_predict(commands)
     _add_evaluate(commands)
-    _add_course(commands)
 
 
 def _add_train(commands: Commands) -> None:
@@ -132,18 +131,6 @@ def _add_evaluate(commands: Commands) -> None:
     )
 
 
-def _add_course(commands: Commands) -> None:
-    add = add_command(commands, course, "-p epochs 30 -o build/course")
-    add(
-        "-o",
-        "--output",
-        metavar="DIR",
-        default="build/course",
-        help="folder for notebooks, figures and metrics",
-    )
-    add_settings(add)
-
-
 def train(options: argparse.Namespace) -> None:
     """Train a SegUNet."""
     from accelerate import PartialState
@@ -245,10 +232,3 @@ def _print_scores(rows: list[dict]) -> None:
         f"{total['lesions_found']} of {total['lesions_true']} lesions found, "
         f"{total['false_positives'] / len(rows):.2f} false positives a scan"
     )
-
-
-def course(options: argparse.Namespace) -> None:
-    """Run the seven notebooks without a screen."""
-    from lungseg_utils.course import run_course
-
-    run_course(read_settings(options), options.output)

@@ -43,7 +43,7 @@ def test_a_reader_that_dies_or_hangs_is_found(tmp_path, monkeypatch, code, fate)
         "say(done=True)\n"
     )
     monkeypatch.setattr(fuzz, "HERE", tmp_path)
-    monkeypatch.setattr(fuzz, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(fuzz, "PATIENCE_S", 5)
     result = fuzz.fuzz(4, 0, 0, ["tar"])
     assert result["kinds"]["tar"] == {"good": 3, "refused": 0, "found": 1}
     assert len(result["found"]) == 1 and result["found"][0].startswith(f"tar-0-2: {fate}")
