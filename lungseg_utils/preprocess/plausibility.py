@@ -19,7 +19,7 @@ USUAL_WITH_UNIT_VOXELS = (0.5, 1.8)
 LARGEST_LITRES = 10.0
 UPSIDE_DOWN = 1.25  # how much more the upper slices hold between the lungs than the lower ones
 ADULT_MM = 150.0  # high
-WHOLE = 0.15  # of the largest slice of lung: so much of it may the first and the last slice hold
+WHOLE = 0.3  # of the largest slice of lung: so much of it may the scan's outermost slices hold
 
 
 def check_lungs(volume: Volume, lungs: LungRegion) -> None:

@@ -17,6 +17,7 @@ BODY_WIDTH_MM = (80.0, 700.0)  # from a newborn to the bore of a scanner
 CROP_MM = 150.0  # smaller scans are pieces, whose size shows nothing
 NOT_CUT = 0.1  # of the largest cross-section: so much of the body may a side of the scan cut
 SPINE_IN_FRONT = 0.35  # below this share of bone behind; 0.5 with a heart full of contrast
+SCAN_PIXELS = 100  # a side; less is a piece
 MATRIX = 512  # pixels of a scanner, none of which has a field of view of exactly 512 mm
 IDENTITY = (
     "the header's voxel sizes are all exactly 1 mm: the geometry was lost, probably by saving the "
@@ -124,7 +125,7 @@ def _doubt(volume: Volume, body: Body) -> str:
         return f"{size}: {IDENTITY}; volumes, diameters and sides are doubtful"
     in_front, beside = body.cut[1].max(), body.cut[2].max()
     if max(in_front, beside) <= NOT_CUT:
-        is_scan = min(volume.hu.shape[1:]) >= MATRIX // 4  # and not a piece of one
+        is_scan = min(volume.hu.shape[1:]) >= SCAN_PIXELS
         if is_scan and not BODY_WIDTH_MM[0] <= width_mm <= BODY_WIDTH_MM[1]:
             return f"{size}: {likely_cause(volume)}"
         if depth_mm > max(1.1 * width_mm, CROP_MM):
@@ -141,5 +142,5 @@ def _is_identity(volume: Volume, body: Body) -> bool:
     shape = np.array(volume.grid.shape)
     origin = np.abs(volume.grid.affine[:3, 3])
     is_unplaced = origin.max() < 1e-3 or np.abs(origin - (shape - 1) / 2).max() <= 1
-    is_piece = shape.max() < CROP_MM and body.cut[1:].max() > 0.5
+    is_piece = shape.max() < CROP_MM and np.sort(body.cut.max(axis=1))[1] > 0.3  # on two axes
     return bool((is_unplaced or (shape == MATRIX).sum() >= 2) and not is_piece)
