@@ -148,11 +148,12 @@ def test_people_of_every_size_are_let_through(capsys, share):
         np.s_[28:32],
         np.s_[20:40, :, 20:60],
         np.s_[20:40, 20:60, 10:40],
+        np.s_[:, 34:42, 25:36],
         np.s_[:, :, 40:60],
         np.s_[:, :, 50:51],
         np.s_[:, 30:45],
     ],
-    ids=["slab", "half", "piece", "sagittal slab", "sagittal slice", "coronal slab"],
+    ids=["slab", "half", "piece", "column", "sagittal slab", "sagittal slice", "coronal slab"],
 )
 @pytest.mark.parametrize("padding", [0, 3])
 def test_pieces_and_slabs_are_never_refused(capsys, chest, part, padding):
