@@ -19,6 +19,7 @@ import numpy as np
 from lungseg_utils import components, volume
 from lungseg_utils.decathlon.dataset import Dataset, raise_faults
 from lungseg_utils.runtime import LungsegError, progress
+from lungseg_utils.volume.plausibility import check_geometry
 
 PERCENTILES = (5, 50, 95)
 SMALL_SET = 200_000_000  # bytes of files: to read fewer, starting processes is not worth its time
@@ -98,6 +99,7 @@ def examine(task: Task) -> Examined:
     with contextlib.redirect_stderr(io.StringIO()) as stderr:
         ct = attempt(task.image, volume.read)
         label = attempt(task.label, lambda path: volume.read_label(path, like=ct))
+        attempt(task.image if ct else None, lambda _path: check_geometry(ct))
     seen.warnings += [line.removeprefix("warning: ") for line in stderr.getvalue().splitlines()]
     if ct is not None:
         _describe_image(seen, ct)
