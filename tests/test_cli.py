@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from lungseg_utils import cli, parameters, phantom, volume
-from lungseg_utils.cli import data
+from lungseg_utils.cli import completion, data
 from lungseg_utils.runtime import LungsegError
 
 COMMANDS = ["phantom", "download", "check", "preprocess", "train", "predict", "evaluate", "course"]
@@ -56,7 +56,7 @@ try:
 except SystemExit as ended:
     assert not ended.code
 heavy = {{"torch", "monai", "matplotlib", "scipy", "pydicom", "highdicom", "papermill", "yaml"}}
-assert not heavy & set(sys.modules), heavy & set(sys.modules)
+assert not (heavy | {{"shtab"}}) & set(sys.modules), sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
@@ -277,3 +277,63 @@ def test_makefile_and_readme_name_only_commands_that_exist():
     assert {
         name for text in texts for name in re.findall(r"(?:^|`)\s*lungseg ([a-z]+)", text, re.M)
     } <= set(COMMANDS)
+
+
+# --- completion in a shell ------------------------------------------------------------------------
+
+COMPLETE = """source ./completion
+COMP_WORDS=(lungseg "$@"); COMP_CWORD=$#
+_shtab_lungseg
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["pre"], {"predict", "preprocess"}),
+        (["predict", "--prob"], {"--probabilities"}),
+        (["predict", "x.nii", "--device", "c"], {"cpu", "cuda"}),
+        (["phantom", "--tier", ""], {"quick", "medium", "full"}),
+        (["predict", "sc"], {"scan.nii.gz", "scans"}),
+        (["check", "sc"], {"scans"}),
+    ],
+)
+def test_bash_completes_commands_options_choices_files_and_folders(
+    words, expected, tmp_path, capsys
+):
+    (tmp_path / "scan.nii.gz").touch()
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--print-completion", "bash"])
+    assert ended.value.code == 0
+    (tmp_path / "completion").write_text(capsys.readouterr().out)
+    run = subprocess.run(
+        ["bash", "-c", COMPLETE, "bash", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(run.stdout.split()) == expected, run.stderr
+
+
+@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+def test_other_shells_get_their_scripts(shell, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("lungseg", "crossvalidate", "dicom-seg"))
+
+
+def test_every_option_that_takes_a_path_completes_paths():
+    commands = cli.build_parser()._subparsers._group_actions[0].choices
+    metavars = {
+        action.metavar
+        for command in commands.values()
+        for action in command._actions
+        if isinstance(action.metavar, str) and not completion.CHOICES.fullmatch(action.metavar)
+    }
+    paths = {*completion.FOLDERS, *completion.FILES_AND_FOLDERS}
+    assert metavars - paths <= {"N", "UID", "T", "I/N|auto", "NAME"}  # and no path
