@@ -14,7 +14,7 @@ TORCH = $(PIP) --no-deps "$$(grep ^torch== requirements.lock)"
 DOWNLOAD := 0.5 GB, and on Linux CUDA's 3 GB
 # PyPI's torch for Linux needs CUDA's packages. Without an NVIDIA GPU its build for CPUs is taken, where that
 # index can be reached; in no time where it cannot.
-ifeq ($(shell uname -s; command -v nvidia-smi),Linux)
+ifeq ($(shell command -v nvidia-smi || uname -s),Linux)
 DOWNLOAD := 0.6 GB
 TORCH += --retries 1 --timeout 15
 export CPU_BUILDS := https://download.pytorch.org/whl/cpu
