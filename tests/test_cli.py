@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from lungseg_utils import cli, parameters, phantom, volume
-from lungseg_utils.cli import completion, data
+from lungseg_utils.cli import completion, data, options
 from lungseg_utils.runtime import LungsegError
 
 COMMANDS = ["phantom", "download", "check", "preprocess", "train", "predict", "evaluate", "course"]
@@ -69,6 +69,8 @@ assert not (heavy | {{"shtab"}}) & set(sys.modules), sys.modules.keys()
         ["predict", "x.nii"],
         ["predict", "x.nii", "-o", "y.nii", "--device", "tpu"],
         ["train", "set", "--run-dir", "run", "--epochs", "-1"],
+        ["train", "--run-dir", "run"],
+        ["train", "--run-dir", "run", "--resume", "--weights", "x.safetensors"],
         ["phantom", "out", "--cases", "fifty"],
     ],
 )
@@ -97,6 +99,13 @@ def test_a_missing_input_is_named_without_a_traceback(arguments, tmp_path, capsy
     assert (
         printed.err.startswith(("error: ", "note: ")) or arguments[0] == "check"
     )  # whose report is its output
+
+
+@pytest.mark.parametrize("command", ["check", "preprocess", "train", "crossvalidate"])
+def test_every_command_on_a_dataset_names_all_layouts_that_are_read(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert options.DATASET in " ".join(capsys.readouterr().out.split())
 
 
 def test_debug_shows_where_an_error_arose(tmp_path, capsys):

@@ -9,6 +9,7 @@ from lungseg_utils import parameters
 from lungseg_utils.cli.options import (
     Commands,
     add_command,
+    add_dataset,
     add_parameter,
     add_settings,
     read_settings,
@@ -37,11 +38,11 @@ def add_commands(commands: Commands) -> None:
     add("--md5", help="checksum that the tar must have (default: Task06_Lung's)")
 
     add = add_command(commands, check, "data/Task06_Lung --json")
-    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout, or nnU-Net's")
+    add_dataset(add)
     add("--json", action="store_true", help="report as JSON")
 
     add = add_command(commands, preprocess, "data/Task06_Lung -f params/msd.yaml")
-    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout, or nnU-Net's")
+    add_dataset(add)
     add_settings(add)
 
 

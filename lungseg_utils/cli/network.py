@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from lungseg_utils import parameters
 from lungseg_utils.cli.options import (
+    DATASET,
     Commands,
     add_command,
+    add_dataset,
     add_parameter,
     add_settings,
     read_settings,
 )
-from lungseg_utils.runtime import LungsegError, printable
+from lungseg_utils.runtime import printable
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +37,7 @@ def _add_train(commands: Commands) -> None:
         "dataset",
         metavar="DATASET",
         nargs="?",
-        help="folder in the Decathlon's layout, or nnU-Net's; with --resume that of the run",
+        help=f"{DATASET} (with --resume: that of the run)",
     )
     add(
         "--run-dir",
@@ -63,7 +65,7 @@ def _add_crossvalidate(commands: Commands) -> None:
     add = add_command(
         commands, crossvalidate, "data/Task06_Lung --run-dir runs/msd -f params/msd.yaml"
     )
-    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout, or nnU-Net's")
+    add_dataset(add)
     add(
         "--run-dir",
         metavar="DIR",
@@ -149,7 +151,7 @@ def train(options: argparse.Namespace) -> None:
             weights=options.weights,
         )
     else:
-        raise LungsegError("DATASET", "none is named", "Name one, or --resume a run")
+        options.refuse_usage("DATASET is missing: name one, or --resume a run without --weights")
     if PartialState().is_main_process:
         print(f"{printable(options.run_dir)}: best.safetensors, history.csv")
 

@@ -17,7 +17,11 @@ from lungseg_utils.runtime import LungsegError
 class TrainingConfig:
     """Everything that decides how a run turns out; written to config.json, compared on resume."""
 
-    epochs: int = parameter(30, "passes of steps_per_epoch steps each", "[1, 100000]")
+    epochs: int = parameter(
+        30,
+        "passes of steps_per_epoch steps each; params/quick.yaml has all that may be set",
+        "[1, 100000]",
+    )
     steps_per_epoch: int = parameter(12, "steps of the optimiser in an epoch", "[1, 100000]")
     batch_size: int = parameter(4, "patches in a step, of all processes together", "[1, 1024]")
     patch_size: tuple[int, int, int] = parameter(
@@ -113,7 +117,7 @@ class TrainingConfig:
 # What does not decide how a training turns out: places, machine, prediction, the synthetic set
 OPTIONS = {
     "dataset_dir": Parameter(
-        "", "folder of a Decathlon-layout set; empty: the synthetic quick set"
+        "", "folder of a set with its dataset.json; empty: the synthetic quick set"
     ),
     "run_dir": Parameter("", "folder of the training run; empty: runs/quick"),
     "checkpoint": Parameter("", "weights to predict with; empty: the best ones of the run"),
