@@ -11,13 +11,13 @@ OUT ?= build/course
 # A line for each package, and bars, where somebody sees them.
 PIP = $(BIN)/python -m pip install $$(test -t 1 || echo --quiet)
 TORCH = $(PIP) --no-deps "$$(grep ^torch== requirements.lock)"
-DOWNLOAD := 0.5 GB, and on Linux CUDA's 3 GB
-# PyPI's torch for Linux needs CUDA's packages. Without an NVIDIA GPU its build for CPUs is taken, where that
-# index can be reached; in no time where it cannot.
+DOWNLOAD := 0.5 GB, on Linux with CUDA 3 GB more
+# PyPI's torch for Linux needs CUDA's packages. Without an NVIDIA GPU its build for CPUs is taken, from its
+# own index. Where that cannot be reached, as in a closed network, the set-up goes on after a moment.
 ifeq ($(shell command -v nvidia-smi || uname -s),Linux)
-DOWNLOAD := 0.6 GB
+DOWNLOAD := 0.5 GB
 TORCH += --retries 1 --timeout 15
-export CPU_BUILDS := https://download.pytorch.org/whl/cpu
+CPU_BUILDS := PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL https://download.pytorch.org/whl/cpu"
 endif
 
 .PHONY: help setup course test lint notebooks weights peers lock clean
@@ -41,7 +41,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV) with $(PYTHON): once, some minutes long; downloads about $(DOWNLOAD)"
 	"$(PYTHON)" -m venv $(VENV)
 	@echo "1 of 3: PyTorch"
-	@PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL $$CPU_BUILDS" $(TORCH) || echo "It is tried again with the others"
+	@$(CPU_BUILDS) $(TORCH) || echo "It is tried again with the others"
 	@echo "2 of 3: the other packages of requirements.lock"
 	@$(PIP) --requirement requirements.lock
 	@echo "3 of 3: this package"
