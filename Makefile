@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 OUT ?= build/course
 
 # A line for each package, and bars, where somebody sees them.
-PIP = $(BIN)/python -m pip install $$(test -t 1 || echo --quiet)
+PIP = $(BIN)/python -m pip install $$(test -t 2 || echo --quiet)
 TORCH = $(PIP) --no-deps "$$(grep ^torch== requirements.lock)"
 DOWNLOAD := 0.5 GB, on Linux with CUDA 3 GB more
 # PyPI's torch for Linux needs CUDA's packages. Without an NVIDIA GPU its build for CPUs is taken, from its
