@@ -210,6 +210,19 @@ def test_two_sets_of_equal_names_train_together_and_the_run_resumes(chests, crop
     assert len(history) == 2
 
 
+def test_cases_without_a_tumour_are_counted_in_one_line(crops, tmp_path, capsys):
+    healthy = write_crops(tmp_path / "healthy", count=5, seed=1)
+    for path in (healthy / "labelsTr").iterdir():
+        label = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), path)
+    training.train([decathlon.load(crops), decathlon.load(healthy)], tmp_path / "run", SETTINGS)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "no tumour" in line]
+    assert warnings == [
+        "warning: 5 of 7 training cases have no tumour marked: healthy/lung_001, "
+        "healthy/lung_002, healthy/lung_003 …"
+    ]
+
+
 def test_sets_in_folders_of_one_name_are_told_apart(tmp_path):
     folders = [write_crops(tmp_path / part / "set", seed=seed) for seed, part in enumerate("abc")]
     training.train([decathlon.load(one) for one in folders], tmp_path / "run", SETTINGS)
