@@ -23,7 +23,9 @@ from lungseg_utils.segunet import SegUNet
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = WEIGHTS / "segunet.safetensors"
-NAMED = {"synthetic": WEIGHTS / "synthetic.safetensors"}  # what stands for a path
+SYNTHETIC = WEIGHTS / "synthetic.safetensors"
+NAMED = {"synthetic": SYNTHETIC}  # what stands for a path
+TRAINED_ON = {SHIPPED: "synthetic scans and 79 real tumours", SYNTHETIC: "synthetic scans only"}
 LARGEST_BYTES = 4 * 2**30
 AGAIN = "copy or download it again, or train again"
 OWN = "give a checkpoint that `lungseg train` wrote"
