@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from lungseg_utils import parameters
 from lungseg_utils.cli.options import (
-    DATASET,
     Commands,
     add_command,
+    add_datasets,
     add_parameter,
     add_settings,
     read_settings,
@@ -32,11 +32,10 @@ def add_commands(commands: Commands) -> None:
 
 def _add_train(commands: Commands) -> None:
     add = add_command(commands, train, "data/Task06_Lung --run-dir runs/fold0 -f params/msd.yaml")
-    add(
-        "datasets",
-        metavar="DATASET",
-        nargs="*",
-        help=f"{DATASET}; of several the first is split by the fold, the others only train, and "
+    add_datasets(
+        add,
+        "*",
+        "of several the first is split by the fold, the others only train, and "
         "-p shares '[0.5, 0.5]' says how much each gives; with --resume those of the run",
     )
     add(
@@ -69,12 +68,8 @@ def _add_crossvalidate(commands: Commands) -> None:
     add = add_command(
         commands, crossvalidate, "data/Task06_Lung --run-dir runs/msd -f params/msd.yaml"
     )
-    add(
-        "datasets",
-        metavar="DATASET",
-        nargs="+",
-        help=f"{DATASET}; of several the first is cross-validated, the others train in every fold",
-    )
+    more = "of several the first is cross-validated, the others train in every fold"
+    add_datasets(add, "+", more)
     add(
         "--run-dir",
         metavar="DIR",

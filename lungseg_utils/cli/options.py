@@ -46,6 +46,11 @@ def add_dataset(add: Callable) -> None:
     add("dataset", metavar="DATASET", help=DATASET)
 
 
+def add_datasets(add: Callable, nargs: str, more: str) -> None:
+    """Add the positional argument of a command that takes several; `more` is what it does then."""
+    add("datasets", metavar="DATASET", nargs=nargs, help=f"{DATASET}; {more}")
+
+
 def add_parameter(add: Callable, name: str, *, given: bool = True) -> None:
     """Add the option of a parameter; without `given` its default is left to a file of them."""
     parameter = parameters.PARAMETERS[name]

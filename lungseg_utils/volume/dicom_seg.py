@@ -130,7 +130,7 @@ def _read_sources(like: Volume) -> list[Dataset]:
 
 
 def _share_places(source: Dataset) -> None:
-    """Give the frames of an enhanced CT in common what each has itself, where highdicom asks it.
+    """Set for the frames of an enhanced CT in common what each has, where highdicom asks it.
 
     They are alike in it, or they were not read.
     """
