@@ -78,7 +78,7 @@ def import_(options: argparse.Namespace) -> None:
     for case in imported:
         drawn = "no mask, for testing"
         if case.volume_ml is not None:
-            drawn = f"{', '.join(case.rois)}, {case.volume_ml:.1f} mL"
+            drawn = f"{', '.join([*case.rois, ''])}{case.volume_ml:.1f} mL"
         print(f"{printable(case.name)}: {printable(drawn)}")
     tests = sum(case.part == "Ts" for case in imported)
     print(f"{printable(options.out)}: {len(imported) - tests} training and {tests} test scans")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,14 @@ import numpy as np
 
 from lungseg_utils import volume
 from lungseg_utils.decathlon.entries import is_nifti
-from lungseg_utils.decathlon.importing.outlines import Case, Outline, of_label, of_roi, select
+from lungseg_utils.decathlon.importing.outlines import (
+    SHOWN,
+    Case,
+    Outline,
+    of_label,
+    of_roi,
+    select,
+)
 from lungseg_utils.runtime import LungsegError, file_error, warn
 from lungseg_utils.volume.dicom_files import Series, find_series
 from lungseg_utils.volume.rois import MODALITIES, list_rois
@@ -125,10 +132,11 @@ def case_of(folder: Folder, wanted: Sequence[str]) -> Case:
             folder.path, cause, "Put the CT that it was drawn on there: NIfTI or a DICOM series"
         )
     if not folder.outlines:
+        count = "a scan" if len(folder.scans) == 1 else f"{len(folder.scans)} scans"
         raise LungsegError(
             folder.path,
-            f"holds a scan ({folder.scans[0].description}), but no mask",
-            "Put its mask there (NIfTI, RTSTRUCT or SEG), or take the folder out",
+            f"holds {count} ({_listed(folder.scans)}), but no mask",
+            "Put its mask there (RTSTRUCT, SEG, or NIfTI of 0 and 1), or take the folder out",
         )
     chosen = select(folder.path, folder.outlines, wanted)
     scans = {_scan_for(folder, outline) for outline in chosen}
@@ -154,15 +162,17 @@ def _scan_for(folder: Folder, outline: Outline) -> Scan:
             "Keep the one that it was drawn on",
         )
     if not fitting and roi is not None:
-        there = "; ".join(scan.description for scan in folder.scans)
         raise LungsegError(
             outline.path,
-            f"refers to another series or frame of reference than {there}",
+            f"refers to another series or frame of reference than {_listed(folder.scans)}",
             "Put the series that it was drawn on into this patient's folder",
         )
     return fitting[0]
 
 
-def _refuse(folder: Folder, scans: Sequence[Scan] | set[Scan], cause: str, remedy: str) -> None:
-    listed = ", ".join(sorted(scan.description for scan in scans))
-    raise LungsegError(folder.path, f"{cause}: {listed}", remedy)
+def _refuse(folder: Folder, scans: Iterable[Scan], cause: str, remedy: str) -> None:
+    raise LungsegError(folder.path, f"{cause}: {_listed(scans)}", remedy)
+
+
+def _listed(scans: Iterable[Scan]) -> str:
+    return ", ".join(sorted(scan.description for scan in scans)[:SHOWN])

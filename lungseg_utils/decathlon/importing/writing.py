@@ -23,7 +23,10 @@ from lungseg_utils.runtime import LungsegError, printable, progress, require_wri
 
 @dataclass(frozen=True)
 class Imported:
-    """A case of the new set: its name, its ROIs and their volume, None where it has no mask."""
+    """A case of the new set: its name, its ROIs with names of their own, and their volume.
+
+    `volume_ml` is None where it has no mask.
+    """
 
     name: str
     part: str
@@ -112,7 +115,7 @@ def _write_cases(source: Path, out: Path, cases: Sequence[Case]) -> list[Importe
         if mask is not None:
             volume.write_mask(out / f"labels{case.part}" / _file_of(case), mask, scan)
             millilitres = int(mask.sum(dtype=np.int64)) * float(np.prod(scan.spacing_mm)) / 1000
-        rois = tuple(outline.name for outline in case.outlines)
+        rois = tuple(one.name for one in case.outlines if one.name != case.name)
         imported.append(Imported(case.name, case.part, rois, millilitres))
     raise_faults(source, faults)
     return imported
