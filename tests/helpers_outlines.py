@@ -37,10 +37,10 @@ def place(directions, columns, rows, k: float) -> np.ndarray:
     return origin + steps
 
 
-def write_dicom(folder: Path, frames: np.ndarray, directions=HEAD_FIRST, series="1") -> Path:
-    """Write (slices, rows, columns) HU as a CT series and return its folder."""
+def write_dicom(folder: Path, frames: np.ndarray, directions=HEAD_FIRST, series="1", levels=None):
+    """Write (slices, rows, columns) HU as a CT series, at `levels` in slices, and return it."""
     folder.mkdir(parents=True)
-    for k, plane in enumerate(frames):
+    for k, plane in zip(range(len(frames)) if levels is None else levels, frames):
         orientation = [*directions[0], *directions[1]]
         one = make_slice(
             plane,

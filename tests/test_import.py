@@ -23,7 +23,15 @@ from helpers_outlines import (
 from matplotlib.path import Path as Polygon
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
-from test_foreign_sets import COPIES, copy_as_decathlon
+from test_foreign_sets import (
+    CASES,
+    COMMON,
+    COPIES,
+    TEST,
+    copy_as_decathlon,
+    entries,
+    write_json,
+)
 
 from lungseg_utils import cli, decathlon, phantom, volume
 from lungseg_utils.runtime import LungsegError
@@ -139,8 +147,11 @@ def test_our_own_seg_comes_back_voxel_for_voxel(directions, tmp_path):
 
 def test_a_phantom_comes_back_from_seg_and_from_rtstruct(tmp_path):
     ct, label = phantom.make_case(1)
+    slices = np.flatnonzero(label.any(axis=(1, 2)))
+    slab = slice(slices[0] - 3, slices[-1] + 4)
+    hu, label = ct.hu[slab], label[slab]
     for name in ("seg", "rtstruct"):
-        write_dicom(tmp_path / "source" / name / "ct", ct.hu + (name == "seg"))
+        write_dicom(tmp_path / "source" / name / "ct", hu + (name == "seg"))
     scan = volume.read(tmp_path / "source/seg/ct")
     dicom_seg.write_segmentation(tmp_path / "source/seg/seg.dcm", label, scan)
     write_rtstruct(tmp_path / "source/rtstruct/rt.dcm", {"tumour": outlines_of(label)})
@@ -216,6 +227,13 @@ def test_rois_that_mark_nothing_on_the_scan_are_refused(contours, options, cause
     write_dicom(tmp_path / "P1/ct", chest())
     write_rtstruct(tmp_path / "P1/rt.dcm", {"GTV": contours}, **options)
     refuse(tmp_path / "P1", tmp_path / "out", f"rt.dcm: .*{cause}")
+
+
+@pytest.mark.fault("outlines that do not fit their scan")
+def test_rois_on_a_scan_of_two_spacings_are_refused(tmp_path):
+    write_dicom(tmp_path / "P1/ct", chest(), levels=[0, 1, 2, 3, 4, 6, 8, 10, 12])
+    write_rtstruct(tmp_path / "P1/rt.dcm", {"GTV": outlines_of(tumour())})
+    refuse(tmp_path / "P1", tmp_path / "out", "rt.dcm: .* which lie at several spacings")
 
 
 def make_seg(folder):
@@ -343,12 +361,16 @@ def test_pairs_keep_voxels_and_affine(folders, channel, tmp_path):
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A set of four phantoms in small pieces, and a fifth to test on."""
-    root = phantom.write_dataset(tmp_path_factory.mktemp("import") / "set", cases=4, test_cases=1)
-    for path in [*root.glob("imagesT?/*"), *root.glob("labelsT?/*")]:
-        image = nib.load(path)
-        nib.save(image.slicer[::2, ::2, ::2], path)
-    return root
+    """A set of four scans and a fifth to test on, in the Decathlon's layout."""
+    root = tmp_path_factory.mktemp("import") / "set"
+    for number, case in enumerate([*CASES, TEST]):
+        part = "Tr" if case in CASES else "Ts"
+        write_nifti(root / f"images{part}/{case}.nii.gz", chest(number))
+        if part == "Tr":
+            write_nifti(root / f"labelsTr/{case}.nii.gz", tumour())
+    training = entries("./imagesTr/{}", "./labelsTr/{}")
+    test = [f"./imagesTs/{TEST}.nii.gz"]
+    return write_json(root, numTraining=4, training=training, test=test, **COMMON)
 
 
 @pytest.mark.parametrize("copy", [copy_as_decathlon, *COPIES], ids=lambda copy: copy.__name__)
@@ -416,7 +438,7 @@ def test_what_has_no_partner_is_named_all_at_once(tmp_path):
     text = refuse(
         tmp_path / "patients", tmp_path / "out", r"p0: holds a scan \(ct.nii.gz\), but no"
     )
-    assert "p1: holds a mask, but no scan" in text
+    assert "p1: holds a mask (mask.nii.gz), but no scan" in text
 
 
 @pytest.mark.fault("outlines that do not fit their scan")

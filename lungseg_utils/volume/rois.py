@@ -51,6 +51,12 @@ def read_roi(roi: Roi, like: Volume) -> np.ndarray:
 
     Raises LungsegError where nothing is drawn, and for what does not lie on the slices of `like`.
     """
+    if like.slices and len(like.slices) != like.grid.shape[2]:
+        raise LungsegError(
+            roi.path,
+            f"is drawn on the slices of {like.source.name}, which lie at several spacings",
+            "Export both at one spacing, or the mask as NIfTI on the scan's grid",
+        )
     dataset = read_file(roi.path)
     try:
         if dataset is None:

@@ -88,7 +88,7 @@ def select(subject: Path, outlines: Sequence[Outline], wanted: Sequence[str]) ->
             raise LungsegError(
                 subject,
                 f"{count} ROIs are called {name!r}, in {places}",
-                "Keep one of them, or rename one",
+                "Keep one, or rename one; scans of several days need a folder each",
             )
     return chosen
 

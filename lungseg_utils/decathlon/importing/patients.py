@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from lungseg_utils.decathlon.importing.outlines import (
     select,
 )
 from lungseg_utils.runtime import LungsegError, file_error, warn
-from lungseg_utils.volume.dicom_files import Series, find_series
+from lungseg_utils.volume.dicom_files import Series, files_below, find_series
 from lungseg_utils.volume.rois import MODALITIES, list_rois
 
 JUNK = (".", "__MACOSX")
@@ -77,7 +77,7 @@ def look_into(folder: Path) -> Folder:
     scans = []
     outlines = []
     try:
-        for path in _niftis_below(folder):
+        for path in filter(_is_visible_nifti, files_below(folder)):
             if _is_mask(path):
                 outlines.append(of_label(path, volume.stem(path)))
             else:
@@ -95,12 +95,8 @@ def look_into(folder: Path) -> Folder:
         return Folder(folder, fault=file_error(error.filename or folder, error))
 
 
-def _niftis_below(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(JUNK))
-        for name in sorted(names):
-            if is_nifti(name) and not name.startswith("."):
-                yield Path(root, name)
+def _is_visible_nifti(path: Path) -> bool:
+    return is_nifti(path.name) and not any(part.startswith(JUNK) for part in path.parts[-2:])
 
 
 def _is_mask(path: Path) -> bool:
@@ -127,7 +123,8 @@ def case_of(folder: Folder, wanted: Sequence[str]) -> Case:
     if folder.fault is not None:
         raise folder.fault
     if not folder.scans:
-        cause = "holds a mask, but no scan" if folder.outlines else "holds neither scan nor mask"
+        masks = ", ".join(sorted({outline.path.name for outline in folder.outlines})[:SHOWN])
+        cause = f"holds a mask ({masks}), but no scan" if masks else "holds neither scan nor mask"
         raise LungsegError(
             folder.path, cause, "Put the CT that it was drawn on there: NIfTI or a DICOM series"
         )
@@ -143,7 +140,8 @@ def case_of(folder: Folder, wanted: Sequence[str]) -> Case:
     if len(scans) > 1:
         _refuse(folder, scans, "the ROIs are drawn on several scans", "Give each scan its folder")
     scan = scans.pop()
-    return Case(folder.path.resolve().name, scan.path, tuple(chosen), scan.series)
+    name = os.path.basename(os.path.abspath(folder.path))  # of a link its own, not the target's
+    return Case(name, scan.path, tuple(chosen), scan.series)
 
 
 def _scan_for(folder: Folder, outline: Outline) -> Scan:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,11 @@ def _undone_on_failure(out: Path) -> Iterator[None]:
         yield
     except BaseException:
         (out / "dataset.json").unlink(missing_ok=True)
-        shutil.rmtree(out, ignore_errors=True)
-        if was_there:
-            out.mkdir(exist_ok=True)
+        for folder in out.glob("*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        if not was_there:
+            with suppress(OSError):
+                out.rmdir()
         raise
 
 
