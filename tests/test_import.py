@@ -261,6 +261,7 @@ def test_a_seg_of_several_segments(tmp_path):
     assert np.array_equal(scan.grid.on_disk(label), expected)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # highdicom's, of the patient's name
 @pytest.mark.parametrize("kind", ["FRACTIONAL", "LABELMAP"])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
 def test_segs_of_other_kinds_are_read(kind, syntax, tmp_path):
@@ -387,7 +388,7 @@ def test_what_is_a_set_already_stays_the_same(copy, original, tmp_path):
                 assert np.array_equal(volume.read_label(imported.label), expected)
 
 
-def test_a_class_of_several_is_a_roi_and_patient_and_fold_are_kept(tmp_path):
+def test_a_class_of_several_is_a_roi_and_what_a_set_states_is_kept(tmp_path):
     root = tmp_path / "source"
     write_nifti(root / "imagesTr/a_0000.nii.gz", chest())
     write_nifti(root / "labelsTr/a.nii.gz", tumour() * np.uint8(2) + (chest() < -900))
@@ -400,10 +401,12 @@ def test_a_class_of_several_is_a_roi_and_patient_and_fold_are_kept(tmp_path):
     assert np.array_equal(label, tumour())
     entry = {"image": "imagesTr/a_0000.nii.gz", "label": "labelsTr/a.nii.gz"}
     entry |= {"patient": "x", "fold": 3}
-    (root / "dataset.json").write_text(json.dumps({"labels": labels, "training": [entry]}))
+    (root / "dataset.json").write_text(
+        json.dumps({"labels": labels, "crops": True, "training": [entry]})
+    )
     decathlon.import_set(root, tmp_path / "out_2", ["lung"])
     (case,) = decathlon.load(tmp_path / "out_2").training
-    assert (case.patient, case.fold) == ("x", 3)
+    assert (case.patient, case.fold, case.is_crop) == ("x", 3, True)
     assert volume.read_label(case.label).sum() == ((tumour() > 0) | (chest() < -900)).sum()
 
 

@@ -25,7 +25,7 @@ def add_commands(commands: Commands) -> None:
     for name in SYNTHETIC:
         add_parameter(add, name)
 
-    add = add_command(commands, import_, "my_patients data/mine --roi 'GTV*'")
+    add = add_command(commands, import_, "my_patients data/my_set --roi 'GTV*'")
     add(
         "source",
         metavar="SOURCE",

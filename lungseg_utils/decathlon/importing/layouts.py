@@ -66,8 +66,8 @@ def _of_dataset(source: Path, wanted: Sequence[str]) -> list[Case]:
         for case in listed:
             outlines = _outlines_of(case.label, classes, wanted) if case.label else ()
             patient = "" if case.patient == case.id else case.patient
-            scan = Case(case.id, case.image, tuple(outlines), "", part, patient, case.fold)
-            cases.append(scan)
+            stated = (patient, case.fold, case.is_crop)
+            cases.append(Case(case.id, case.image, tuple(outlines), "", part, *stated))
     return cases
 
 

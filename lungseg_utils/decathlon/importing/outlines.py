@@ -32,7 +32,7 @@ class Outline:
 class Case:
     """A scan to import: `series` is the UID of a DICOM series; `part` is "Tr" or "Ts".
 
-    `patient` and `fold` are those that its set states, if it does.
+    `patient`, `fold` and `is_crop` are those that its set states, if it does.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Case:
     part: str = "Tr"
     patient: str = ""
     fold: int | None = None
+    is_crop: bool = False
 
 
 def of_roi(roi: Roi) -> Outline:

@@ -148,6 +148,7 @@ def describe(name: str, cases: Sequence[Case]) -> dict[str, Any]:
             entry |= {"patient": case.patient} if case.patient else {}
             training.append(entry if case.fold is None else entry | {"fold": case.fold})
     test = [f"./imagesTs/{_file_of(case)}" for case in cases if case.part == "Ts"]
+    crops = {"crops": True} if any(case.is_crop for case in cases) else {}
     return {
         "name": printable(name),
         "tensorImageSize": "3D",
@@ -157,4 +158,5 @@ def describe(name: str, cases: Sequence[Case]) -> dict[str, Any]:
         "numTest": len(test),
         "training": training,
         "test": test,
+        **crops,
     }
