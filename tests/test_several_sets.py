@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_cases import TINY, make_prepared
+from helpers_sets import write_crops
 
 from lungseg_utils import cli, decathlon, parameters, phantom, training
 from lungseg_utils.patches import (
@@ -45,27 +46,6 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def chests(tmp_path_factory):
     return phantom.write_dataset(tmp_path_factory.mktemp("sets") / "chests", cases=3, test_cases=0)
-
-
-def write_crops(folder, *, count=3, crops=True, seed=0):
-    """Write a set of cubes of 60 mm, each with a tumour in its middle."""
-    rng = np.random.default_rng(seed)
-    listed = []
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True)
-    for number in range(1, count + 1):
-        name = f"lung_{number:03d}.nii.gz"
-        label = np.zeros((30, 30, 30), np.uint8)
-        label[10:20, 10:20, 10:20] = 1
-        hu = np.where(label, 30, -850) + rng.normal(0, 20, label.shape)
-        affine = np.diag([2.0, 2.0, 2.0, 1.0])
-        nibabel.save(nibabel.Nifti1Image(hu.astype(np.int16), affine), folder / "imagesTr" / name)
-        nibabel.save(nibabel.Nifti1Image(label, affine), folder / "labelsTr" / name)
-        listed.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
-    described = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "cancer"}}
-    described |= {"crops": crops, "numTraining": count, "training": listed}
-    (folder / "dataset.json").write_text(json.dumps(described))
-    return folder
 
 
 @pytest.fixture
@@ -208,6 +188,19 @@ def test_two_sets_of_equal_names_train_together_and_the_run_resumes(chests, crop
     assert not set(record["validation_cases"]) & set(record["training_cases"])
     history = training.resume(tmp_path / "run", {"epochs": 2})
     assert len(history) == 2
+
+
+def test_cases_without_a_tumour_are_counted_in_one_line(crops, tmp_path, capsys):
+    healthy = write_crops(tmp_path / "healthy", count=5, seed=1)
+    for path in (healthy / "labelsTr").iterdir():
+        label = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), path)
+    training.train([decathlon.load(crops), decathlon.load(healthy)], tmp_path / "run", SETTINGS)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "no tumour" in line]
+    assert warnings == [
+        "warning: 5 of 7 training cases have no tumour marked: healthy/lung_001, "
+        "healthy/lung_002, healthy/lung_003 …"
+    ]
 
 
 def test_sets_in_folders_of_one_name_are_told_apart(tmp_path):

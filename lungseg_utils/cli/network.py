@@ -108,7 +108,8 @@ def _add_predict(commands: Commands) -> None:
         metavar="FILE",
         action="append",
         help="weights of a run, or a pattern such as 'runs/fold*/best.safetensors' (default: those "
-        "shipped); may be repeated: several are averaged",
+        "shipped; synthetic: the shipped ones that have seen no patient); may be repeated: several "
+        "are averaged",
     )
     add_parameter(add, "device")
     add_parameter(add, "threshold")
@@ -180,6 +181,7 @@ def crossvalidate(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """Segment the tumours of scans."""
+    from lungseg_utils import checkpoint
     from lungseg_utils.prediction import predict_files
     from lungseg_utils.runtime import pick_device
 
@@ -196,9 +198,13 @@ def predict(options: argparse.Namespace) -> None:
         preview=_load_preview() if options.preview else None,
         report=options.json,
     )
-    if not options.checkpoint:
-        note = "these are the shipped weights, trained on synthetic scans; not for clinical use"
-        print(f"note: {note}", file=sys.stderr)
+    for path in options.checkpoint or [checkpoint.SHIPPED]:
+        trained_on = checkpoint.TRAINED_ON.get(checkpoint.find(path))
+        if trained_on:
+            print(
+                f"note: these are shipped weights, trained on {trained_on}; not for clinical use",
+                file=sys.stderr,
+            )
     print(f"note: running on {_describe_device(device)}", file=sys.stderr)
     for row in rows:
         volumes = [tumour["volume_ml"] for tumour in row["tumours"]]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lungseg_utils.components import list_components
 from lungseg_utils.preprocess import Prepared
-from lungseg_utils.runtime import LungsegError, warn
+from lungseg_utils.runtime import LungsegError
 
 MOST_CENTRES = 20_000
 
@@ -47,8 +47,6 @@ def make_training_case(case: Prepared, device: torch.device | str = "cpu") -> Tr
             f"its label covers {covered:.0%} of the lungs' box: inverted, or no tumour",
             "Mark the tumour with 1 and everything else with 0",
         )
-    if not covered:
-        warn(f"{case.name}: its label is empty: no tumour is marked")
     lesions = list_components(case.label)
     whole = [lesion for lesion in lesions if len(lesion) > 2]  # resampling splits off crumbs
     return TrainingCase(

@@ -126,12 +126,16 @@ def _training_cases(
     cases = [make_training_case(case, run.device) for case in training]
     if first_weights:
         cases = add_hard_examples(cases, training, first_weights, config)
-    if not any(case.lesions for case in cases):
+    empty = [case.name for case in cases if not case.lesions]
+    if len(empty) == len(cases):
         raise LungsegError(
             run_dir,
             "no tumour is marked in any training case",
             "Restore the labels of the dataset",
         )
+    if empty:
+        shown = ", ".join(empty[:3]) + (" …" if len(empty) > 3 else "")
+        warn(f"{len(empty)} of {len(cases)} training cases have no tumour marked: {shown}")
     return cases
 
 
