@@ -1,7 +1,4 @@
-"""Contours of an RTSTRUCT -> a mask: the voxels whose centres lie inside.
-
-rt-utils and dcmrtstruct2nii round contours to whole pixels, and need OpenCV.
-"""
+"""Contours of an RTSTRUCT -> a mask: the voxels whose centres lie inside."""
 
 from __future__ import annotations
 
