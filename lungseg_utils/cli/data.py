@@ -41,6 +41,12 @@ def add_commands(commands: Commands) -> None:
         help="which ROI is the tumour (default: the only one); may be a pattern such as 'GTV*', "
         "and repeated: several are taken together",
     )
+    add(
+        "--crops",
+        action="store_true",
+        help="the scans are pieces of chests, as cubes round tumours: no lungs are searched for, "
+        "and nothing is taken as known beyond them",
+    )
 
     add = add_command(commands, download, "data")
     add(
@@ -74,7 +80,9 @@ def import_(options: argparse.Namespace) -> None:
     """Import outlined scans of your own: NIfTI, nnU-Net's layout, DICOM with RTSTRUCT or SEG."""
     from lungseg_utils import decathlon
 
-    imported = decathlon.import_set(options.source, options.out, options.roi or ())
+    imported = decathlon.import_set(
+        options.source, options.out, options.roi or (), crops=options.crops
+    )
     for case in imported:
         drawn = "no mask, for testing"
         if case.volume_ml is not None:

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,21 @@ class Imported:
     volume_ml: float | None
 
 
-def import_set(source: str | Path, out: str | Path, rois: Sequence[str] = ()) -> list[Imported]:
+def import_set(
+    source: str | Path, out: str | Path, rois: Sequence[str] = (), *, crops: bool = False
+) -> list[Imported]:
     """Write the outlined scans in `source` as a set in the new or empty folder `out`.
 
     `rois` are names or patterns of the regions to take, together. Voxels and affine stay as they
-    are. Raises LungsegError for one fault, DatasetError for several; `out` is then as it was.
+    are. `crops` says that the scans are pieces of chests. Raises LungsegError for one fault,
+    DatasetError for several; `out` is then as it was.
     """
     source = Path(source)
     out = Path(out)
     _refuse_filled(out)
     cases = find_cases(source, rois)
+    if crops:
+        cases = [replace(case, is_crop=True) for case in cases]
     _refuse_repeats(source, cases)
     with _undone_on_failure(out):
         for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
