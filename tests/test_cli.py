@@ -13,7 +13,17 @@ from lungseg_utils import cli, parameters, phantom, volume
 from lungseg_utils.cli import completion, data, options
 from lungseg_utils.runtime import LungsegError
 
-COMMANDS = ["phantom", "download", "check", "preprocess", "train", "predict", "evaluate", "course"]
+COMMANDS = [
+    "phantom",
+    "import",
+    "download",
+    "check",
+    "preprocess",
+    "train",
+    "predict",
+    "evaluate",
+    "course",
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The commands that make, fetch, check and prepare datasets."""
+"""The commands that make, import, fetch, check and prepare datasets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,34 @@ SYNTHETIC = ("cases", "test_cases", "seed", "tier")
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `phantom`, `download`, `check` and `preprocess`."""
+    """Add `phantom`, `import`, `download`, `check` and `preprocess`."""
     add = add_command(commands, phantom, "data/synthetic --cases 20 --tier full")
     add("out", metavar="OUT", help="folder of the new set")
     for name in SYNTHETIC:
         add_parameter(add, name)
+
+    add = add_command(commands, import_, "my_patients data/my_set --roi 'GTV*'")
+    add(
+        "source",
+        metavar="SOURCE",
+        help="folder with images/ and labels/ (or masks/) of the same names; with a folder for "
+        "each patient: NIfTI, or DICOM with RTSTRUCT or SEG; or dataset in the Decathlon's or "
+        "nnU-Net's layout",
+    )
+    add("out", metavar="OUT", help="folder of the new set; new or empty")
+    add(
+        "--roi",
+        metavar="NAME",
+        action="append",
+        help="which ROI is the tumour (default: the only one); may be a pattern such as 'GTV*', "
+        "and repeated: several are taken together",
+    )
+    add(
+        "--crops",
+        action="store_true",
+        help="the scans are pieces of chests, as cubes round tumours: no lungs are searched for, "
+        "and nothing is taken as known beyond them",
+    )
 
     add = add_command(commands, download, "data")
     add(
@@ -52,6 +75,22 @@ def phantom(options: argparse.Namespace) -> None:
 
     write_dataset(options.out, **{name: getattr(options, name) for name in SYNTHETIC})
     print(f"{printable(options.out)}: {options.cases} training and {options.test_cases} test scans")
+
+
+def import_(options: argparse.Namespace) -> None:
+    """Import outlined scans of your own: NIfTI, nnU-Net's layout, DICOM with RTSTRUCT or SEG."""
+    from lungseg_utils import decathlon
+
+    imported = decathlon.import_set(
+        options.source, options.out, options.roi or (), crops=options.crops
+    )
+    for case in imported:
+        drawn = "no mask, for testing"
+        if case.volume_ml is not None:
+            drawn = f"{', '.join([*case.rois, ''])}{case.volume_ml:.1f} mL"
+        print(f"{printable(case.name)}: {printable(drawn)}")
+    tests = sum(case.part == "Ts" for case in imported)
+    print(f"{printable(options.out)}: {len(imported) - tests} training and {tests} test scans")
 
 
 def download(options: argparse.Namespace) -> None:

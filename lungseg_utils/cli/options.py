@@ -25,7 +25,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 def add_command(commands: Commands, run: Callable, example: str) -> Callable:
     """Add the command that `run` carries out; its docstring is the help. Return `add_argument`."""
-    name = run.__name__
+    name = run.__name__.rstrip("_")  # of one that Python knows as a word of its own
     description = (run.__doc__ or "").strip()
     added = commands.add_parser(
         name,

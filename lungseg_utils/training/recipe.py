@@ -11,6 +11,7 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from lungseg_utils import decathlon, parameters
+from lungseg_utils.checkpoint import find
 from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.preprocess.cache import prepare_cases
@@ -86,7 +87,7 @@ def _describe(
     """Return what `train` was called with, as config.json keeps it for `resume`."""
     return {
         "datasets": [str(dataset.root.resolve()) for dataset in sets],
-        "weights": str(Path(weights).resolve()) if weights is not None else None,
+        "weights": str(find(weights).resolve()) if weights is not None else None,
         "settings": dict(settings),
     }
 
