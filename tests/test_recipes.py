@@ -153,6 +153,28 @@ def test_no_min_peak_is_chosen_where_no_tumour_is_marked():
         load_recipe("choose_min_peak").score(None, [healthy])
 
 
+# --- the threshold -------------------------------------------------------------------------------
+
+
+def test_what_lay_at_the_threshold_lies_at_one_half_and_min_peak_moves_with_it(tmp_path):
+    move = load_recipe("move_threshold")
+    before = tmp_path / "before.safetensors"
+    after = tmp_path / "after.safetensors"
+    save_weights(before, tiny_network(0), {"spacing_mm": 3.0, "min_peak": 0.8})
+    move.main([str(before), str(after), "--threshold", "0.2"])
+    network, facts = load_weights(after)
+    image = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        odds = (tiny_network(0).eval()(image) - network(image)).exp()
+    assert torch.allclose(odds, torch.full_like(odds, 0.25), rtol=1e-4)
+    assert facts["min_peak"] == pytest.approx(4 / (4 + 0.25))
+
+
+def test_none_and_certainty_have_no_log_odds_to_move(tmp_path):
+    move = load_recipe("move_threshold")
+    assert [move.moved(end, 1.0) for end in (0.0, 1.0)] == [0.0, 1.0]
+
+
 # --- what a real tumour is worth ------------------------------------------------------------------
 
 
