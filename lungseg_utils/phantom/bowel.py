@@ -7,7 +7,8 @@ small bowel up to 3 cm. A colon between liver and diaphragm (Chilaiditi's sign) 
 import numpy as np
 
 from lungseg_utils.phantom.anatomy import Anatomy
-from lungseg_utils.phantom.fields import Canvas, noise, smooth_intersection
+from lungseg_utils.phantom.anatomy.thorax import spine
+from lungseg_utils.phantom.fields import Canvas, noise, smooth_intersection, union
 
 GAS_HU = -960.0
 WALL_MM = 2.5
@@ -74,8 +75,8 @@ def _paint_loop(
     f = anatomy.frame
     room = smooth_intersection(anatomy.above_diaphragm + 2.5, anatomy.chest_wall + 3, 4)
     organs = anatomy.organs
-    vessels = np.minimum(organs["aorta"], organs["inferior_vena_cava"]) - 3
-    loop = np.maximum(smooth_intersection(loop, room, 4), -vessels)
+    spared = union(organs["aorta"], organs["inferior_vena_cava"], spine(f)) - 3
+    loop = np.maximum(smooth_intersection(loop, room, 4), -spared)
     inside = loop < 0
     if not inside.any():
         return

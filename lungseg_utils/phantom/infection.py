@@ -55,7 +55,7 @@ def _paint_tuberculosis(
             return parts
         radii, patchy = rng.uniform(6, 26, 3), rng.uniform(0.1, 0.6)
         rise, most = rng.uniform(550, 950), rng.uniform(0, 60)
-        patch = Opacity(radii, 0.5, rise, 120, most, rng.uniform(1, 7), patchy)
+        patch = Opacity(radii, 0.5, rise, 120, most, rng.uniform(3, 10), patchy)
         parts.append(paint_opacity(rng, canvas, anatomy, centre, patch))
         for _ in range(rng.integers(0, 3)):
             spread = rng.normal(0, 0.5 * radii.mean(), 3)
@@ -114,7 +114,7 @@ def _paint_pneumonia(
     f = anatomy.frame
     where = (f.y > 0) & (f.z < 0) if rng.random() < 0.65 else anatomy.lung < 0
     centre = anatomy.draw_point(rng, (anatomy.lung < -5) & where)
-    patchy, edge_mm = rng.uniform(0, 0.3), rng.uniform(1, 8)
+    patchy, edge_mm = rng.uniform(0, 0.3), rng.uniform(5, 14)
     radii, most = rng.uniform(22, 65, 3), rng.uniform(15, 75)
     whole = Opacity(radii, 0.3, rng.uniform(750, 1000), 60, most, edge_mm, patchy)
     parts = [paint_opacity(rng, canvas, anatomy, centre, whole)]

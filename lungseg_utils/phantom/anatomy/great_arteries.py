@@ -29,7 +29,7 @@ AORTA = np.array(  # body coordinates from the valve to the abdomen; the arch is
     float,
 )
 AORTA_MM = np.array([17, 17, 16, 14, 13.5, 13, 12.5, 12, 11, 10.5, 9])  # radii
-TOP_OF_ARCH = np.array([0, 0, 0.2, 0.9, 1, 0.7, 0.1, 0, 0, 0, 0])
+TOP_OF_ARCH = np.array([0, 0, 0.2, 0.9, 1, 0.5, 0.1, 0, 0, 0, 0])
 
 
 def aorta(
@@ -51,7 +51,7 @@ def aorta(
         points += np.stack([up * arch, back * share, left * share], 1)
         radii *= 1 + aged.uniform(0.05, 0.5) * share
     if aged:
-        up, left = aged.uniform((-8, 0), (12, 8))
+        up, left = aged.uniform((-8, 0), (12, 6))
         points += np.stack([up * TOP_OF_ARCH, 0 * TOP_OF_ARCH, left * TOP_OF_ARCH], 1)
         radii = radii * (1 + aged.uniform(-0.15, 0.2) * TOP_OF_ARCH)
     return f.tube(points, radii)
@@ -71,16 +71,16 @@ def pulmonary_arteries(
     if variants:
         own = variants.spawn(1)[0]
         wide = own.uniform(1.1, 1.4) if own.random() < 0.3 else own.uniform(0.9, 1.1)
-        over, out = own.uniform((-4, 0), (14, 10))
+        over, out = own.uniform((-4, 0), (10, 4))
         descents = [
             (
                 [hilum, (hilum[0] - down, hilum[1] + 8, hilum[2] * reach)],
-                np.array([8.5, 6.5]) * wide,
+                np.array([7.3, 5.5]) * wide,
             )
             for hilum, down, reach in zip(hila, own.uniform(24, 48, 2), own.uniform(1.1, 1.4, 2))
         ]
-    trunk = [(-32, -44, 16), (-8, -32, 22), (2 + 0.5 * over, -12, 24)]
-    trunk += [(2 + over, 12, 36 + out), (left[0], left[1], left[2] + 0.6 * out)]
+    trunk: list[Point] = [(-32, -44, 16), (-8, -32, 22), (2 + 0.5 * over, -12, 24)]
+    trunk += [(2 + over, 12, 36 + out), left]
     return union(
         f.tube(trunk, np.array([15, 14, 13, 11, 9]) * width * wide),
         f.tube([(-4, -20, 20), (-10, -6, -8), right], np.array([13, 11.5, 9]) * width * wide),

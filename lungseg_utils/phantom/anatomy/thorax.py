@@ -86,6 +86,8 @@ def lungs(
     for name, fat_mm in FAT_MM.items():
         if not (easy and name == "azygos_vein"):
             keep_out = smooth_union(keep_out, organs[name] - lean * fat_mm, 9)
+    if not easy:  # fat fills the aortopulmonary window
+        keep_out = smooth_union(keep_out, frame.ellipsoid((16, 4, 14), (26, 20, 15), 0.08), 9)
     hilar = intersection(organs["hilar_tissue"], keep_out - 3)  # it bulges by 3 mm, no more
     keep_out = smooth_union(np.minimum(keep_out, hilar), spine(frame), 10)
     inside = smooth_intersection(wall + 2.5, -above, 5)
