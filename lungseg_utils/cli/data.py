@@ -25,6 +25,13 @@ def add_commands(commands: Commands) -> None:
     add("out", metavar="OUT", help="folder of the new set")
     for name in SYNTHETIC:
         add_parameter(add, name)
+    add(
+        "--tumours",
+        type=int,
+        choices=range(10),
+        metavar="N",
+        help="tumours in each chest, 0 to 9; 0: empty labels (default: drawn, one to four)",
+    )
 
     add = add_command(commands, import_, "my_patients data/my_set --roi 'GTV*'")
     add(
@@ -73,7 +80,8 @@ def phantom(options: argparse.Namespace) -> None:
     """Make a set of synthetic chest CTs."""
     from lungseg_utils.phantom import write_dataset
 
-    write_dataset(options.out, **{name: getattr(options, name) for name in SYNTHETIC})
+    chosen = {name: getattr(options, name) for name in (*SYNTHETIC, "tumours")}
+    write_dataset(options.out, **chosen)
     print(f"{printable(options.out)}: {options.cases} training and {options.test_cases} test scans")
 
 
