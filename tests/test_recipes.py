@@ -91,6 +91,17 @@ def test_averaged_weights_lie_between_those_before_and_after(tmp_path):
         assert torch.allclose(value.double(), 0.3 * old.double() + 0.7 * new.double(), atol=1e-6)
 
 
+def test_several_networks_count_alike_in_an_average(tmp_path):
+    paths = [str(tmp_path / f"{number}.safetensors") for number in range(5)]
+    networks = [tiny_network(number) for number in range(4)]
+    for path, network in zip(paths, networks):
+        save_weights(path, network, {"spacing_mm": 3.0})
+    load_recipe("average_weights").main([*paths, "--share", "1"])
+    averaged = load_weights(paths[-1])[0].head.weight
+    wanted = sum(network.head.weight for network in networks[1:]) / 3
+    assert torch.allclose(averaged, wanted, atol=1e-6)
+
+
 def test_two_networks_are_not_averaged():
     with pytest.raises(LungsegError, match="two networks"):
         load_recipe("average_weights").average(tiny_network(0), tiny_network(0, (2, 8)), 0.5)
