@@ -265,7 +265,10 @@ def test_an_option_of_a_parameter_has_its_default_and_meaning_of_the_table(capsy
 def test_the_shipped_weights_come_with_a_note(synthetic, tmp_path, capsys):
     assert cli.main(["predict", str(synthetic / "imagesTs"), "-o", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().err
-    assert "synthetic scans" in printed and "not for clinical use" in printed
+    assert "synthetic scans and 79 real tumours; not for clinical use" in printed
+    words = ["predict", str(synthetic / "imagesTs"), "-o", str(tmp_path / "out")]
+    assert cli.main([*words, "--checkpoint", "synthetic"]) == 0
+    assert "synthetic scans only; not for clinical use" in capsys.readouterr().err
 
 
 def test_makefile_and_readme_name_only_commands_that_exist():

@@ -43,7 +43,10 @@ def test_a_run_is_resumed_with_its_own_dataset_and_settings(command, dataset, tm
     said = command("train", dataset, "--run-dir", run_dir, "--resume", "--epochs", "4")
     assert "epoch   4 of 4" in said and "epoch   3" not in said
     recipe = json.loads((run_dir / "config.json").read_text())["recipe"]
-    assert recipe["dataset"] == str(dataset.resolve()) and recipe["settings"]["channels"] == [2, 4]
+    assert recipe["datasets"] == [str(dataset.resolve())] and recipe["settings"]["channels"] == [
+        2,
+        4,
+    ]
 
 
 @pytest.mark.parametrize(

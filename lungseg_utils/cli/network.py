@@ -32,10 +32,12 @@ def add_commands(commands: Commands) -> None:
 def _add_train(commands: Commands) -> None:
     add = add_command(commands, train, "data/Task06_Lung --run-dir runs/fold0 -f params/msd.yaml")
     add(
-        "dataset",
+        "datasets",
         metavar="DATASET",
-        nargs="?",
-        help="folder in the Decathlon's layout, or nnU-Net's; with --resume that of the run",
+        nargs="*",
+        help="folder in the Decathlon's layout, or nnU-Net's; of several the first is split by the "
+        "fold, the others only train, and -p shares '[0.5, 0.5]' says how much each gives; with "
+        "--resume those of the run",
     )
     add(
         "--run-dir",
@@ -51,25 +53,36 @@ def _add_train(commands: Commands) -> None:
         help="go on where the run in DIR was stopped, with its own dataset and settings; epochs, "
         "device and workers may be changed",
     )
+    _add_weights(add)
+    add_settings(add)
+
+
+def _add_weights(add: Callable) -> None:
     add(
         "--weights",
         metavar="FILE",
         help="start from these, to fine-tune them (default: random ones)",
     )
-    add_settings(add)
 
 
 def _add_crossvalidate(commands: Commands) -> None:
     add = add_command(
         commands, crossvalidate, "data/Task06_Lung --run-dir runs/msd -f params/msd.yaml"
     )
-    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout, or nnU-Net's")
+    add(
+        "datasets",
+        metavar="DATASET",
+        nargs="+",
+        help="folder in the Decathlon's layout, or nnU-Net's; of several the first is "
+        "cross-validated, the others train in every fold",
+    )
     add(
         "--run-dir",
         metavar="DIR",
         required=True,
         help="folder for fold0/ and so on, masks/, metrics.csv and summary.json",
     )
+    _add_weights(add)
     add_settings(add)
 
 
@@ -95,7 +108,8 @@ def _add_predict(commands: Commands) -> None:
         metavar="FILE",
         action="append",
         help="weights of a run, or a pattern such as 'runs/fold*/best.safetensors' (default: those "
-        "shipped); may be repeated: several are averaged",
+        "shipped; synthetic: the shipped ones that have seen no patient); may be repeated: several "
+        "are averaged",
     )
     add_parameter(add, "device")
     add_parameter(add, "threshold")
@@ -139,10 +153,10 @@ def train(options: argparse.Namespace) -> None:
 
     settings = read_settings(options)
     if options.resume and not options.weights:
-        training.resume(options.run_dir, settings, options.dataset)
-    elif options.dataset:
+        training.resume(options.run_dir, settings, options.datasets)
+    elif options.datasets:
         training.train(
-            decathlon.load(options.dataset),
+            [decathlon.load(folder) for folder in options.datasets],
             options.run_dir,
             parameters.defaults() | settings,
             resume=options.resume,
@@ -159,13 +173,15 @@ def crossvalidate(options: argparse.Namespace) -> None:
     from lungseg_utils import decathlon, training
 
     settings = parameters.defaults() | read_settings(options)
-    rows = training.crossvalidate(decathlon.load(options.dataset), options.run_dir, settings)
+    datasets = [decathlon.load(folder) for folder in options.datasets]
+    rows = training.crossvalidate(datasets, options.run_dir, settings, options.weights)
     _print_scores(rows)
     print(f"{printable(options.run_dir)}: metrics.csv, summary.json, fold0/best.safetensors …")
 
 
 def predict(options: argparse.Namespace) -> None:
     """Segment the tumours of scans."""
+    from lungseg_utils import checkpoint
     from lungseg_utils.prediction import predict_files
     from lungseg_utils.runtime import pick_device
 
@@ -182,9 +198,13 @@ def predict(options: argparse.Namespace) -> None:
         preview=_load_preview() if options.preview else None,
         report=options.json,
     )
-    if not options.checkpoint:
-        note = "these are the shipped weights, trained on synthetic scans; not for clinical use"
-        print(f"note: {note}", file=sys.stderr)
+    for path in options.checkpoint or [checkpoint.SHIPPED]:
+        trained_on = checkpoint.TRAINED_ON.get(checkpoint.find(path))
+        if trained_on:
+            print(
+                f"note: these are shipped weights, trained on {trained_on}; not for clinical use",
+                file=sys.stderr,
+            )
     print(f"note: running on {_describe_device(device)}", file=sys.stderr)
     for row in rows:
         volumes = [tumour["volume_ml"] for tumour in row["tumours"]]

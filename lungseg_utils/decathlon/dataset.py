@@ -86,12 +86,23 @@ def inspect(dataset_dir: str | Path) -> tuple[Dataset, list[LungsegError], list[
     reader = EntryReader(found, warnings, channel, is_listed=listed is content)
     lists = _read_lists(reader, _with_test_list(reader, listed))
     _find_repeats(reader, lists)
+    if _holds_crops(reader, content):
+        for part, cases in lists.items():
+            lists[part] = [replace(case, is_crop=True) for case in cases]
     training = lists["training"] + lists["validation"]
     _find_extra_files(reader)
     _compare_purpose(reader, content)
     name = content.get("name")
     name = printable(name) if name and isinstance(name, str) else found.resolve().name
     return Dataset(found, name, _by_id(training), _by_id(lists["test"])), reader.faults, warnings
+
+
+def _holds_crops(reader: EntryReader, content: dict) -> bool:
+    """Return whether the scans are said to be pieces of chests: {"crops": true}."""
+    stated = content.get("crops", False)
+    if not isinstance(stated, bool):
+        reader.note(f'"crops" is {str(stated)[:40]!r}', "Write true or false")
+    return stated is True
 
 
 def _with_test_list(reader: EntryReader, content: dict) -> dict:

@@ -64,6 +64,17 @@ class TrainingConfig:
     hard_example_share: float = parameter(
         0.0, "share of the patches centred on an error of the starting weights", "[0, 1]"
     )
+    shares: tuple[float, ...] = parameter(
+        (),
+        "share of the patches that each of several sets gives; empty: by their cases",
+        "[0, 1000]",
+        length=(0, 100),
+    )
+    cube_share: float = parameter(
+        0.5,
+        "share of the patches of whole scans cut to cubes, if a set holds crops",
+        "[0, 1]",
+    )
     ema_decay: float = parameter(
         0.95, "decay of the exponential moving average of the weights", "[0, 1)"
     )

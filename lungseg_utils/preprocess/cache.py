@@ -23,7 +23,10 @@ CACHE_VERSION = 6  # raise it whenever preparing the same scan results in other 
 
 
 class CaseFiles(Protocol):
-    """A case as the cache needs it: a name, a scan and, for training, its label."""
+    """A case as the cache needs it: a name, a scan and, for training, its label.
+
+    It may have `is_crop`: its scan is a piece of a chest.
+    """
 
     @property
     def id(self) -> str:
@@ -58,7 +61,10 @@ def prepare_cases(
 
     def prepare_one(case: CaseFiles) -> Prepared:
         sources = [path for path in (case.image, case.label) if path]
-        path = folder / f"{case.id}-{_digest_of_files(sources)}.safetensors"
+        is_crop = getattr(case, "is_crop", False)
+        digest = _digest_of_files(sources)
+        name = f"{case.id}-{digest}{'-crop' if is_crop else ''}.safetensors"
+        path = folder / name
         if path.exists():
             prepared = load(path)
             if prepared is not None:
@@ -68,7 +74,7 @@ def prepare_cases(
             changed.append(case.id)
         scan = replace(volume.read(case.image), name=case.id)
         label = volume.read_label(case.label, like=scan) if case.label else None
-        prepared = prepare(scan, label=label, spacing_mm=spacing_mm)
+        prepared = prepare(scan, label=label, spacing_mm=spacing_mm, is_crop=is_crop)
         save(path, prepared, sources)
         return load(path) or prepared
 
@@ -104,6 +110,7 @@ def save(path: Path, prepared: Prepared, sources: Sequence[Path] = ()) -> None:
         "box": [[side.start, side.stop] for side in prepared.box],
         "spacing_mm": prepared.spacing_mm,
         "sources": _resolved(sources),
+        "is_crop": prepared.is_crop,
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # not save_file, which leaves a file of another name behind when it is killed
@@ -129,6 +136,7 @@ def load(path: Path) -> Prepared | None:
             label=arrays.get("label"),
             box=tuple(slice(*side) for side in facts["box"]),  # type: ignore[arg-type]
             spacing_mm=tuple(facts["spacing_mm"]),
+            is_crop=facts.get("is_crop", False),
         )
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):  # the file is sound, too many are open
