@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lungseg_utils.components import SMALLEST_LESION_MM3, Box, label_components
+from lungseg_utils.components import SMALLEST_LESION_MM3, label_components
 from lungseg_utils.prediction import Segmentation
+from lungseg_utils.runtime import LungsegError
+from lungseg_utils.viewer.truth import box_of
 
 FLOOR = 0.02  # what is less probable is no tumour at any threshold
 
@@ -28,6 +30,11 @@ class State:
     threshold: float
     decisions: tuple[tuple[int, bool], ...] = ()
     edits: tuple[Edit, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not FLOOR <= self.threshold <= 1:
+            cause = f"{self.threshold:g} is out of range"
+            raise LungsegError("threshold", cause, f"Use a probability from {FLOOR:g} to 1")
 
 
 @dataclass(frozen=True)
@@ -101,22 +108,13 @@ class Candidates:
         if not len(voxels):
             return []
         places = np.unravel_index(voxels, self._scratch.shape)
-        box = self.box_of([voxels])
+        box = box_of([voxels], self._scratch.shape)
         self._scratch.ravel()[voxels] = 1
         numbers = label_components(self._scratch[box])
         self._scratch.ravel()[voxels] = 0
         own = numbers[tuple(axis - side.start for axis, side in zip(places, box))]
         order = np.argsort(own, kind="stable")
         return np.split(voxels[order], np.flatnonzero(np.diff(own[order])) + 1)
-
-    def box_of(self, parts: Sequence[np.ndarray]) -> Box:
-        """Return the smallest box round some lists of flat indices; an empty one round none."""
-        ends = [np.unravel_index(part, self._scratch.shape) for part in parts if len(part)]
-        sides = [
-            slice(min(int(low.min()) for low in axis), max(int(high.max()) for high in axis) + 1)
-            for axis in zip(*ends)
-        ]
-        return tuple(sides) if sides else (slice(0), slice(0), slice(0))  # type: ignore[return-value]
 
     def _working_peaks(self, threshold: float) -> np.ndarray | None:
         """Return, on the working grid, the peak of the component that each voxel belongs to."""
@@ -142,6 +140,6 @@ class Candidates:
         corners = []
         for index, side, size in zip(aligned, prepared.box, peaks.shape):
             working = (index - side.start + 0.5) * size / (side.stop - side.start) - 0.5
-            near = np.floor(working) + [0, 1]
+            near = np.floor(working) + np.arange(2)
             corners.append(near.clip(0, size - 1).astype(int))
         return float(peaks[np.ix_(*corners)].max())

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungseg_utils import evaluation
 from lungseg_utils.prediction import Segmentation, measure_tumours
 from lungseg_utils.runtime import LungsegError, require_writable, resolve
 from lungseg_utils.viewer.growing import segment_at
-from lungseg_utils.viewer.marks import FLOOR, Candidates, Edit, Mark, State
+from lungseg_utils.viewer.marks import Candidates, Edit, Mark, State
 from lungseg_utils.viewer.strokes import stroke_voxels
+from lungseg_utils.viewer.truth import Truth
 from lungseg_utils.volume import Volume, write_mask
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ class Session:
         folder: str | Path = "",
     ):
         self.scan = scan
-        self.truth = truth
         self.folder = folder
         self.message = ""
         self._listeners: list[Callable[[], None]] = []
@@ -59,10 +58,10 @@ class Session:
         self._require_shape(found)
         if truth is not None:
             self._require_shape(truth)
-            self._true_voxels = np.flatnonzero(truth)
+        self.truth = None if truth is None else Truth(truth, scan.spacing_mm)
         probability = np.ascontiguousarray(found, np.float32)
         self._candidates = Candidates(probability, scan.spacing_mm, min_peak, segmentation)
-        self._states = [State(_checked(threshold))]
+        self._states = [State(float(threshold))]
         self._mask = np.zeros(scan.hu.shape, np.uint8)
         self._marks: list[Mark] = []
         self._mark()
@@ -91,10 +90,6 @@ class Session:
         """Return the corrected mask: uint8 (D, H, W) of 0 and 1, what is kept."""
         return self._mask.copy()
 
-    def covered(self, voxels: np.ndarray) -> int:
-        """Return how many of some voxels, flat indices (n,), are kept."""
-        return int(self._mask.ravel()[voxels].sum())
-
     @property
     def threshold(self) -> float:
         """Return the probability from which a voxel is marked; it may be set."""
@@ -102,7 +97,7 @@ class Session:
 
     @threshold.setter
     def threshold(self, value: float) -> None:
-        state = replace(self._states[-1], threshold=_checked(value))
+        state = replace(self._states[-1], threshold=float(value))
         before = self._states[-2] if self.can_undo else None
         if before and before.edits is state.edits and before.decisions is state.decisions:
             self._states.pop()  # a slider that is drawn along is one step to undo
@@ -205,18 +200,14 @@ class Session:
 
         dice, lesions_true, lesions_found and false_positives are those of notebook 05.
         """
-        kept = [mark for mark in self._marks if mark.is_kept]
-        volume_ml = sum(len(mark.voxels) for mark in kept) * self._voxel_ml
-        scores: dict[str, float | int] = {"tumours": len(kept), "volume_ml": round(volume_ml, 2)}
-        if self.truth is None:
-            return scores
-        box = self._candidates.box_of([mark.voxels for mark in kept] + [self._true_voxels])
-        truth, mask = self.truth[box], self._mask[box]
-        detection = evaluation.lesion_detection(truth, mask, self.scan.spacing_mm)
-        counts = {
-            name: detection[name] for name in ("lesions_true", "lesions_found", "false_positives")
-        }
-        return scores | {"dice": evaluation.dice(truth, mask)} | counts
+        kept = [mark.voxels for mark in self._marks if mark.is_kept]
+        volume_ml = round(sum(map(len, kept)) * self._voxel_ml, 2)
+        scores: dict[str, float | int] = {"tumours": len(kept), "volume_ml": volume_ml}
+        return scores | (self.truth.scores(self._mask, kept) if self.truth else {})
+
+    def missed(self) -> list[tuple[int, int, int]]:
+        """Return a voxel (d, h, w) in the middle of each true tumour that is not found."""
+        return self.truth.missed(self._mask) if self.truth else []
 
     def table(self) -> list[dict]:
         """Return a row for each tumour that is kept, as `measure_tumours` does."""
@@ -248,11 +239,3 @@ class Session:
         from lungseg_utils.viewer.show import show_session
 
         return show_session(self, interactive=interactive)
-
-
-def _checked(threshold: float) -> float:
-    if not FLOOR <= threshold <= 1:
-        raise LungsegError(
-            "threshold", f"{threshold!r} is out of range", f"Use a probability from {FLOOR:g} to 1"
-        )
-    return float(threshold)

@@ -43,8 +43,9 @@ def show_session(session: Session, *, interactive: bool | None = None) -> DOMWid
         title = f"threshold {session.threshold:.2f}: {scores['volume_ml']:.1f} mL kept"
         if "dice" in scores:
             title += f", Dice {scores['dice']:.2f}"
-        return show_planes(session.scan, session.truth, session.mask, title=title)
-    from lungseg_utils.viewer.widget import session_view
+        truth = session.truth.mask if session.truth else None
+        return show_planes(session.scan, truth, session.mask, title=title)
+    from lungseg_utils.viewer.link import session_view
 
     return session_view(session)
 

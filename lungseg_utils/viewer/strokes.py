@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def stroke_voxels(
 def _joined(points: np.ndarray) -> np.ndarray:
     """Return the voxels (n, 3) on the straight lines from each point to the next."""
     pieces = [points[:1]]
-    for start, end in zip(points[:-1], points[1:]):
+    for start, end in pairwise(points):
         steps = max(1, int(np.ceil(np.abs(end - start).max())))
         pieces.append(start + np.linspace(0, 1, steps + 1)[1:, None] * (end - start))
     return np.unique(np.rint(np.concatenate(pieces)).astype(int), axis=0)

@@ -70,7 +70,7 @@ def write_segmentation(
                 manufacturer_model_name="SegUNet",
                 software_versions=__version__,
                 device_serial_number="0",
-                series_description=f"Lung tumour, {'corrected by hand' if by_hand else 'automatic'}",
+                series_description="Lung tumour, " + ("corrected" if by_hand else "automatic"),
                 omit_empty_frames=bool(frames.any()),
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -27,8 +27,7 @@ Object.assign(Viewer.prototype, {
     event.preventDefault();
     if (this.view === "3D") {
       this.solid.zoom = Math.min(6, Math.max(0.7, this.solid.zoom * Math.exp(-event.deltaY / 500)));
-      this._drawSolid(false, 0.5);
-      this._solidSoon();
+      this._turnSolid();
     } else if (event.ctrlKey) {
       const ratio = window.devicePixelRatio || 1;
       this.picture.zoomAt(Math.exp(-event.deltaY / 300), event.offsetX, event.offsetY, ratio);
@@ -67,8 +66,7 @@ Object.assign(Viewer.prototype, {
       this.solid.yaw += dx / 120;
       this.solid.pitch = Math.max(-1.5, Math.min(1.5, this.solid.pitch + dy / 120));
       Object.assign(held, { x: event.offsetX, y: event.offsetY });
-      this._drawSolid(false, 0.5);
-      this._solidSoon();
+      this._turnSolid();
       return;
     }
     if (held?.kind === "pan") {
@@ -87,6 +85,12 @@ Object.assign(Viewer.prototype, {
     }
     if (voxel && this.view !== "3D") this._hover(voxel);
     if (held || this.tool !== "look") this.draw();
+  },
+
+  // Coarsely while it moves, where no graphics card draws it.
+  _turnSolid() {
+    this._drawSolid(false, this.solid.slow < 1 ? 0.5 : 1);
+    this._solidSoon();
   },
 
   _up() {
@@ -114,14 +118,13 @@ Object.assign(Viewer.prototype, {
   },
 
   _showPlace(voxel, hu) {
-    const number = (value) => String(value).replace("-", "−");
-    const place = this.scan.world(voxel).map((mm) => number(mm.toFixed(1))).join(", ");
-    const density = hu === null ? `≈ ${number(this.scan.hu(voxel))}` : number(Math.round(hu));
+    const place = this.scan.world(voxel).map((mm) => mm.toFixed(1)).join(", ");
+    const density = hu === null ? `≈ ${this.scan.hu(voxel)}` : String(Math.round(hu));
     const mask = this.scan.maskAt(voxel);
     const names = [[TRUTH, "truth"], [KEPT, this.scan.editable ? "kept" : "prediction"], [DROPPED, "dropped"]]
       .filter(([bit]) => mask & bit).map(([, name]) => name);
-    this.place.textContent = [`${density} HU`, `${place} mm (RAS+)`,
-      `voxel ${voxel.map((index) => index + 1).join(", ")}`, ...names].join(" · ");
+    this.place.textContent = signed([`${density} HU`, `${place} mm (RAS+)`,
+      `slice ${voxel[0] + 1}, row ${voxel[1] + 1}, column ${voxel[2] + 1}`, ...names].join(" · "));
   },
 });
 

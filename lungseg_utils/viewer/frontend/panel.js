@@ -19,6 +19,11 @@ function element(tag, name, attributes = {}, ...children) {
   return made;
 }
 
+// A real minus sign where there is a number.
+function signed(text) {
+  return text.replace(/-(?=\d)/g, "−");
+}
+
 function buttons(names, chosen, choose) {
   const group = element("div", "lv-buttons", { role: "group" });
   for (const [value, text, title] of names) {
@@ -92,6 +97,6 @@ function rowOf(row, actions) {
     made.append(box);
     made.classList.toggle("lv-is-dropped", !row.kept);
   }
-  made.append(element("small", "", {}, place.replaceAll("-", "−")));
+  made.append(element("small", "", {}, signed(place)));
   return made;
 }

@@ -179,8 +179,7 @@ class Solid {
     const context = target.getContext("2d");
     context.imageSmoothingEnabled = true;
     context.drawImage(this.canvas, 0, 0, target.width, target.height);
-    const pixels = width * height * (250 / 1e6);  // ms that half a second for a full view allows
-    if (performance.now() - began > 4 * pixels + 60) this.slow = Math.max(0.4, this.slow * 0.7);
+    if (performance.now() - began > 150) this.slow = Math.max(0.4, this.slow * 0.7);
   }
 }
 

@@ -4,6 +4,7 @@ const VIEWS = ["axial", "coronal", "sagittal", "3D"];
 const KEYS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10 };
 const TOOL_KEYS = { l: "look", a: "add", b: "paint", e: "erase" };
 const HELP = "wheel, ↑ ↓: slice · Ctrl + wheel: zoom · Shift + drag: pan · right drag: brightness";
+const HELP_3D = "drag: turn · wheel: zoom";
 
 class Viewer {
   constructor(model, root) {
@@ -147,13 +148,13 @@ class Viewer {
     };
     this.list.replaceChildren(...state.rows.map((row) => rowOf(row, actions)));
     if (!state.rows.length) this.list.append(element("p", "", {}, "nothing is marked"));
-    this._select(Math.min(this.selected, state.rows.length - 1));
+    this._select(this._rowNear(this.chosen));
     if (!this.scan.editable) return;
     if (this.wanted === null && !this.waiting) this.threshold.show(state.threshold);
     this.scores.replaceChildren(...scoreText(state.scores).map(([value, name]) =>
       element("div", "", {}, element("b", "", {}, value), element("span", "", {}, name))));
     this.undo.disabled = !state.canUndo;
-    this.message.textContent = state.message;
+    this.message.textContent = signed(state.message);
   }
 
   _showHu({ kind, place, hu }) {
@@ -172,6 +173,7 @@ class Viewer {
     });
     this.picture.zoom = 1;
     this.picture.middle = null;
+    this.place.textContent = view === "3D" ? HELP_3D : HELP;
     this.slice.style.visibility = view === "3D" ? "hidden" : "visible";
     this.draw();
     this._solidSoon();
@@ -201,6 +203,7 @@ class Viewer {
     const row = this.state.rows[index];
     if (!row) return;
     this.centre = [...row.centre];
+    this.chosen = row.centre;
     this._select(index);
     if (this.picture.zoom > 1) this.picture.middle = null;
     this.picture.zoom = 1;
@@ -215,6 +218,15 @@ class Viewer {
     this.selected = index;
     [...this.list.children].forEach((row, i) => row.classList.toggle("lv-is-selected", i === index));
     this.list.children[index]?.scrollIntoView?.({ block: "nearest" });
+  }
+
+  // The row of what was chosen: marks change their number and their middle with the threshold.
+  _rowNear(place) {
+    if (!place) return -1;
+    const apart = this.state.rows.map(({ centre }) =>
+      Math.hypot(...centre.map((index, axis) => (index - place[axis]) * this.scan.spacing[axis])));
+    const nearest = apart.indexOf(Math.min(...apart));
+    return apart[nearest] < 10 ? nearest : -1;  // mm
   }
 
   _sliceText(value) {
