@@ -34,26 +34,16 @@ NEEDED = (  # from the source
     "StudyInstanceUID",
     "FrameOfReferenceUID",
 )
-TUMOUR = highdicom.seg.SegmentDescription(
-    segment_number=1,
-    segment_label="Lung tumour",
-    segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-    segmented_property_type=codes.SCT.Neoplasm,
-    algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-    algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-        name="lungseg_utils SegUNet",
-        version=__version__,
-        family=codes.DCM.ArtificialIntelligence,
-    ),
-    anatomic_regions=[codes.SCT.Lung],
-)
 
 
-def write_segmentation(path: str | Path, mask: np.ndarray, like: Volume) -> None:
+def write_segmentation(
+    path: str | Path, mask: np.ndarray, like: Volume, *, by_hand: bool = False
+) -> None:
     """Write a (D, H, W) mask as a binary DICOM SEG on the series of `like`.
 
     Of the patient and the study it holds what the standard asks to be copied from the source, no
-    more. An empty mask makes a SEG of empty frames. `like` must come from a DICOM folder.
+    more. An empty mask makes a SEG of empty frames. `like` must come from a DICOM folder. A mask
+    that was corrected `by_hand` is called semi-automatic.
     """
     if not like.slices:
         raise LungsegError(
@@ -73,7 +63,7 @@ def write_segmentation(path: str | Path, mask: np.ndarray, like: Volume) -> None
                 source_images=sources,
                 pixel_array=frames,
                 segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-                segment_descriptions=[TUMOUR],
+                segment_descriptions=[_tumour(by_hand)],
                 series_instance_uid=highdicom.UID(),
                 series_number=1000,
                 sop_instance_uid=highdicom.UID(),
@@ -82,7 +72,7 @@ def write_segmentation(path: str | Path, mask: np.ndarray, like: Volume) -> None
                 manufacturer_model_name="SegUNet",
                 software_versions=__version__,
                 device_serial_number="0",
-                series_description="Lung tumour, automatic",
+                series_description="Lung tumour, " + ("corrected" if by_hand else "automatic"),
                 omit_empty_frames=bool(frames.any()),
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -98,6 +88,23 @@ def write_segmentation(path: str | Path, mask: np.ndarray, like: Volume) -> None
         ) from error
     with writing(path) as partial:
         segmentation.save_as(partial)
+
+
+def _tumour(by_hand: bool) -> highdicom.seg.SegmentDescription:
+    types = highdicom.seg.SegmentAlgorithmTypeValues
+    return highdicom.seg.SegmentDescription(
+        segment_number=1,
+        segment_label="Lung tumour",
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Neoplasm,
+        algorithm_type=types.SEMIAUTOMATIC if by_hand else types.AUTOMATIC,
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name="lungseg_utils SegUNet",
+            version=__version__,
+            family=codes.DCM.ArtificialIntelligence,
+        ),
+        anatomic_regions=[codes.SCT.Lung],
+    )
 
 
 def _read_sources(like: Volume) -> list[Dataset]:
