@@ -75,6 +75,12 @@ def _add_predict(commands: Commands) -> None:
         help="do the Ith of N equal parts of the scans only, with --skip-done; auto: that of this "
         "task of a SLURM array or an indexed Kubernetes Job",
     )
+    add(
+        "--ray",
+        action="store_true",
+        help="do the scans by workers on the Ray cluster at RAY_ADDRESS or, without that, on all "
+        "cores or GPUs of this machine, with --skip-done; needs pip install 'lungseg[ray]'",
+    )
 
 
 def _parse_shard(text: str) -> Shard | str:
@@ -92,7 +98,7 @@ def predict(options: argparse.Namespace) -> None:
     from lungseg_utils.prediction.shards import scheduler_shard, torchrun_process
 
     process = torchrun_process()
-    device = _pick_device(options.device)
+    device = options.device if options.ray else _pick_device(options.device)
     rows = predict_files(
         options.inputs,
         options.output,
@@ -104,14 +110,16 @@ def predict(options: argparse.Namespace) -> None:
         probabilities=options.probabilities,
         preview=_load_preview() if options.preview else None,
         report=options.json,
-        skip_done=options.skip_done or bool(options.shard),
+        skip_done=options.skip_done,
         shard=scheduler_shard() if options.shard == "auto" else options.shard,
         process=process,
+        ray=options.ray,
     )
     if not options.checkpoint and process.number == 1:
         note = "these are the shipped weights, trained on synthetic scans; not for clinical use"
         print(f"note: {note}", file=sys.stderr)
-    print(f"note: running on {_describe_device(device)}", file=sys.stderr)
+    where = "a Ray cluster" if options.ray else _describe_device(device)
+    print(f"note: running on {where}", file=sys.stderr)
     for row in rows:
         volumes = [tumour["volume_ml"] for tumour in row["tumours"]]
         count = "1 tumour" if len(volumes) == 1 else f"{len(volumes)} tumours"

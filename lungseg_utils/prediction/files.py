@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from lungseg_utils import parameters
+from lungseg_utils.checkpoint import SHIPPED, load_networks
+from lungseg_utils.on_ray import work_on_ray
 from lungseg_utils.prediction.failures import raise_all
 from lungseg_utils.prediction.inputs import Scan, expand
 from lungseg_utils.prediction.ledger import Ledger, write_report
@@ -18,25 +20,22 @@ from lungseg_utils.prediction.manifest import is_taken, manifest_name
 from lungseg_utils.prediction.plan import Job, plan
 from lungseg_utils.prediction.predictor import Predictor
 from lungseg_utils.prediction.reading import identify_and_read, read_ahead, read_scan
-from lungseg_utils.prediction.segmenting import Draw, Outbox, segment
+from lungseg_utils.prediction.segmenting import Draw, Options, Outbox, ScanWork, segment
 from lungseg_utils.prediction.shards import Shard
-from lungseg_utils.runtime import LungsegError, progress, require_writable
+from lungseg_utils.prediction.sources import size_of
+from lungseg_utils.runtime import LungsegError, progress, require_writable, warn
 
 
 @dataclass(frozen=True)
-class Options:
-    """What holds for all scans of a run: see `predict_files`."""
+class Share:
+    """What of the planned scans a process does, where their masks go, and by which engine."""
 
-    checkpoint: str | Path | Sequence[str | Path] | None
-    device: str
-    series: str | int | None
-    threshold: float
-    preview: Draw | None
     report: str | Path | None
-    folder: Path | None  # of the masks; None for one file
+    folder: Path | None  # None: the one mask is a file
     skip_done: bool
     shard: Shard | None
     process: Shard | None
+    ray: bool
 
 
 def predict_files(
@@ -54,6 +53,7 @@ def predict_files(
     skip_done: bool = False,
     shard: Shard | None = None,
     process: Shard | None = None,
+    ray: bool = False,
 ) -> Iterator[dict]:
     """Plan to segment every scan of `inputs` into `output`; return the rows to come, one a scan.
 
@@ -66,7 +66,8 @@ def predict_files(
 
     A folder of masks gets a manifest: see `prediction.manifest`. With `skip_done` only what is
     missing, failed or stale by it is done. `shard` is the part of the scans to do here, with a
-    manifest of its own; `process` is this one's part of that, in the manifest of all.
+    manifest of its own; `process` is this one's part of that, in the manifest of all. With `ray`
+    the workers of a Ray cluster do them, the largest first.
     """
     jobs = plan(
         inputs,
@@ -90,47 +91,58 @@ def predict_files(
         )
     if report and folder and is_taken(Path(report)):
         raise LungsegError(report, "a name of the masks' manifest", "Choose another for the report")
-    return _predict_all(
-        jobs,
-        Options(
-            checkpoint,
-            device,
-            series,
-            threshold,
-            preview,
-            report,
-            folder,
-            skip_done,
-            shard,
-            process,
-        ),
-    )
+    skips = folder is not None and (skip_done or ray or shard is not None)
+    share = Share(report, folder, skips, shard, process, ray)
+    return _predict_all(jobs, Options(checkpoint, device, series, threshold, preview), share)
 
 
-def _predict_all(planned: Sequence[Job], options: Options) -> Iterator[dict]:
+def _predict_all(planned: Sequence[Job], options: Options, share: Share) -> Iterator[dict]:
     """Carry out this process's share of the jobs that are planned; yield a row a scan."""
-    shared = options.shard.of(planned) if options.shard else planned
-    jobs = options.process.of(shared) if options.process else shared
-    predictor = Predictor(options.checkpoint, options.device)
-    manifest = options.folder / manifest_name(options.shard) if options.folder else None
+    shared = share.shard.of(planned) if share.shard else planned
+    jobs = share.process.of(shared) if share.process else shared
+    if share.ray:
+        _, facts = load_networks(options.checkpoint or SHIPPED)
+    else:
+        predictor = Predictor(options.checkpoint, options.device)
+        facts = predictor.facts
+    manifest = share.folder / manifest_name(share.shard) if share.folder else None
     settings = {"threshold": options.threshold, "series": options.series}
-    ledger = Ledger(planned, manifest, predictor.facts["digest"], settings)
-    todo = ledger.not_done(jobs) if options.skip_done else jobs
-    if options.skip_done:
+    ledger = Ledger(planned, manifest, facts["digest"], settings)
+    todo = jobs
+    if share.skip_done:
+        todo = ledger.not_done(jobs)
         count = len(jobs) - len(todo)
         print(f"note: {count} of {len(jobs)} scans are done already", file=sys.stderr, flush=True)
-    yield from _predict_here(todo, options, predictor, ledger)
+    if share.ray:
+        yield from _predict_on_ray(todo, options, ledger)
+    else:
+        yield from _predict_here(todo, options, predictor, ledger)
     ledger.close()
-    if options.report:
-        write_report(options.report, ledger.done(shared))
+    if share.report:
+        write_report(share.report, ledger.done(shared))
     raise_all(ledger.failures, len(jobs))
+
+
+def _predict_on_ray(jobs: Sequence[Job], options: Options, ledger: Ledger) -> Iterator[dict]:
+    """Segment `jobs` by the workers of a Ray cluster; yield a row a scan."""
+    jobs = sorted(jobs, key=lambda job: size_of(job.scan.source), reverse=True)
+    on_gpu = {"auto": None, "cpu": False}.get(options.device, True)
+    results = work_on_ray(jobs, partial(ScanWork, options), on_gpu=on_gpu)
+    for job, row in progress(results, "segmenting", total=len(jobs)):
+        if isinstance(row, Exception):
+            ledger.add_failure(job, row)
+            continue
+        for message in row["warnings"]:
+            warn(message)
+        ledger.add(job, row)
+        yield row
 
 
 def _predict_here(
     jobs: Sequence[Job], options: Options, predictor: Predictor, ledger: Ledger
 ) -> Iterator[dict]:
     """Segment `jobs` in this process; yield a row a scan."""
-    read = partial(identify_and_read if options.folder else read_scan, series=options.series)
+    read = partial(identify_and_read if ledger.path else read_scan, series=options.series)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         outbox = Outbox(writer, options.preview, ledger)
         scans = read_ahead(reader, jobs, read)

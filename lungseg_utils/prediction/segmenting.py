@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +12,25 @@ from pathlib import Path
 import numpy as np
 
 from lungseg_utils import __version__, volume
+from lungseg_utils.prediction.failures import failure_of
 from lungseg_utils.prediction.ledger import Ledger
 from lungseg_utils.prediction.plan import Job
 from lungseg_utils.prediction.predictor import Predictor
-from lungseg_utils.prediction.reading import Reading, collected_warnings
+from lungseg_utils.prediction.reading import Reading, collected_warnings, identify_and_read
 from lungseg_utils.prediction.tumours import measure_tumours
 
 Draw = Callable[[Path, volume.Volume, np.ndarray], object]  # a picture's file, a scan, its mask
+
+
+@dataclass(frozen=True)
+class Options:
+    """What holds for all scans of a run: see `predict_files`."""
+
+    checkpoint: str | Path | Sequence[str | Path] | None
+    device: str
+    series: str | int | None
+    threshold: float
+    preview: Draw | None
 
 
 @dataclass(frozen=True)
@@ -96,3 +110,24 @@ def write(job: Job, result: Result, draw: Draw | None) -> None:
             draw(job.preview, scan, result.mask)
     finally:
         result.reading.close()
+
+
+class ScanWork:
+    """The whole way of one scan after another, several of which may be on it at a time."""
+
+    def __init__(self, options: Options):
+        self.options = options
+        self.predictor = Predictor(options.checkpoint, options.device)
+        self.turn = threading.Lock()  # of the network
+
+    def __call__(self, job: Job) -> dict:
+        """Segment one scan, write its results and return its row for the manifest."""
+        try:
+            reading = identify_and_read(job.scan, self.options.series)
+            started = time.perf_counter()
+            with self.turn:
+                row, result = segment(self.predictor, job, reading, self.options.threshold)
+            write(job, result, self.options.preview)
+        except Exception as error:
+            raise failure_of(job, error) from None  # whatever it is, it can be sent
+        return row | reading.facts | {"seconds": round(time.perf_counter() - started, 2)}

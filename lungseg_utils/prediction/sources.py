@@ -42,6 +42,14 @@ def content_of(source: str) -> str:
 UTF8 = ("utf-8", "surrogateescape")  # any name that the disk may hold
 
 
+def size_of(source: str) -> int:
+    """Return the bytes of a scan's files; 0 where it is not there."""
+    try:
+        return sum(os.path.getsize(path) for _, path in _files_of(source))
+    except OSError:
+        return 0
+
+
 def _files_of(source: str) -> Iterator[tuple[str, str]]:
     """Yield each file of a scan: its name below `source` and its path."""
     if not os.path.isdir(source):
