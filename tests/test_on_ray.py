@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -184,6 +185,16 @@ def workers_of(root: int) -> list:
     return [process for process in below if "Worker" in "".join(process.cmdline())]
 
 
+def agent_ports() -> dict[str, int]:
+    """Return free ports for a node: where it has to find some itself it gives up after 15 s."""
+    names = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in names}
+    ports = {name: one.getsockname()[1] for name, one in sockets.items()}
+    for one in sockets.values():
+        one.close()
+    return ports
+
+
 @pytest.fixture(scope="module")
 def cluster(scans):
     """A cluster of two nodes on this machine, loopback only; without a password of HOME's."""
@@ -196,12 +207,12 @@ def cluster(scans):
         "PYTHONPATH": os.pathsep.join(paths),
         "SLOW_S": "0.3",
     }
-    options = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
-    options |= {"include_dashboard": False}
+    options = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    head = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
     from ray.cluster_utils import Cluster  # which reads them
 
-    whole = Cluster(initialize_head=True, head_node_args=options)
-    whole.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    whole = Cluster(initialize_head=True, head_node_args=options | head | agent_ports())
+    whole.add_node(**options, **agent_ports())
     yield whole
     whole.shutdown()
     os.environ.clear()
