@@ -8,6 +8,18 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
 OUT ?= build/course
 
+# A line for each package, and bars, where somebody sees them.
+PIP = $(BIN)/python -m pip install $$(test -t 2 || echo --quiet)
+TORCH = $(PIP) --no-deps "$$(grep ^torch== requirements.lock)"
+DOWNLOAD := 0.5 GB, on Linux with CUDA 3 GB more
+# PyPI's torch for Linux needs CUDA's packages. Without an NVIDIA GPU its build for CPUs is taken, from its
+# own index. Where that cannot be reached, as in a closed network, the set-up goes on after a moment.
+ifeq ($(shell command -v nvidia-smi || uname -s),Linux)
+DOWNLOAD := 0.5 GB
+TORCH += --retries 1 --timeout 15
+CPU_BUILDS := PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL https://download.pytorch.org/whl/cpu"
+endif
+
 .PHONY: help setup course test lint notebooks weights peers lock clean
 
 help:
@@ -26,10 +38,14 @@ setup: $(READY)
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python: none from 3.10 on with venv was found." \
 		"Install one (Debian: python3 python3-venv) or name it: make PYTHON=..." >&2; exit 1; }
-	@echo "Setting up $(VENV) with $(PYTHON): once, and some minutes long"
+	@echo "Setting up $(VENV) with $(PYTHON): once, some minutes long; downloads about $(DOWNLOAD)"
 	"$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@echo "1 of 3: PyTorch"
+	@$(CPU_BUILDS) $(TORCH) || echo "It is tried again with the others"
+	@echo "2 of 3: the other packages of requirements.lock"
+	@$(PIP) --requirement requirements.lock
+	@echo "3 of 3: this package"
+	@$(PIP) --no-deps --editable .
 	$(BIN)/python -m pip check
 	@touch $@
 

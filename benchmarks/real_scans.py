@@ -3,9 +3,10 @@
     LUNGSEG_REAL_CT=/path/to/scans python benchmarks/real_scans.py [--checkpoint FILE]
         [--threshold 0.5] [--nodules 40] [--overlays FOLDER]
 
-The folder holds `NAME/ct.nii.gz` with `NAME/tumour.nii.gz`, `NAME/SERIES/*.dcm` with
-`NAME/tumour_box_SERIES.nii.gz`, and `lidc-nodules/{images,masks,nodules.csv}` with crops round
-nodules. Nothing of it is copied into the repository; overlays go only where `--overlays` says.
+The folder holds `NAME/ct.nii.gz` with `NAME/tumour.nii.gz` or, where no tumour was seen, without;
+`NAME/SERIES/*.dcm` with `NAME/tumour_box_SERIES.nii.gz`; `NAME/{images,masks,crops.csv}` with cubes
+round tumours; and `lidc-nodules/{images,masks,nodules.csv}` with crops round nodules. Nothing of it
+is copied into the repository; overlays go only where `--overlays` says.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from lungseg_utils.runtime import LungsegError
 Segment = Callable[[volume.Volume], np.ndarray]
 
 LUNG_HU = -860  # what a crop is set into
-MIN_OVERLAP = 0.1  # the share of a nodule that has to be marked
+MIN_OVERLAP = 0.1  # the share of a nodule that has to be marked; the Dice of a tumour that is found
 
 
 def save_overlay(
@@ -84,6 +85,33 @@ def score_boxes(root: Path, segment: Segment, overlays: Path | None) -> None:
         name = box.parent.name
         print(f"{name}/{series}: {share:.0%} of the box marked, {outside} components outside it")
         save_overlay(overlays, name, scan, truth, mask)
+
+
+def score_tumour_free(root: Path, segment: Segment) -> None:
+    """Print what is marked in each scan in which nobody saw a tumour."""
+    for path in sorted(root.glob("*/ct.nii.gz")):
+        if not (path.parent / "tumour.nii.gz").exists():
+            scan = volume.read(path)
+            marked_ml = segment(scan).sum() * np.prod(scan.spacing_mm) / 1000
+            print(f"{path.parent.name}: no tumour seen, {marked_ml:.1f} mL marked")
+
+
+def score_cubes(root: Path, segment: Segment) -> str:
+    """Return a table with a row for each folder of cubes round tumours."""
+    rows = []
+    for table in sorted(root.glob("*/crops.csv")):
+        scores = []
+        for path in sorted((table.parent / "images").glob("*.nii.gz")):
+            cube = volume.read(path)
+            truth = volume.read_label(table.parent / "masks" / path.name, like=cube)
+            with contextlib.redirect_stderr(io.StringIO()):  # a cube holds no whole lungs
+                scores.append(case_metrics(truth, segment(cube), cube.spacing_mm))
+        dice = np.array([score["dice"] for score in scores])
+        false_marks = np.mean([score["false_positives"] for score in scores])
+        found = f"{(dice >= MIN_OVERLAP).sum()} of {len(dice)}"
+        row = [table.parent.name, f"{dice.mean():.3f}", f"{np.median(dice):.3f}", found]
+        rows.append([*row, f"{false_marks:.2f}"])
+    return markdown_table(["cubes", "mean Dice", "median", "found", "false positives"], rows)
 
 
 def pad(scan: volume.Volume, side_mm: float = 160.0) -> tuple[volume.Volume, tuple[slice, ...]]:
@@ -141,6 +169,8 @@ def main() -> None:
     plotting.use_style()
     print(score_scans(root, segment, options.overlays))
     score_boxes(root, segment, options.overlays)
+    score_tumour_free(root, segment)
+    print(score_cubes(root, segment))
     if options.nodules and (root / "lidc-nodules" / "nodules.csv").is_file():
         score_nodules(root / "lidc-nodules", segment, options.nodules)
 

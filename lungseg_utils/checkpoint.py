@@ -18,10 +18,14 @@ from typing import Any
 import torch
 
 from lungseg_utils.parameters import with_current_names
-from lungseg_utils.runtime import LungsegError, file_error, writing
+from lungseg_utils.runtime import LungsegError, file_error, home, writing
 from lungseg_utils.segunet import SegUNet
 
-SHIPPED = Path(__file__).parent / "weights" / "segunet.safetensors"
+WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED = WEIGHTS / "segunet.safetensors"
+SYNTHETIC = WEIGHTS / "synthetic.safetensors"
+NAMED = {"synthetic": SYNTHETIC}  # what stands for a path
+TRAINED_ON = {SHIPPED: "synthetic scans and 79 real tumours", SYNTHETIC: "synthetic scans only"}
 LARGEST_BYTES = 4 * 2**30
 AGAIN = "copy or download it again, or train again"
 OWN = "give a checkpoint that `lungseg train` wrote"
@@ -179,8 +183,15 @@ def load_state(path: str | Path) -> dict[str, Any]:
     return _unzip_state(path, _read(path))
 
 
-def _read(path: str | Path) -> bytes:
+def find(path: str | Path) -> Path:
+    """Return the file of weights that `path` means: "synthetic" is one of those shipped."""
     path = Path(path)
+    is_name = path.parent in (Path(), home()) and not path.exists()
+    return NAMED.get(path.name, path) if is_name else path
+
+
+def _read(path: str | Path) -> bytes:
+    path = find(path)
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise LungsegError(path, f"larger than {LARGEST_BYTES >> 30} GiB: no checkpoint", AGAIN)

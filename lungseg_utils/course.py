@@ -13,8 +13,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lungseg_utils import checkpoint, decathlon, parameters, phantom
+from lungseg_utils.clock import clock
 from lungseg_utils.preprocess import Prepared, prepare
-from lungseg_utils.runtime import ROOT, LungsegError, home, require_writable, resolve, warn, writing
+from lungseg_utils.runtime import (
+    ROOT,
+    LungsegError,
+    home,
+    require_writable,
+    resolve,
+    warn,
+    writing,
+)
 from lungseg_utils.training import TrainingConfig, set_aside, train
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -116,9 +125,10 @@ def run_course(settings: Mapping | None = None, out: str | Path = "build/course"
     chosen["run_dir"] = str(run_dir)
     started = time.perf_counter()
     with _environment(LUNGSEG_FIGURES=str(out / "figures")):
-        for notebook, names in taken.items():
+        for number, (notebook, names) in enumerate(taken.items(), 1):
             values = {name: chosen[name] for name in chosen.keys() & names}
-            _run_notebook(notebook, out / notebook.name, values)
+            place = f"{number} of {len(taken)}"
+            _run_notebook(notebook, out / notebook.name, values, place)
     for name in TABLES:
         if (run_dir / name).is_file():
             with writing(out / name) as partial:
@@ -151,33 +161,36 @@ def _check_settings(settings: Mapping, taken: set[str]) -> dict:
     return chosen
 
 
-def _run_notebook(notebook: Path, executed: Path, chosen: Mapping) -> None:
-    """Execute one notebook with `chosen` parameters."""
+def _run_notebook(notebook: Path, executed: Path, chosen: Mapping, place: str) -> None:
+    """Execute one notebook with `chosen` parameters; `place` is its number of how many."""
     import papermill
 
     started = time.perf_counter()
     for library in ("papermill", "asyncio"):
         # their errors are raised too; logged, they bury what Ctrl-C prints
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    print(f"{notebook.stem} …", end=" ", flush=True)
+    name = f"{notebook.stem} … "
+    now, later = ("", name) if sys.stderr.isatty() else (name, "")  # the clock has the line
+    print(now, end="", flush=True)
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(executed),
-            dict(chosen),
-            kernel_name="python3",
-            progress_bar=sys.stderr.isatty(),
-            cwd=str(executed.parent),
-            extra_arguments=["--IPKernelApp.log_level=50"],  # an error is in the notebook
-        )
+        with clock(f"{place}: {notebook.stem}"):
+            papermill.execute_notebook(
+                str(notebook),
+                str(executed),
+                dict(chosen),
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=str(executed.parent),
+                extra_arguments=["--IPKernelApp.log_level=50"],  # an error is in the notebook
+            )
     except papermill.PapermillExecutionError as error:
-        print("failed", flush=True)
+        print(f"{later}failed", flush=True)
         raise LungsegError(
             notebook,
             f"cell {error.exec_count} failed with {error.ename}: {error.evalue}",
             f"see {executed}",
         ) from error
-    print(f"{time.perf_counter() - started:.0f} s", flush=True)
+    print(f"{later}{time.perf_counter() - started:.0f} s", flush=True)
 
 
 def _remove_earlier(out: Path, notebooks: list[Path]) -> None:

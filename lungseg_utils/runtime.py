@@ -61,7 +61,7 @@ def warn(message: str) -> None:
         print(f"warning: {printable(message)}", file=sys.stderr, flush=True)
 
 
-def progress(items: Iterable, description: str, total: int | None = None) -> Iterable:
+def progress(items: Iterable, description: str, total: int | None = None) -> tqdm:
     """Wrap `items` in a progress bar on standard error, shown on a terminal only."""
     bar = tqdm(items, desc=description, total=total, disable=not sys.stderr.isatty(), leave=False)
     if getattr(bar, "ncols", 80) == -1:  # as of a terminal of size 0 × 0, which does not know it

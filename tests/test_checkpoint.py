@@ -121,11 +121,19 @@ def test_facts_of_earlier_versions_have_the_names_of_today(tmp_path):
     assert digest == checkpoint.load_networks([path])[1]["digest"]
 
 
-def test_the_shipped_weights_keep_their_digest_and_have_the_names_of_today():
-    _, facts = checkpoint.load_weights(checkpoint.SHIPPED)
+def test_the_synthetic_weights_keep_their_digest_and_have_the_names_of_today():
+    _, facts = checkpoint.load_weights("synthetic")
     assert facts["digest"] == "ad00d7366bba1f9e"
     assert facts["test_time_mirroring"] is True and 0.9 < facts["min_peak"] < 1
     assert not facts.keys() & {"mirror", "least_peak"}
+
+
+def test_a_file_called_as_the_weights_that_are_shipped_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.find("synthetic") == checkpoint.SYNTHETIC
+    checkpoint.save_weights("synthetic", tiny(), {"spacing_mm": 3.0})
+    assert checkpoint.load_weights("synthetic")[1]["spacing_mm"] == 3.0
+    assert checkpoint.find("elsewhere/synthetic").parent.name == "elsewhere"
 
 
 def test_a_torch_program_that_knows_nothing_of_this_one_can_read_the_weights(weights):

@@ -10,11 +10,12 @@ import pytest
 from conftest import ROOT
 
 from lungseg_utils import cli, parameters, phantom, volume
-from lungseg_utils.cli import data
+from lungseg_utils.cli import completion, data, options
 from lungseg_utils.runtime import LungsegError
 
 COMMANDS = [
     "phantom",
+    "import",
     "download",
     "check",
     "preprocess",
@@ -66,7 +67,7 @@ try:
 except SystemExit as ended:
     assert not ended.code
 heavy = {{"torch", "monai", "matplotlib", "scipy", "pydicom", "highdicom", "papermill", "yaml"}}
-assert not heavy & set(sys.modules), heavy & set(sys.modules)
+assert not (heavy | {{"shtab"}}) & set(sys.modules), sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
@@ -79,6 +80,8 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
         ["predict", "x.nii"],
         ["predict", "x.nii", "-o", "y.nii", "--device", "tpu"],
         ["train", "set", "--run-dir", "run", "--epochs", "-1"],
+        ["train", "--run-dir", "run"],
+        ["train", "--run-dir", "run", "--resume", "--weights", "x.safetensors"],
         ["phantom", "out", "--cases", "fifty"],
     ],
 )
@@ -107,6 +110,13 @@ def test_a_missing_input_is_named_without_a_traceback(arguments, tmp_path, capsy
     assert (
         printed.err.startswith(("error: ", "note: ")) or arguments[0] == "check"
     )  # whose report is its output
+
+
+@pytest.mark.parametrize("command", ["check", "preprocess", "train", "crossvalidate"])
+def test_every_command_on_a_dataset_names_all_layouts_that_are_read(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert options.DATASET in " ".join(capsys.readouterr().out.split())
 
 
 def test_debug_shows_where_an_error_arose(tmp_path, capsys):
@@ -275,7 +285,10 @@ def test_an_option_of_a_parameter_has_its_default_and_meaning_of_the_table(capsy
 def test_the_shipped_weights_come_with_a_note(synthetic, tmp_path, capsys):
     assert cli.main(["predict", str(synthetic / "imagesTs"), "-o", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().err
-    assert "synthetic scans" in printed and "not for clinical use" in printed
+    assert "synthetic scans and 79 real tumours; not for clinical use" in printed
+    words = ["predict", str(synthetic / "imagesTs"), "-o", str(tmp_path / "out")]
+    assert cli.main([*words, "--checkpoint", "synthetic"]) == 0
+    assert "synthetic scans only; not for clinical use" in capsys.readouterr().err
 
 
 def test_makefile_and_readme_name_only_commands_that_exist():
@@ -287,3 +300,63 @@ def test_makefile_and_readme_name_only_commands_that_exist():
     assert {
         name for text in texts for name in re.findall(r"(?:^|`)\s*lungseg ([a-z]+)", text, re.M)
     } <= set(COMMANDS)
+
+
+# --- completion in a shell ------------------------------------------------------------------------
+
+COMPLETE = """source ./completion
+COMP_WORDS=(lungseg "$@"); COMP_CWORD=$#
+_shtab_lungseg
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["pre"], {"predict", "preprocess"}),
+        (["predict", "--prob"], {"--probabilities"}),
+        (["predict", "x.nii", "--device", "c"], {"cpu", "cuda"}),
+        (["phantom", "--tier", ""], {"quick", "medium", "full"}),
+        (["predict", "sc"], {"scan.nii.gz", "scans"}),
+        (["check", "sc"], {"scans"}),
+    ],
+)
+def test_bash_completes_commands_options_choices_files_and_folders(
+    words, expected, tmp_path, capsys
+):
+    (tmp_path / "scan.nii.gz").touch()
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--print-completion", "bash"])
+    assert ended.value.code == 0
+    (tmp_path / "completion").write_text(capsys.readouterr().out)
+    run = subprocess.run(
+        ["bash", "-c", COMPLETE, "bash", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(run.stdout.split()) == expected, run.stderr
+
+
+@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+def test_other_shells_get_their_scripts(shell, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("lungseg", "crossvalidate", "dicom-seg"))
+
+
+def test_every_option_that_takes_a_path_completes_paths():
+    commands = cli.build_parser()._subparsers._group_actions[0].choices
+    metavars = {
+        action.metavar
+        for command in commands.values()
+        for action in command._actions
+        if isinstance(action.metavar, str) and not completion.CHOICES.fullmatch(action.metavar)
+    }
+    paths = {*completion.FOLDERS, *completion.FILES_AND_FOLDERS}
+    assert metavars - paths <= {"N", "UID", "T", "I/N|auto", "NAME"}  # and no path

@@ -1,6 +1,8 @@
 """The course: what a notebook needs is made where it is missing; all notebooks run in a row."""
 
 import dataclasses
+import os
+import re
 import subprocess
 import sys
 
@@ -181,6 +183,27 @@ def test_an_interrupted_course_prints_one_word(folder, write_notebook, tmp_path,
         timeout=120,
     )
     assert (run.returncode, run.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal of POSIX")
+def test_on_a_terminal_a_clock_names_the_notebook_and_its_place(folder, write_notebook, tmp_path):
+    write_notebook(PARAMETERS_CELL, "import time; time.sleep(1.5)", path=folder / "02_second.ipynb")
+    import pty
+
+    screen, terminal = pty.openpty()
+    run = subprocess.run(
+        [sys.executable, "-c", COMMAND, str(folder), str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+        timeout=120,
+    )
+    os.close(terminal)
+    shown = os.read(screen, 1 << 16).decode()
+    os.close(screen)
+    assert run.returncode == 0
+    assert "1 of 2: 01_first: 00:00" in shown and "2 of 2: 02_second: 00:01" in shown
+    assert re.match(r"01_first … \d+ s\n02_second … \d+ s\n", run.stdout)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")

@@ -166,6 +166,47 @@ def test_what_is_odd_but_legal_is_a_warning(toy, paint, warning):
     assert warning in report.warnings[0] and "toy_1" in report.warnings[0]
 
 
+def scan_with(tumour_hu, wall_hu=None):
+    """Make a scan whose tumour, of 8 x 4 x 5 voxels, lies to one side of the lungs."""
+    hu, label = scan(1)
+    hu[label > 0] = -850
+    label[:] = 0
+    label[10:18, 6:10, 4:9] = 1
+    hu[label > 0] += tumour_hu + 850
+    if wall_hu is not None:
+        hu[10:18, 6:10, (4, 8)] = wall_hu
+    return hu, label
+
+
+@pytest.mark.fault("label mirrored or in another place")
+@pytest.mark.parametrize(
+    ("axis", "how"), [(0, "upside down"), (1, "front to back"), (2, "left to right")]
+)
+def test_a_mirrored_label_is_a_warning_that_names_the_cause(toy, axis, how):
+    hu, label = scan_with(-100)
+    put(toy, "imagesTr/toy_1", hu)
+    put(toy, "labelsTr/toy_1", np.flip(label, axis))
+    (warning,) = check(toy).warnings
+    assert "toy_1" in warning and "lies in lung or air (median -8" in warning
+    assert f"mirrored {how}" in warning
+
+
+@pytest.mark.fault("label mirrored or in another place")
+def test_a_label_in_lung_is_a_warning_without_a_guess_where_no_mirror_fits(toy):
+    put(toy, "imagesTr/toy_1", scan_with(-850)[0])
+    put(toy, "labelsTr/toy_1", scan_with(-850)[1])
+    (warning,) = check(toy).warnings
+    assert "lies in lung or air" in warning and "shifted" in warning and "mirrored" not in warning
+
+
+@pytest.mark.parametrize(("tumour_hu", "wall_hu"), [(-750, None), (-500, None), (-870, -100)])
+def test_ground_glass_and_cavities_are_tumours(toy, tumour_hu, wall_hu):
+    hu, label = scan_with(tumour_hu, wall_hu)
+    put(toy, "imagesTr/toy_1", hu)
+    put(toy, "labelsTr/toy_1", label)
+    assert check(toy).warnings == []
+
+
 def test_a_slab_and_thick_slices_are_warnings(toy):
     hu, label = (array[4:20] for array in scan(1))
     affine = AFFINE * [[1], [1], [1.5], [1]]

@@ -123,6 +123,36 @@ def test_two_series_without_a_uid_are_told_apart(tmp_path):
     assert np.array_equal(volume.read(tmp_path, series=2).hu, chest() + 2)
 
 
+def test_slices_that_lost_their_series_uid_are_put_back_between_the_others(tmp_path, capsys):
+    for path in write_series(tmp_path)[1::2]:
+        change(path, SeriesInstanceUID="")
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+    assert "3 slices have no UID" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"FrameOfReferenceUID": "1.2.3"},
+        {"StudyInstanceUID": "1.2.3"},
+        {"SeriesNumber": "9"},
+        {"PixelSpacing": [0.9, 0.7]},
+        {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
+    ],
+)
+def test_slices_without_a_uid_of_something_else_stay_a_series_of_their_own(tmp_path, tags):
+    for path in write_series(tmp_path)[1::2]:
+        change(path, SeriesInstanceUID="", **tags)
+    refuse(tmp_path, "2 CT series in it")
+
+
+def test_slices_without_a_uid_in_the_same_places_are_another_series(tmp_path):
+    write_series(tmp_path)
+    for path in write_series(tmp_path / "more"):
+        change(path, SeriesInstanceUID="")
+    refuse(tmp_path, "2 CT series in it")
+
+
 @pytest.mark.parametrize(
     "sop_class, warning",
     [
@@ -350,7 +380,33 @@ def test_enhanced_multi_frame_ct_is_read(tmp_path, capsys, order, is_shared):
     scan = volume.read(tmp_path)
     assert np.array_equal(scan.hu, chest()) and scan.spacing_mm == pytest.approx((3, 0.8, 0.7))
     assert capsys.readouterr().err == ""
-    with pytest.raises(LungsegError, match="not a DICOM series of single slices"):
+
+
+@pytest.mark.parametrize("order", [None, [3, 0, 5, 1, 4, 2]])
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_segmentation_of_enhanced_ct_refers_to_its_frames(tmp_path, order, is_shared):
+    enhanced(tmp_path / "one.dcm", chest(), order=order, is_shared=is_shared)
+    scan = volume.read(tmp_path)
+    write_segmentation(tmp_path / "seg", scan.hu > 0, scan)
+    written, source = dcmread(tmp_path / "seg"), dcmread(tmp_path / "one.dcm")
+    assert written.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
+    heights = {}
+    for frame, plane in zip(written.PerFrameFunctionalGroupsSequence, written.pixel_array):
+        heights[frame.PlanePositionSequence[0].ImagePositionPatient[2]] = plane
+    assert np.array_equal([heights[z] for z in sorted(heights)], scan.hu > 0)
+
+
+def test_a_segmentation_of_several_enhanced_files_is_refused(tmp_path):
+    hu = chest((12, 8, 10))
+    enhanced(tmp_path / "one.dcm", hu[:6])
+    enhanced(tmp_path / "two.dcm", hu[6:])
+    two = dcmread(tmp_path / "two.dcm")
+    for frame in two.PerFrameFunctionalGroupsSequence:
+        frame.PlanePositionSequence[0].ImagePositionPatient[2] += 18
+    two.save_as(tmp_path / "two.dcm")
+    scan = volume.read(tmp_path)
+    assert np.array_equal(scan.hu, hu)
+    with pytest.raises(LungsegError, match="not a DICOM series of single slices or one file"):
         write_segmentation(tmp_path / "seg", scan.hu > 0, scan)
 
 

@@ -14,6 +14,7 @@ import pytest
 from helpers_outputs import content, make_dataset, predict
 from pydicom import dcmread
 from test_dicom import chest, write_series
+from test_dicom_kinds import bare
 
 from lungseg_utils import cli, volume
 from lungseg_utils.evaluation import evaluate
@@ -122,8 +123,11 @@ def test_a_report_or_a_table_takes_no_scan_s_place(dataset, tmp_path):
 
 
 @pytest.mark.fault("DICOM: shuffled names, junk")
-def test_a_folder_of_slices_and_of_nifti_files_is_ambiguous(dataset, tmp_path):
+@pytest.mark.parametrize("has_preamble", [True, False])
+def test_a_folder_of_slices_and_of_nifti_files_is_ambiguous(dataset, tmp_path, has_preamble):
     series = series_of_three(tmp_path)[0]
+    for path in [] if has_preamble else series.glob("*.dcm"):
+        path.write_bytes(bare(path))
     shutil.copy(dataset / "labelsTr" / "toy_0.nii.gz", series / "label.nii.gz")
     message = r"holds DICOM slices and NIfTI files too \(label.nii.gz\)"
     with pytest.raises(LungsegError, match=message):

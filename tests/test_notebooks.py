@@ -14,7 +14,7 @@ import papermill
 import pytest
 from conftest import ROOT, VALIDATION
 
-from lungseg_utils import parameters
+from lungseg_utils import course, parameters
 
 NAMES = [
     "01_explore_data",
@@ -228,6 +228,19 @@ def test_its_parameters_are_declared_as_the_table_has_them(path, notebook):
         kind = "list" if parameter.length else parameter.kind.__name__
         assert row["inferred_type_name"] == kind
         assert row["help"] == parameter.meaning
+
+
+def test_papermill_lists_all_that_it_takes(path, notebook):
+    """Each parameter with its kind, default and meaning, and where the other ones are listed."""
+    command = [sys.executable, "-m", "papermill", "--help-notebook", str(path)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = " ".join(printed.split())
+    for line in cells(notebook, "code")[0].source.splitlines():
+        name, kind, default, meaning = re.fullmatch(r"(\w+): (\w+) = (.*?)  # (.*)", line).groups()
+        assert f"{name}: {kind} (default {default}) {meaning}" in text
+    takes_more = course.parameters_of(path) - papermill.inspect_notebook(str(path)).keys()
+    assert ("params/quick.yaml has all that may be set" in text) == bool(takes_more)
+    assert takes_more <= parameters.read(ROOT / "params" / "quick.yaml").keys()
 
 
 def test_defaults_differ_nowhere_in_the_course():

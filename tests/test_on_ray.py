@@ -15,8 +15,11 @@ from helpers_outputs import content
 from test_manifest import write_scan, write_weights
 
 from lungseg_utils import cli
+from lungseg_utils.decathlon import Case
 from lungseg_utils.on_ray import ATTEMPTS, IN_HAND, Crew, WorkerDiedError
 from lungseg_utils.prediction.manifest import states
+from lungseg_utils.preprocess import cache
+from lungseg_utils.runtime import LungsegError
 
 # --- who does what, by a Ray of which all that is unforeseeable is at random ----------------------
 
@@ -83,6 +86,14 @@ class UnforeseeableRay:
 def carry_out(ray, items, count=3, starts=lambda: True):
     crew = Crew(ray, lambda: Actor(ray, starts()), items)
     return [(item, outcome) for item, outcome in crew.results(count)]
+
+
+def carry_out_here(items, work):
+    for item in items:
+        try:
+            yield item, work(item)
+        except LungsegError as error:
+            yield item, error
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -187,7 +198,12 @@ def workers_of(root: int) -> list:
 
 def agent_ports() -> dict[str, int]:
     """Return free ports for a node: where it has to find some itself it gives up after 15 s."""
-    names = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    names = (
+        "metrics_agent_port",
+        "metrics_export_port",
+        "dashboard_agent_listen_port",
+        "runtime_env_agent_port",
+    )
     sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in names}
     ports = {name: one.getsockname()[1] for name, one in sockets.items()}
     for one in sockets.values():
@@ -250,6 +266,20 @@ def test_a_worker_and_a_node_die_and_nothing_is_lost_or_done_twice(scans, cluste
     rows = (folder / "out" / "manifest.jsonl").read_text().splitlines()
     assert len(rows) == len(NAMES) + 3
     assert not list((folder / "out").glob(".partial*"))
+
+
+def test_the_cache_of_a_dataset_is_filled_by_workers_too(tmp_path, monkeypatch):
+    """Each file of it is the one that a single process writes; one failure stops no other."""
+    monkeypatch.setattr(cache, "work_on_ray", lambda items, begin: carry_out_here(items, begin()))
+    cases = [Case(f"c{seed}", write_scan(tmp_path / f"c{seed}.nii.gz", seed)) for seed in range(3)]
+    for folder, on_ray in (("one", False), ("ray", True)):
+        prepared = cache.prepare_cases(cases, spacing_mm=6, folder=tmp_path / folder, ray=on_ray)
+        assert [one.name for one in prepared] == ["c0", "c1", "c2"]
+    assert content(tmp_path / "one") == content(tmp_path / "ray")
+    cases[1].image.write_bytes(b"")
+    with pytest.raises(LungsegError, match="1 of 3 scans: c1: .*empty"):
+        cache.prepare_cases(cases, spacing_mm=6, folder=tmp_path / "other", ray=True)
+    assert len(content(tmp_path / "other")) == 2
 
 
 @pytest.mark.fault("dying workers and nodes")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lungseg_utils.phantom import fields, soft_tissue, trees
-from lungseg_utils.phantom.anatomy import draw_anatomy, mediastinum
+from lungseg_utils.phantom.anatomy import draw_anatomy, great_arteries, mediastinum
 from lungseg_utils.phantom.person import draw_person, with_less_contrast
 
 # --- the patient ----------------------------------------------------------------------------------
@@ -26,27 +26,68 @@ def test_every_organ_that_is_painted_is_drawn_and_has_an_attenuation():
         assert shape.shape == grid.shape and shape.min() < 0, name
 
 
-def test_three_aortas_in_ten_are_wide_and_bulge_to_the_left_and_none_of_an_easy_patient():
+def test_three_aortas_in_ten_are_wide_and_every_arch_has_its_own_height_but_an_easy_patients():
     frame = SimpleNamespace(tube=lambda points, radii: (points, radii))
 
-    def aorta(rng):
-        return mediastinum._aorta(frame, rng, 1.0, (0, 0))
+    def aorta(variants):
+        return great_arteries.aorta(frame, variants, 1.0, (0, 0))
 
     usual, radii = aorta(None)
+    assert np.array_equal(usual, great_arteries.AORTA)
+    assert np.array_equal(radii, great_arteries.AORTA_MM)
     drawn = [aorta(np.random.default_rng(seed)) for seed in range(200)]
-    wide = [(points, widths) for points, widths in drawn if not np.array_equal(widths, radii)]
+    wide = [(points, widths) for points, widths in drawn if widths[7] > radii[7]]
     assert 40 < len(wide) < 80
     for points, widths in wide:
-        assert (points >= usual).all() and points[6, 2] > usual[6, 2]
-        assert radii[6] < widths[6] <= 1.55 * radii[6] and widths[0] == radii[0]
+        assert points[6, 2] > usual[6, 2]
+        assert widths[6] <= 1.6 * radii[6] and widths[0] == radii[0]
+    tops = np.array([points[4, 0] for points, _ in drawn])
+    across = np.array([2 * widths[4] for _, widths in drawn])
+    assert tops.min() < 42 and tops.max() > 60, "from a low arch to one that is elongated"
+    assert across.min() > 20 and across.max() < 50 and 22 < np.median(across) < 36
+    assert all((points[:, 2] >= usual[:, 2]).all() for points, _ in drawn), "it bulges to the left"
+
+
+def test_the_lungs_keep_clear_of_the_azygos_vein_and_of_the_arteries():
+    grid = fields.VoxelGrid((-250.0, -120.0, -170.0), (5.0,) * 3, (85, 50, 69))
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        anatomy = draw_anatomy(rng, draw_person(rng), grid, grid, easy=False)
+        for name in ("azygos_vein", "aorta", "pulmonary_arteries"):
+            inside = anatomy.organs[name] < 0
+            assert inside.any() and (anatomy.lung[inside] < 0).mean() < 0.03, name
+
+
+def test_the_pulmonary_arteries_go_on_as_interlobar_arteries_of_their_real_width():
+    drawn = []
+    frame = SimpleNamespace(tube=lambda points, radii: drawn.append((points, radii)) or np.zeros(1))
+    hila = (-14.0, 14.0, -47.0), (-2.0, 20.0, 47.0)
+    for seed in range(60):
+        great_arteries.pulmonary_arteries(frame, np.random.default_rng(seed), 1.0, hila)
+    left = np.array([2 * radii[3] for _, radii in drawn[::4]])
+    interlobar = np.array([2 * radii[0] for _, radii in (*drawn[2::4], *drawn[3::4])])
+    assert left.min() > 18 and left.max() < 32
+    assert interlobar.min() > 9 and np.median(interlobar) < 17 and interlobar.max() < 22
+    drawn.clear()
+    great_arteries.pulmonary_arteries(frame, None, 1.0, hila)
+    assert len(drawn) == 3, "an easy patient has the left one alone"
 
 
 def test_an_easy_patient_has_fat_between_the_organs_and_is_else_like_any_other():
     for seed in range(6):
         rng, other = np.random.default_rng(seed), np.random.default_rng(seed)
         person, any_other = draw_person(rng, easy=True), draw_person(other)
-        assert person.blood_hu == any_other.blood_hu and person.tissue_hu["mediastinal_fat"] < -65
+        assert person.lung_hu == any_other.lung_hu and person.tissue_hu["mediastinal_fat"] < -65
         assert rng.random() == other.random()  # what comes after is the same chest
+
+
+def test_three_patients_in_ten_are_scanned_for_their_arteries():
+    people = [draw_person(np.random.default_rng(seed)) for seed in range(200)]
+    plain = [draw_person(np.random.default_rng(seed), easy=True) for seed in range(200)]
+    timed = [a for a, b in zip(people, plain) if a.blood_hu != b.blood_hu]
+    assert 40 < len(timed) < 80
+    assert all(150 <= person.blood_hu["aorta"] <= 400 for person in timed)
+    assert all(100 <= person.blood_hu["right_heart"] <= 400 for person in timed)
 
 
 def test_less_contrast_draws_soft_tissue_together_and_leaves_fat_and_bone():

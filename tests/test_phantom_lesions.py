@@ -19,6 +19,7 @@ from helpers_phantom import (
 from lungseg_utils.phantom import (
     atelectasis,
     fields,
+    infection,
     lungs,
     mimics,
     synthesise,
@@ -299,20 +300,23 @@ def test_overlapping_ground_glass_of_an_infection_does_not_turn_solid(monkeypatc
 
 
 def test_small_bronchi_stand_out_in_consolidated_lung_and_only_there(monkeypatch):
-    painted, paint = [], mimics.paint_opacities
-    monkeypatch.setattr(
-        mimics,
-        "paint_opacities",
-        lambda *a, **k: painted.append(paint(*a, **k)) or painted[-1],
-    )
+    painted = []
+
+    def consolidate(rng, canvas, anatomy, *, easy):
+        centre = anatomy.hila[0] + np.array([-15, 10, -28])
+        whole = mimics.Opacity(np.full(3, 32.0), 0.2, 900, 40, 45.0)
+        painted.append(mimics.paint_opacity(rng, canvas, anatomy, centre, whole))
+        return painted[-1]
 
     def scan(thinnest_mm):
         monkeypatch.setattr(lungs, "BRONCHOGRAM_MM", thinnest_mm)
-        return synthesise(70003, spacing_mm=(2.5, 2.5, 2.5), slabs=1).hu
+        return synthesise(70003, spacing_mm=(2.5, 2.5, 2.5), slabs=1, tumours=0).hu
 
+    monkeypatch.setattr(mimics, "paint_opacities", consolidate)
+    for module, name in ((infection, "paint_infection"), (atelectasis, "paint_scars")):
+        monkeypatch.setattr(module, name, lambda *_: [])
     usual_mm = lungs.BRONCHOGRAM_MM
     darker = scan(100.0) - scan(usual_mm) > 150
-    assert painted[0] is not None, "this seed is to have a consolidation"
     box, cover = painted[0]
     assert 0.005 < darker[box][cover > 0.7].mean() < 0.15
     assert darker[box][cover > 0.3].sum() > 0.9 * darker.sum()

@@ -18,6 +18,7 @@ import torch
 from helpers_cases import ball, make_oblique, make_scan
 from PIL import Image
 from test_dicom import chest, write_series
+from test_dicom_kinds import bare
 
 from lungseg_utils import cli, decathlon, volume
 from lungseg_utils.evaluation import evaluate
@@ -205,6 +206,17 @@ def test_patients_folders_hold_a_dicom_series_or_a_nifti_file_each(bright, tmp_p
     assert [line.split(":")[0] for line in printed.out.splitlines()] == ["p1", "p2", "p3"]
     assert f"warning: {root / 'p4'}: holds no scan; it is skipped" in printed.err
     assert written(tmp_path / "out") == ["p1.nii.gz", "p2.nii.gz", "p3.nii.gz"]
+
+
+def test_patients_slices_need_no_part_10_header(tmp_path):
+    for number in (1, 2):
+        folder = write_patient(tmp_path / f"p{number}", number)
+        for path in (folder / "series").iterdir():
+            path.write_bytes(bare(path))
+    scans = find_scans(tmp_path)
+    assert [(scan.name, scan.path) for scan in scans] == [
+        (name, tmp_path / name) for name in ("p1", "p2")
+    ]
 
 
 def test_a_patient_whose_scan_fails_stops_no_other(bright, tmp_path, capsys):

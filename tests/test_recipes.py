@@ -12,8 +12,9 @@ import pytest
 import torch
 from helpers_cases import make_prepared
 from helpers_recipes import load_recipe
+from helpers_sets import write_crops
 
-from lungseg_utils import parameters
+from lungseg_utils import decathlon, parameters
 from lungseg_utils.checkpoint import SHIPPED, load_weights, save_weights
 from lungseg_utils.runtime import ROOT, LungsegError
 from lungseg_utils.segunet import SegUNet
@@ -150,3 +151,64 @@ def test_no_min_peak_is_chosen_where_no_tumour_is_marked():
     healthy = dataclasses.replace(case, label=np.zeros_like(case.label))
     with pytest.raises(LungsegError, match=r"no tumour is marked in them. Choose another --fold"):
         load_recipe("choose_min_peak").score(None, [healthy])
+
+
+# --- the threshold -------------------------------------------------------------------------------
+
+
+def test_what_lay_at_the_threshold_lies_at_one_half_and_min_peak_moves_with_it(tmp_path):
+    move = load_recipe("move_threshold")
+    before = tmp_path / "before.safetensors"
+    after = tmp_path / "after.safetensors"
+    save_weights(before, tiny_network(0), {"spacing_mm": 3.0, "min_peak": 0.8})
+    move.main([str(before), str(after), "--threshold", "0.2"])
+    network, facts = load_weights(after)
+    image = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        odds = (tiny_network(0).eval()(image) - network(image)).exp()
+    assert torch.allclose(odds, torch.full_like(odds, 0.25), rtol=1e-4)
+    assert facts["min_peak"] == pytest.approx(4 / (4 + 0.25))
+
+
+def test_none_and_certainty_have_no_log_odds_to_move(tmp_path):
+    move = load_recipe("move_threshold")
+    assert [move.moved(end, 1.0) for end in (0.0, 1.0)] == [0.0, 1.0]
+
+
+# --- what a real tumour is worth ------------------------------------------------------------------
+
+
+def test_fewer_tumours_are_a_part_of_more_and_the_same_ones_validate(tmp_path):
+    curve = load_recipe("real_tumours_curve")
+    dataset = decathlon.load(write_crops(tmp_path / "real", count=10))
+    _, unseen = decathlon.split(dataset, fold=1, seed=3)
+    trained = []
+    for count in (2, 5, 99):
+        parts = decathlon.split(curve.with_fewer(dataset, 1, count, 3), fold=0)
+        assert {case.id for case in parts[1]} == {case.id for case in unseen}
+        trained.append({case.id for case in parts[0]})
+    assert [len(ids) for ids in trained] == [2, 5, 8] and trained[0] < trained[1] < trained[2]
+
+
+def test_the_curve_trains_each_point_once_and_scores_every_tumour(tmp_path, monkeypatch, capsys):
+    curve = load_recipe("real_tumours_curve")
+    monkeypatch.setenv("LUNGSEG_HOME", str(tmp_path))
+    real = write_crops(tmp_path / "real")
+    synthetic = write_crops(tmp_path / "synthetic", seed=1)
+    weights = tmp_path / "weights.safetensors"
+    save_weights(weights, tiny_network(0), {"spacing_mm": 8.0})
+    settings = tmp_path / "tiny.yaml"
+    channels = list(tiny_network(0).channels)
+    settings.write_text(
+        f"spacing_mm: 8\npatch_size: 8\nchannels: {channels}\nepochs: 1\nsteps_per_epoch: 1\n"
+        "batch_size: 2\nshares: [0.5, 0.5]\ndevice: cpu\n"
+    )
+    words = [str(real), str(synthetic), "--run-dir", str(tmp_path / "worth"), "-f", str(settings)]
+    words += ["--weights", str(weights), "--counts", "0", "1"]
+    curve.main([*words, "--figure", str(tmp_path / "worth.png")])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| with")]
+    assert len(rows) == 3 and all("of 3 |" in row for row in rows)
+    assert (tmp_path / "worth.png").is_file()
+    assert len(list((tmp_path / "worth").glob("*-fold?"))) == 6
+    monkeypatch.setattr(curve.training, "train", None)
+    curve.main(words)

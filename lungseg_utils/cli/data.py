@@ -1,4 +1,4 @@
-"""The commands that make, fetch, check and prepare datasets."""
+"""The commands that make, import, fetch, check and prepare datasets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lungseg_utils import parameters
 from lungseg_utils.cli.options import (
     Commands,
     add_command,
+    add_dataset,
     add_parameter,
     add_settings,
     read_settings,
@@ -19,11 +20,41 @@ SYNTHETIC = ("cases", "test_cases", "seed", "tier")
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `phantom`, `download`, `check` and `preprocess`."""
+    """Add `phantom`, `import`, `download`, `check` and `preprocess`."""
     add = add_command(commands, phantom, "data/synthetic --cases 20 --tier full")
     add("out", metavar="OUT", help="folder of the new set")
     for name in SYNTHETIC:
         add_parameter(add, name)
+    add(
+        "--tumours",
+        type=int,
+        choices=range(10),
+        metavar="N",
+        help="tumours in each chest, 0 to 9; 0: empty labels (default: drawn, one to four)",
+    )
+
+    add = add_command(commands, import_, "my_patients data/my_set --roi 'GTV*'")
+    add(
+        "source",
+        metavar="SOURCE",
+        help="folder with images/ and labels/ (or masks/) of the same names; with a folder for "
+        "each patient: NIfTI, or DICOM with RTSTRUCT or SEG; or dataset in the Decathlon's or "
+        "nnU-Net's layout",
+    )
+    add("out", metavar="OUT", help="folder of the new set; new or empty")
+    add(
+        "--roi",
+        metavar="NAME",
+        action="append",
+        help="which ROI is the tumour (default: the only one); may be a pattern such as 'GTV*', "
+        "and repeated: several are taken together",
+    )
+    add(
+        "--crops",
+        action="store_true",
+        help="the scans are pieces of chests, as cubes round tumours: no lungs are searched for, "
+        "and nothing is taken as known beyond them",
+    )
 
     add = add_command(commands, download, "data")
     add(
@@ -37,11 +68,11 @@ def add_commands(commands: Commands) -> None:
     add("--md5", help="checksum that the tar must have (default: Task06_Lung's)")
 
     add = add_command(commands, check, "data/Task06_Lung --json")
-    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout, or nnU-Net's")
+    add_dataset(add)
     add("--json", action="store_true", help="report as JSON")
 
     add = add_command(commands, preprocess, "data/Task06_Lung -f params/msd.yaml")
-    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout, or nnU-Net's")
+    add_dataset(add)
     add("--ray", action="store_true", help="prepare by the workers of a Ray cluster, as in predict")
     add_settings(add)
 
@@ -50,8 +81,25 @@ def phantom(options: argparse.Namespace) -> None:
     """Make a set of synthetic chest CTs."""
     from lungseg_utils.phantom import write_dataset
 
-    write_dataset(options.out, **{name: getattr(options, name) for name in SYNTHETIC})
+    chosen = {name: getattr(options, name) for name in (*SYNTHETIC, "tumours")}
+    write_dataset(options.out, **chosen)
     print(f"{printable(options.out)}: {options.cases} training and {options.test_cases} test scans")
+
+
+def import_(options: argparse.Namespace) -> None:
+    """Import outlined scans of your own: NIfTI, nnU-Net's layout, DICOM with RTSTRUCT or SEG."""
+    from lungseg_utils import decathlon
+
+    imported = decathlon.import_set(
+        options.source, options.out, options.roi or (), crops=options.crops
+    )
+    for case in imported:
+        drawn = "no mask, for testing"
+        if case.volume_ml is not None:
+            drawn = f"{', '.join([*case.rois, ''])}{case.volume_ml:.1f} mL"
+        print(f"{printable(case.name)}: {printable(drawn)}")
+    tests = sum(case.part == "Ts" for case in imported)
+    print(f"{printable(options.out)}: {len(imported) - tests} training and {tests} test scans")
 
 
 def download(options: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from lungseg_utils import __version__
 from lungseg_utils.cli import data, network, notebooks
+from lungseg_utils.cli.completion import PrintCompletion
 from lungseg_utils.cli.options import Help
 from lungseg_utils.runtime import LungsegError, file_error, is_out_of_memory, printable
 
@@ -53,6 +54,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lungseg {__version__}")
     parser.add_argument("--debug", action="store_true", help="show where an error arose")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print a script that completes commands, options and paths in a shell",
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     data.add_commands(commands)
     network.add_commands(commands)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from lungseg_utils import parameters
 from lungseg_utils.cli import prediction
 from lungseg_utils.cli.options import (
     Commands,
     add_command,
+    add_datasets,
     add_parameter,
     add_settings,
     read_settings,
 )
-from lungseg_utils.runtime import LungsegError, printable
+from lungseg_utils.runtime import printable
 
 
 def add_commands(commands: Commands) -> None:
@@ -26,11 +28,11 @@ def add_commands(commands: Commands) -> None:
 
 def _add_train(commands: Commands) -> None:
     add = add_command(commands, train, "data/Task06_Lung --run-dir runs/fold0 -f params/msd.yaml")
-    add(
-        "dataset",
-        metavar="DATASET",
-        nargs="?",
-        help="folder in the Decathlon's layout, or nnU-Net's; with --resume that of the run",
+    add_datasets(
+        add,
+        "*",
+        "of several the first is split by the fold, the others only train, and "
+        "-p shares '[0.5, 0.5]' says how much each gives; with --resume those of the run",
     )
     add(
         "--run-dir",
@@ -46,25 +48,31 @@ def _add_train(commands: Commands) -> None:
         help="go on where the run in DIR was stopped, with its own dataset and settings; epochs, "
         "device and workers may be changed",
     )
+    _add_weights(add)
+    add_settings(add)
+
+
+def _add_weights(add: Callable) -> None:
     add(
         "--weights",
         metavar="FILE",
         help="start from these, to fine-tune them (default: random ones)",
     )
-    add_settings(add)
 
 
 def _add_crossvalidate(commands: Commands) -> None:
     add = add_command(
         commands, crossvalidate, "data/Task06_Lung --run-dir runs/msd -f params/msd.yaml"
     )
-    add("dataset", metavar="DATASET", help="folder in the Decathlon's layout, or nnU-Net's")
+    more = "of several the first is cross-validated, the others train in every fold"
+    add_datasets(add, "+", more)
     add(
         "--run-dir",
         metavar="DIR",
         required=True,
         help="folder for fold0/ and so on, masks/, metrics.csv and summary.json",
     )
+    _add_weights(add)
     add_settings(add)
 
 
@@ -93,17 +101,17 @@ def train(options: argparse.Namespace) -> None:
 
     settings = read_settings(options)
     if options.resume and not options.weights:
-        training.resume(options.run_dir, settings, options.dataset)
-    elif options.dataset:
+        training.resume(options.run_dir, settings, options.datasets)
+    elif options.datasets:
         training.train(
-            decathlon.load(options.dataset),
+            [decathlon.load(folder) for folder in options.datasets],
             options.run_dir,
             parameters.defaults() | settings,
             resume=options.resume,
             weights=options.weights,
         )
     else:
-        raise LungsegError("DATASET", "none is named", "Name one, or --resume a run")
+        options.refuse_usage("DATASET is missing: name one, or --resume a run without --weights")
     if PartialState().is_main_process:
         print(f"{printable(options.run_dir)}: best.safetensors, history.csv")
 
@@ -113,7 +121,8 @@ def crossvalidate(options: argparse.Namespace) -> None:
     from lungseg_utils import decathlon, training
 
     settings = parameters.defaults() | read_settings(options)
-    rows = training.crossvalidate(decathlon.load(options.dataset), options.run_dir, settings)
+    datasets = [decathlon.load(folder) for folder in options.datasets]
+    rows = training.crossvalidate(datasets, options.run_dir, settings, options.weights)
     _print_scores(rows)
     print(f"{printable(options.run_dir)}: metrics.csv, summary.json, fold0/best.safetensors …")
 

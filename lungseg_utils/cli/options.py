@@ -8,6 +8,10 @@ from collections.abc import Callable
 from lungseg_utils import parameters
 
 Commands = argparse._SubParsersAction  # which argparse has no public name for
+DATASET = (
+    "folder of a set with its dataset.json, in the layout of the Decathlon, of nnU-Net or of "
+    "MONAI's lists; scans may lie in a folder for each patient"
+)
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -21,7 +25,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 def add_command(commands: Commands, run: Callable, example: str) -> Callable:
     """Add the command that `run` carries out; its docstring is the help. Return `add_argument`."""
-    name = run.__name__
+    name = run.__name__.rstrip("_")  # of one that Python knows as a word of its own
     description = (run.__doc__ or "").strip()
     added = commands.add_parser(
         name,
@@ -30,11 +34,21 @@ def add_command(commands: Commands, run: Callable, example: str) -> Callable:
         epilog=f"example: lungseg {name} {example}",
         formatter_class=Help,
     )
-    added.set_defaults(run=run)
+    added.set_defaults(run=run, refuse_usage=added.error)
     added.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error arose"
     )
     return added.add_argument
+
+
+def add_dataset(add: Callable) -> None:
+    """Add the positional argument of a command that works on a dataset."""
+    add("dataset", metavar="DATASET", help=DATASET)
+
+
+def add_datasets(add: Callable, nargs: str, more: str) -> None:
+    """Add the positional argument of a command that takes several; `more` is what it does then."""
+    add("datasets", metavar="DATASET", nargs=nargs, help=f"{DATASET}; {more}")
 
 
 def add_parameter(add: Callable, name: str, *, given: bool = True) -> None:

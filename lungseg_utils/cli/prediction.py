@@ -46,7 +46,8 @@ def _add_predict(commands: Commands) -> None:
         metavar="FILE",
         action="append",
         help="weights of a run, or a pattern such as 'runs/fold*/best.safetensors' (default: those "
-        "shipped); may be repeated: several are averaged",
+        "shipped; synthetic: the shipped ones that have seen no patient); may be repeated: several "
+        "are averaged",
     )
     add_parameter(add, "device")
     add_parameter(add, "threshold")
@@ -94,6 +95,7 @@ def _parse_shard(text: str) -> Shard | str:
 
 def predict(options: argparse.Namespace) -> None:
     """Segment the tumours of scans."""
+    from lungseg_utils import checkpoint
     from lungseg_utils.prediction import predict_files
     from lungseg_utils.prediction.shards import scheduler_shard, torchrun_process
 
@@ -115,9 +117,13 @@ def predict(options: argparse.Namespace) -> None:
         process=process,
         ray=options.ray,
     )
-    if not options.checkpoint and process.number == 1:
-        note = "these are the shipped weights, trained on synthetic scans; not for clinical use"
-        print(f"note: {note}", file=sys.stderr)
+    for path in options.checkpoint or [checkpoint.SHIPPED]:
+        trained_on = checkpoint.TRAINED_ON.get(checkpoint.find(path))
+        if trained_on and process.number == 1:
+            print(
+                f"note: these are shipped weights, trained on {trained_on}; not for clinical use",
+                file=sys.stderr,
+            )
     where = "a Ray cluster" if options.ray else _describe_device(device)
     print(f"note: running on {where}", file=sys.stderr)
     for row in rows:

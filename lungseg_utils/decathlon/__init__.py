@@ -1,4 +1,4 @@
-"""Datasets in the layout of the Medical Segmentation Decathlon: load, split, check, download.
+"""Datasets in the layout of the Medical Segmentation Decathlon: load, import, split, check.
 
 The layout, of Task06_Lung for one (Antonelli et al., Nature Communications 2022):
 
@@ -12,6 +12,7 @@ from lungseg_utils.decathlon.dataset import Case, Dataset, DatasetError, load
 from lungseg_utils.decathlon.download import TASK06_MD5, TASK06_URL, download
 from lungseg_utils.decathlon.fingerprint import fingerprint
 from lungseg_utils.decathlon.folds import list_folds, split
+from lungseg_utils.decathlon.importing import import_set
 
 __all__ = [
     "TASK06_MD5",
@@ -23,6 +24,7 @@ __all__ = [
     "check",
     "download",
     "fingerprint",
+    "import_set",
     "list_folds",
     "load",
     "split",

@@ -99,7 +99,15 @@ def check(dataset_dir: str | Path, *, workers: int | None = None) -> Report:
         report.faults += case.faults
         report.warnings += case.warnings
         report.fingerprint += [case.row] if case.row else []
-    report.faults += _compare(seen)
+    report.faults += _find_twins(seen)
+    counts = [case.row["tumours"] for case in seen if case.row.get("part") == "training"]
+    if counts and not any(count is None or count for count in counts):
+        cause = "all training labels are empty"
+        if dataset.is_tumour_free:
+            report.warnings.append(f"labels: {cause}, as this set says: train on others too")
+        else:
+            fault = LungsegError("labels", cause, "Restore the labels of the dataset")
+            report.faults.append(fault)
     return report
 
 
@@ -117,8 +125,8 @@ def _check_headers(task: Task, report: Report) -> Task:
     return task
 
 
-def _compare(seen: Iterable[Examined]) -> list[LungsegError]:
-    """Find what only the cases together show: one scan under two names, a set without a tumour."""
+def _find_twins(seen: Iterable[Examined]) -> list[LungsegError]:
+    """Find scans that are there under two names."""
     faults = []
     first: dict[object, Examined] = {}
     for case in seen:
@@ -128,11 +136,4 @@ def _compare(seen: Iterable[Examined]) -> list[LungsegError]:
             if earlier.task.part != case.task.part:
                 cause += " (one for training, one for testing: a leak)"
             faults.append(LungsegError(case.task.image, cause, "Keep one of the two"))
-    marked = [case.row["tumours"] for case in first.values() if case.row.get("part") == "training"]
-    if marked and not any(count is None or count for count in marked):
-        faults.append(
-            LungsegError(
-                "labels", "all training labels are empty", "Restore the labels of the dataset"
-            )
-        )
     return faults

@@ -22,13 +22,15 @@ SHOWN_FAULTS = 20
 class Dataset:
     """A set in Decathlon layout; the cases are sorted by id.
 
-    `training` holds all cases to train and validate on; `folds.split` tells them apart.
+    `training` holds all cases to train and validate on; `folds.split` tells them apart. A set may
+    say that it is meant to have no tumour, as synthetic ones do.
     """
 
     root: Path
     name: str
     training: tuple[Case, ...]
     test: tuple[Case, ...]
+    is_tumour_free: bool = False
 
 
 class DatasetError(LungsegError):
@@ -86,12 +88,26 @@ def inspect(dataset_dir: str | Path) -> tuple[Dataset, list[LungsegError], list[
     reader = EntryReader(found, warnings, channel, is_listed=listed is content)
     lists = _read_lists(reader, _with_test_list(reader, listed))
     _find_repeats(reader, lists)
+    if _holds_crops(reader, content):
+        for part, cases in lists.items():
+            lists[part] = [replace(case, is_crop=True) for case in cases]
     training = lists["training"] + lists["validation"]
     _find_extra_files(reader)
     _compare_purpose(reader, content)
     name = content.get("name")
     name = printable(name) if name and isinstance(name, str) else found.resolve().name
-    return Dataset(found, name, _by_id(training), _by_id(lists["test"])), reader.faults, warnings
+    synthetic = content.get("synthetic")
+    is_tumour_free = isinstance(synthetic, dict) and synthetic.get("tumours") == 0
+    dataset = Dataset(found, name, _by_id(training), _by_id(lists["test"]), is_tumour_free)
+    return dataset, reader.faults, warnings
+
+
+def _holds_crops(reader: EntryReader, content: dict) -> bool:
+    """Return whether the scans are said to be pieces of chests: {"crops": true}."""
+    stated = content.get("crops", False)
+    if not isinstance(stated, bool):
+        reader.note(f'"crops" is {str(stated)[:40]!r}', "Write true or false")
+    return stated is True
 
 
 def _with_test_list(reader: EntryReader, content: dict) -> dict:

@@ -31,6 +31,7 @@ class Case:
     label: Path | None
     patient: str = ""  # "patient" of the entry, else the id: a case of Task06 is a patient
     fold: int | None = None  # "fold" of the entry: the fold whose validation it belongs to
+    is_crop: bool = False  # the set holds pieces of chests: {"crops": true} in dataset.json
 
 
 @dataclass

@@ -18,6 +18,7 @@ import numpy as np
 
 from lungseg_utils import components, volume
 from lungseg_utils.decathlon.dataset import Dataset, raise_faults
+from lungseg_utils.decathlon.label_place import doubt_place
 from lungseg_utils.runtime import LungsegError, progress
 from lungseg_utils.volume.plausibility import check_geometry
 
@@ -29,7 +30,6 @@ THICK_SLICE_MM = 5.0
 TINY_ML = 0.03  # a ball of 4 mm
 TINY_VOXELS = 3
 HUGE_ML = 1000.0  # Task06's largest tumour has 370 mL
-TUMOUR_HU = (-870.0, 300.0)  # Task06's tumours have means of -840 to 10 HU
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,8 @@ def _describe_label(seen: Examined, ct: volume.Volume, label: np.ndarray) -> Non
         seen.warnings.append(
             f"{path}: the label marks {count * voxel_ml:,.0f} mL: more than a tumour perhaps"
         )
-    if not TUMOUR_HU[0] <= mean_hu <= TUMOUR_HU[1]:
-        seen.warnings.append(
-            f"{path}: what is marked has a mean of {mean_hu:.0f} HU, unlike a tumour: the label of "
-            "another scan perhaps"
-        )
+    if doubt := doubt_place(ct, label, box):
+        seen.warnings.append(f"{path}: what is marked {doubt}")
     if any(side.start == 0 or side.stop == n for side, n in zip(box, label.shape, strict=True)):
         seen.warnings.append(
             f"{path}: what is marked reaches the edge of the scan: the tumour may be cut off"

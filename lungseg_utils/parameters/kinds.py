@@ -27,7 +27,9 @@ class Parameter:
     @property
     def kind(self) -> type:
         """Return int, float, bool or str: what the value, or an item of a list, is."""
-        return type(self.default[0] if self.length else self.default)
+        if self.length is None:
+            return type(self.default)
+        return type(self.default[0]) if self.default else float
 
     def __str__(self) -> str:
         """Return what is allowed, in the words of an error message."""

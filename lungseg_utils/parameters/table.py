@@ -17,7 +17,11 @@ from lungseg_utils.runtime import LungsegError
 class TrainingConfig:
     """Everything that decides how a run turns out; written to config.json, compared on resume."""
 
-    epochs: int = parameter(30, "passes of steps_per_epoch steps each", "[1, 100000]")
+    epochs: int = parameter(
+        30,
+        "passes of steps_per_epoch steps each; params/quick.yaml has all that may be set",
+        "[1, 100000]",
+    )
     steps_per_epoch: int = parameter(12, "steps of the optimiser in an epoch", "[1, 100000]")
     batch_size: int = parameter(4, "patches in a step, of all processes together", "[1, 1024]")
     patch_size: tuple[int, int, int] = parameter(
@@ -63,6 +67,17 @@ class TrainingConfig:
     )
     hard_example_share: float = parameter(
         0.0, "share of the patches centred on an error of the starting weights", "[0, 1]"
+    )
+    shares: tuple[float, ...] = parameter(
+        (),
+        "share of the patches that each of several sets gives; empty: by their cases",
+        "[0, 1000]",
+        length=(0, 100),
+    )
+    cube_share: float = parameter(
+        0.5,
+        "share of the patches of whole scans cut to cubes, if a set holds crops",
+        "[0, 1]",
     )
     ema_decay: float = parameter(
         0.95, "decay of the exponential moving average of the weights", "[0, 1)"
@@ -113,7 +128,7 @@ class TrainingConfig:
 # What does not decide how a training turns out: places, machine, prediction, the synthetic set
 OPTIONS = {
     "dataset_dir": Parameter(
-        "", "folder of a Decathlon-layout set; empty: the synthetic quick set"
+        "", "folder of a set with its dataset.json; empty: the synthetic quick set"
     ),
     "run_dir": Parameter("", "folder of the training run; empty: runs/quick"),
     "checkpoint": Parameter("", "weights to predict with; empty: the best ones of the run"),

@@ -15,6 +15,8 @@ from lungseg_utils.patches.rng import Rng
 from lungseg_utils.preprocess.resample import axis_weights
 from lungseg_utils.volume import PADDING_HU
 
+UNKNOWN = 255  # the label of voxels that nobody has seen: no loss counts there
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -26,7 +28,8 @@ class Augmentation:
     slices. sharpen: probability of a sharper kernel. elastic_voxels: largest shift of an elastic
     deformation, its waves a quarter of the patch long. low_resolution: probability of being seen
     as through voxels 1.2 to 2.5 times as large. field_of_view_crop: probability of air beyond a
-    box round the lesions, as in a scan cut to a part.
+    box round the lesions, as in a scan cut to a part. cube: probability that no more is
+    known of a whole scan than of the crops beside it.
     """
 
     mirror: float = 0.5
@@ -40,6 +43,7 @@ class Augmentation:
     elastic_voxels: float = 0.0
     low_resolution: float = 0.0
     field_of_view_crop: float = 0.0
+    cube: float = 0.0
 
 
 USUAL_AUGMENTATION = Augmentation()
@@ -137,6 +141,30 @@ def crop_field_of_view(hu: Tensor, label: Tensor, rng: Rng) -> Tensor:
         ends = place < (last + 1 + behind).ceil()
         inside = inside & starts & ends
     return torch.where(inside, hu, PADDING_HU + 224 * draws())
+
+
+def cut_to_cubes(label: Tensor, shape: Sequence[int], rng: Rng) -> Tensor:
+    """Return `label` (B, d, h, w), UNKNOWN beyond a box of `shape` (d, h, w) somewhere in each.
+
+    The middle of the box lies up to a quarter of the patch from its own, as that of a real crop.
+    """
+    label = label.clone()
+    for own in label:
+        is_inside = torch.zeros(own.shape, dtype=torch.bool, device=own.device)
+        starts = [
+            round((size - side) / 2 + rng.symmetric(0.25 * size))
+            for size, side in zip(own.shape, shape)
+        ]
+        ends = zip(starts, shape)
+        is_inside[tuple(slice(max(0, start), max(0, start + side)) for start, side in ends)] = True
+        own[~is_inside] = UNKNOWN
+    return label
+
+
+def fill_unknown(hu: Tensor, label: Tensor, rng: Rng) -> Tensor:
+    """Fill HU (B, d, h, w) with air, or lung, where `label` is UNKNOWN."""
+    filling = _column([PADDING_HU + 224 * rng.random() for _ in range(len(hu))], hu)
+    return torch.where(label == UNKNOWN, filling, hu)
 
 
 def _coarsen(hu: Tensor, factors: Sequence[float]) -> Tensor:

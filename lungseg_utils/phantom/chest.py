@@ -1,36 +1,30 @@
 """One synthetic case from seed to voxels: patient, anatomy, disease, scanner."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lungseg_utils import volume
 from lungseg_utils.components import drop_small
-from lungseg_utils.phantom import (
-    atelectasis,
-    bones,
-    lungs,
-    mimics,
-    scanner,
-    soft_tissue,
-    tumour_painting,
-    tumours,
-)
-from lungseg_utils.phantom.anatomy import Anatomy, draw_anatomy
+from lungseg_utils.phantom import bones, bowel, lungs, mimics, scanner, soft_tissue
+from lungseg_utils.phantom.anatomy import draw_anatomy
 from lungseg_utils.phantom.fields import Canvas, VoxelGrid, interpolate
+from lungseg_utils.phantom.lesions import SMALLEST_LABEL_MM3, paint_lesions
 from lungseg_utils.phantom.person import Person, draw_person, with_less_contrast
 from lungseg_utils.phantom.scanner import Scanner
-from lungseg_utils.phantom.trees import Trees
-from lungseg_utils.phantom.tumours import COUNT_SHARES, Lesion
+from lungseg_utils.phantom.tumours import Lesion
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.volume.grid import grid_along
 
 TIERS = ("quick", "medium", "full")
 ROOM_AIR_HU = -1000.0
-SMALLEST_LABEL_MM3 = 80.0  # a nodule of 6 mm has 113
-SLICES_MM = (0.625, 1.0, 1.25, 1.25, 1.5, 2.5, 3.0)  # of the full tier
+MOST_TUMOURS = 9  # that may be asked for
+SLICES_MM = (0.625, 1.0, 1.25, 1.25, 1.5, 2.5, 3.0, 4.0, 5.0)  # of the full tier
+MOST_SLICES = 300
+REGIONS = {"chest": 0.85, "bases": 0.05, "abdomen": 0.1}  # what scans cover; shares
+HILA_MM = 70.0  # height up to which the lungs are drawn, though the scan ends below
 
 Triple = tuple[float, float, float]
 
@@ -58,13 +52,16 @@ def synthesise(
     shape: Sequence[int] | None = None,
     mix: str = "task06",
     slabs: int | None = None,
+    tumours: int | None = None,
 ) -> Chest:
     """Make one chest CT at `spacing_mm` (D, H, W).
 
-    `shape` defaults to what the whole chest needs. `mix` is a key of `COUNT_SHARES`: "easy" has
-    larger lesions and fewer mimics; "broad" has more lesions, of every size alike, some of them
-    central, and in some chests scars and less contrast. `slabs` thin slices are averaged into each
-    slice (default: as many as bring them near the in-plane spacing).
+    `shape` defaults to what the scanned region needs; of two numbers, H and W, only D does. `mix`
+    is a key of `COUNT_SHARES`: "easy" has larger lesions and fewer mimics, and always shows the
+    whole chest; "broad" has more lesions, of every size alike, some of them central, and in some
+    chests less contrast. `slabs` thin slices are averaged into each slice (default: as many as
+    bring them near the in-plane spacing). `tumours` is how many there are (default: drawn by the
+    mix, one to four); the rest of the chest does not depend on it.
     """
     rng = np.random.default_rng([seed, 20240607])
     easy = mix == "easy"
@@ -74,7 +71,8 @@ def synthesise(
     settings = scanner.draw_scanner(rng, spacing_mm, easy=easy)
     # what is thinner than a painted slice would come out too faint or too thin
     slabs = slabs or max(1, round(spacing_mm[0] / max(1.25, *spacing_mm[1:])))
-    grid = _place_grid(rng, person, spacing_mm, shape)
+    region = "chest" if easy else _draw_region(rng.spawn(1)[0])
+    grid = _place_grid(rng, person, spacing_mm, shape, region)
     thin = _thin_slices(grid, slabs)
     coarse = _coarse_grid(thin, 6.0 if min(spacing_mm[1:]) > 2.4 else 4.0)
     canvas = Canvas(thin, coarse, ROOM_AIR_HU)
@@ -82,12 +80,14 @@ def synthesise(
     if settings.table:
         scanner.paint_table(rng, canvas, anatomy.skin)
     soft_tissue.paint_soft_tissue(rng, canvas, anatomy)
+    if not easy:
+        bowel.paint_bowel(rng.spawn(1)[0], canvas, anatomy)
     mimics.paint_nodes(rng, canvas, anatomy)
     anatomy, trees = lungs.paint_lungs(rng, canvas, anatomy, mix)
     bones.paint_ribs(rng, canvas, anatomy)
     bones.paint_spine(rng, canvas, anatomy)
     bones.paint_shoulders(canvas, anatomy.frame)
-    lesions, share = _paint_lesions(rng, canvas, anatomy, trees, mix)
+    lesions, share = paint_lesions(rng, canvas, anatomy, trees, mix, tumours)
     if settings.implant:
         scanner.paint_implant(rng, canvas, settings.implant, anatomy.frame)
     hu = scanner.average_slices(canvas.hu, slabs)
@@ -104,18 +104,33 @@ def synthesise(
     )
 
 
+def _draw_region(rng: np.random.Generator) -> str:
+    return str(rng.choice(list(REGIONS), p=list(REGIONS.values())))
+
+
 def _place_grid(
     rng: np.random.Generator,
     person: Person,
     spacing_mm: Triple,
     shape: Sequence[int] | None,
+    region: str,
 ) -> VoxelGrid:
-    """Return the scan's grid, round the chest."""
+    """Return the scan's grid: round the chest, the lungs' bases, or these and the abdomen."""
     top = 128 * person.height + rng.uniform(0, 45)
-    bottom = person.dome_mm[1] * person.height - rng.uniform(70, 150)
+    below = rng.uniform(70, 150)
+    if region != "chest":
+        dome = max(person.dome_mm) * person.height
+        place = rng.spawn(1)[0]
+        top = dome + place.uniform(*((40, 100) if region == "bases" else (15, 90)))
+        below += 110 if region == "abdomen" else 0
+    bottom = person.dome_mm[1] * person.height - below
     if shape is None:
         field = rng.uniform(330, 430) if rng.random() < 0.7 else rng.uniform(430, 500)
-        shape = [int(size / s) for size, s in zip((top - bottom, field, field), spacing_mm)]
+        shape = [int(size / s) for size, s in zip((field, field), spacing_mm[1:])]
+    if len(shape) == 2:
+        shape = [min(int((top - bottom) / spacing_mm[0]), MOST_SLICES), *shape]
+    if region != "chest":  # however few the slices, some of them show lung
+        bottom = top - shape[0] * spacing_mm[0]
     middle = ((top + bottom) / 2, rng.normal(4, 8), rng.normal(0, 6))
     origin = [m - s * (n - 1) / 2 for m, s, n in zip(middle, spacing_mm, shape)]
     return VoxelGrid(origin, spacing_mm, shape)
@@ -138,57 +153,47 @@ def _coarse_grid(thin: VoxelGrid, step: float) -> VoxelGrid:
     z, y, x = thin.origin_mm
     low = [max(z, -420.0) - step, max(y - step, -222.0), max(x - step, -292.0)]
     z, y, x = (o + s * n for o, s, n in zip(thin.origin_mm, thin.spacing_mm, thin.shape))
-    high = [z + step, min(y + step, 195.0), min(x + step, 292.0)]
+    high = [max(z, HILA_MM) + step, min(y + step, 195.0), min(x + step, 292.0)]
     return VoxelGrid(
         low, (step,) * 3, [int(np.ceil((b - a) / step)) + 1 for a, b in zip(low, high)]
     )
 
 
-def _paint_lesions(
-    rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, trees: Trees, mix: str
-) -> tuple[list[Lesion], np.ndarray]:
-    """Paint one to four tumours; return them and the coverage of their label."""
-    label = np.zeros(canvas.fine.shape, np.float32)
-    found = []
-    for number in range(rng.choice(len(COUNT_SHARES[mix]), p=COUNT_SHARES[mix]) + 1):
-        lesion = tumours.draw_lesion(rng, mix, first=number == 0)
-        centre = tumours.place_lesion(rng, lesion, anatomy, trees, mix)
-        if centre is None:
-            continue
-        is_central = lesion.site in ("hilum", "mediastinum", "central")
-        if is_central and lesion.volume_ml > 8 and rng.random() < 0.2:
-            atelectasis.paint_collapse(rng, canvas, anatomy, centre, lesion.radius_mm)
-        z, y, x = map(float, centre)
-        lesion = replace(lesion, centre_mm=(z, y, x))
-        painted = tumour_painting.paint_lesion(rng, canvas, lesion, anatomy, trees)
-        if painted is not None:
-            box, cover = painted
-            label[box] = np.maximum(label[box], cover)
-            found.append(lesion)
-    return found, label
+def check_options(tier: str, tumours: int | None) -> None:
+    """Raise LungsegError for an unknown tier or an impossible number of tumours."""
+    if tier not in TIERS:
+        raise LungsegError("tier", f"unknown tier {tier!r}", f"Use one of {', '.join(TIERS)}")
+    is_whole = isinstance(tumours, (int, np.integer)) and not isinstance(tumours, bool)
+    if tumours is not None and not (is_whole and 0 <= tumours <= MOST_TUMOURS):
+        raise LungsegError(
+            "tumours",
+            f"{tumours!r} is out of range",
+            f"Use a whole number from 0 to {MOST_TUMOURS}, or None",
+        )
 
 
-def make_case(seed: int, *, tier: str = "quick") -> tuple[volume.Volume, np.ndarray]:
-    """Make a scan and its label (uint8, (D, H, W)).
+def make_case(
+    seed: int, *, tier: str = "quick", tumours: int | None = None
+) -> tuple[volume.Volume, np.ndarray]:
+    """Make a scan with `tumours` (default: drawn, one to four) and its label (uint8, (D, H, W)).
 
     `tier` is "quick" (3 mm, easier), "medium" (2.5 mm, to train on: tumours of every size alike) or
     "full" (native).
     """
-    if tier not in TIERS:
-        raise LungsegError("tier", f"unknown tier {tier!r}", f"Use one of {', '.join(TIERS)}")
+    check_options(tier, tumours)
     rng = np.random.default_rng([seed, 7])
     if tier == "quick":
         pixel_mm = rng.uniform(2.9, 3.2)
-        chest = synthesise(seed, spacing_mm=(3.0, pixel_mm, pixel_mm), mix="easy")
+        chest = synthesise(seed, spacing_mm=(3.0, pixel_mm, pixel_mm), mix="easy", tumours=tumours)
     elif tier == "medium":
-        chest = synthesise(seed, spacing_mm=(2.5, 2.5, 2.5), mix="broad")
+        chest = synthesise(seed, spacing_mm=(2.5, 2.5, 2.5), mix="broad", tumours=tumours)
     else:
         pixel_mm = rng.uniform(0.62, 0.9)
         slice_mm = float(rng.choice(SLICES_MM))
         if pixel_mm > 0.7:
             slice_mm = max(slice_mm, 1.0)
-        shape = (int(np.clip(330 / slice_mm, 112, 300)), 512, 512)
-        chest = synthesise(seed, spacing_mm=(slice_mm, pixel_mm, pixel_mm), shape=shape)
+        spacing_mm = (slice_mm, pixel_mm, pixel_mm)
+        chest = synthesise(seed, spacing_mm=spacing_mm, shape=(512, 512), tumours=tumours)
     affine = volume.CANONICAL * [*chest.spacing_mm, 1.0]
     affine[:3, 3] = rng.uniform(-300, 300, 3).round(3)
     name = f"phantom_{seed:06d}"

@@ -8,24 +8,31 @@ import numpy as np
 
 from lungseg_utils import volume
 from lungseg_utils.memory import keep_freed_memory
-from lungseg_utils.phantom.chest import TIERS, make_case
+from lungseg_utils.phantom.chest import check_options, make_case
 from lungseg_utils.runtime import LungsegError, progress, require_writable, writing
 
 ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "LPI")  # how scanners and tools store the same chest
 SEEDS_PER_SET = 10_000  # set `seed` owns the case seeds from seed * SEEDS_PER_SET on
 FIRST_TEST_SEED = SEEDS_PER_SET // 2  # tests come from the upper half
 LARGEST_SEED = 2**32 - 1  # of a set, as of every other seed; those of its cases are larger
-RECIPE_VERSION = 14  # to be raised when the same seed makes other voxels
+RECIPE_VERSION = 15  # to be raised when the same seed makes other voxels
 
 Recipe = dict[str, Any]  # the content of phantom.json
 Job = tuple[int, Path, Path]  # seed, image, label
 
 
 def write_dataset(
-    out: str | Path, *, cases: int = 12, test_cases: int = 4, seed: int = 0, tier: str = "quick"
+    out: str | Path,
+    *,
+    cases: int = 12,
+    test_cases: int = 4,
+    seed: int = 0,
+    tier: str = "quick",
+    tumours: int | None = None,
 ) -> Path:
     """Write a set of `cases` labelled and `test_cases` test scans to `out` and return it.
 
+    Every chest has as many `tumours` (default: drawn, one to four); without any, labels are empty.
     Test labels lie hidden in labelsTs, which dataset.json does not list. A complete set of the same
     parameters is left as it is; one that was interrupted is finished; another one in the same place
     raises LungsegError.
@@ -37,8 +44,7 @@ def write_dataset(
         ("seed", seed, 0, LARGEST_SEED),
     ):
         _check_range(name, value, low, high)
-    if tier not in TIERS:
-        raise LungsegError("tier", f"unknown tier {tier!r}", f"Use one of {', '.join(TIERS)}")
+    check_options(tier, tumours)
     recipe = {
         "generator": "lungseg_utils.phantom",
         "version": RECIPE_VERSION,
@@ -46,6 +52,7 @@ def write_dataset(
         "test_cases": int(test_cases),
         "seed": int(seed),
         "tier": tier,
+        "tumours": None if tumours is None else int(tumours),
     }
     jobs = _jobs(out, recipe)
     if _is_begun(out, recipe):
@@ -58,7 +65,7 @@ def write_dataset(
     _write_json(out / "phantom.json", recipe)
     keep_freed_memory()
     for case_seed, image, label in progress(jobs, f"making {len(jobs)} synthetic CTs"):
-        scan, truth = make_case(case_seed, tier=tier)
+        scan, truth = make_case(case_seed, tier=tier, tumours=tumours)
         orientation = ORIENTATIONS[case_seed % len(ORIENTATIONS)]
         volume.write_nifti(image, scan.hu, scan.affine, orientation=orientation)
         volume.write_nifti(label, truth, scan.affine, orientation=orientation)

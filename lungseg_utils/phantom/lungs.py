@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from lungseg_utils.phantom import atelectasis, mimics
+from lungseg_utils.phantom import atelectasis, infection, mimics
 from lungseg_utils.phantom.anatomy import Anatomy
 from lungseg_utils.phantom.fields import Box, Canvas, noise
 from lungseg_utils.phantom.person import Person
-from lungseg_utils.phantom.trees import Trees, bronchi, grow_vessels, rasterise
+from lungseg_utils.phantom.trees import Trees, bronchi, draw_hilar_branches, grow_vessels, rasterise
 
 BRONCHOGRAM_MM = 0.75  # radius of the thinnest artery whose bronchus is seen in consolidated lung
 AIRWAY_HU = np.float32(-975)
@@ -27,6 +27,10 @@ def paint_lungs(
     lung = canvas.coverage(whole, box)
     _paint_parenchyma(rng, canvas, anatomy)
     arteries, veins = grow_vessels(rng, anatomy, canvas.edge_mm)
+    if mix != "easy":
+        more_arteries, more_veins = draw_hilar_branches(rng.spawn(1)[0], anatomy)
+        arteries = np.concatenate([arteries, more_arteries])
+        veins = np.concatenate([veins, more_veins])
     _paint_texture(rng, canvas, lung, box)
     _paint_fissures(rng, canvas, anatomy, lung, box)
     fluid = mimics.draw_effusion(rng, anatomy)
@@ -37,7 +41,10 @@ def paint_lungs(
     consolidation = mimics.paint_opacities(rng, canvas, anatomy, easy=mix == "easy")
     mimics.paint_bulges(rng, canvas, anatomy, easy=mix == "easy")
     open_bronchi = [] if consolidation is None else [(*consolidation, 0.0)]
-    if mix == "broad" and rng.random() < 0.3:
+    if mix != "easy" and rng.random() < 0.25:
+        infected = infection.paint_infection(rng.spawn(1)[0], canvas, anatomy)
+        open_bronchi += [(*part, rng.uniform(0, 1)) for part in infected]
+    if mix != "easy" and rng.random() < 0.3:
         scars = atelectasis.paint_scars(rng, canvas, anatomy)
         open_bronchi += [(*scar, rng.uniform(0, 1)) for scar in scars]
     trees = Trees(arteries, veins, bronchi(arteries, rng.uniform(1.7, 2.3)))

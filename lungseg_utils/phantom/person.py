@@ -51,6 +51,8 @@ def draw_person(rng: np.random.Generator, *, easy: bool = False) -> Person:
     fat_rng = rng.spawn(1)[0]
     if not easy and fat_rng.random() < 0.4:
         tissue_hu["mediastinal_fat"] = fat_rng.uniform(-60, 30)
+    if not easy and fat_rng.random() < 0.3:
+        blood_hu = _draw_angiography(fat_rng, blood_hu)
     # Deep inspiration is dark and large; a shallow one brighter, with a higher diaphragm.
     shallow = rng.beta(1.4, 2.2)
     dome = -116 + 46 * shallow + rng.normal(0, 6)
@@ -86,6 +88,19 @@ def _draw_blood(rng: np.random.Generator, phase: str) -> dict[str, float]:
         "superior_vena_cava": cava,
         "azygos_vein": veins,
         "inferior_vena_cava": (plain + veins) / 2,
+    }
+
+
+def _draw_angiography(rng: np.random.Generator, blood_hu: dict[str, float]) -> dict[str, float]:
+    """Draw the HU of a scan timed for the arteries: 150 to 400 HU is what protocols aim at."""
+    aorta = rng.uniform(150, 400)
+    right = rng.uniform(100, 400)
+    return blood_hu | {
+        "right_heart": right,
+        "left_heart": aorta + rng.normal(0, 15),
+        "aorta": aorta,
+        "superior_vena_cava": right + rng.uniform(0, 300),
+        "azygos_vein": rng.choice([rng.uniform(40, 90), rng.uniform(90, 300)], p=[0.7, 0.3]),
     }
 
 

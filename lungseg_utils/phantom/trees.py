@@ -47,6 +47,28 @@ def grow_vessels(
     return np.concatenate(arteries), np.concatenate(veins)
 
 
+def draw_hilar_branches(
+    rng: np.random.Generator, anatomy: Anatomy
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw large arteries and veins beside the hila (n, 8), which slices cut across.
+
+    Lobar arteries are 8 to 12 mm wide, segmental ones 4 to 8 mm.
+    """
+    both: tuple[list, list] = [], []
+    for side, hilum in zip((-1, 1), anatomy.hila):
+        for segments, below in zip(both, ((0, 0, 0), (-16, -6, 0))):
+            for _ in range(rng.integers(2, 6)):
+                start = hilum + below + rng.normal(0, (10, 6, 4))
+                way = rng.normal((0, 0, 0.7 * side), (0.9, 1.0, 0.5))
+                way *= rng.uniform(20, 55) / np.linalg.norm(way)
+                bend = start + 0.5 * way + rng.normal(0, 4, 3)
+                wide, thin = rng.uniform((2.5, 1.5), (6, 3))
+                between = (wide + thin) / 2
+                segments.append([*start, *bend, wide, between])
+                segments.append([*bend, *(start + way), between, thin])
+    return np.array(both[0]), np.array(both[1])
+
+
 def grow(
     rng: np.random.Generator,
     root: np.ndarray,

@@ -37,8 +37,9 @@ def is_nifti(name: str) -> bool:
 
 
 def has_more_slices(folder: str, count: int) -> bool:
-    """Return whether more than `count` files below `folder` begin as DICOM does."""
-    slices = (path for path in files_below(folder) if _begins_as_dicom(path))
+    """Return whether more than `count` files below `folder` are DICOM."""
+    others = (path for path in files_below(folder) if not is_nifti(os.path.basename(path)))
+    slices = (path for path in others if _read_header(path) is not None)
     return len(list(islice(slices, count + 1))) > count
 
 
@@ -154,11 +155,3 @@ def files_below(folder: str) -> Iterator[str]:
             path = os.path.join(root, name)
             if not name.startswith(JUNK) and os.path.isfile(path):
                 yield path
-
-
-def _begins_as_dicom(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False

@@ -18,13 +18,24 @@ from lungseg_utils import volume
 from lungseg_utils.on_ray import work_on_ray
 from lungseg_utils.preprocess.lungs import MARGIN_MM
 from lungseg_utils.preprocess.prepared import CLIP_HU, Prepared, prepare
-from lungseg_utils.runtime import file_error, home, progress, require_writable, warn, writing
+from lungseg_utils.runtime import (
+    LungsegError,
+    file_error,
+    home,
+    progress,
+    require_writable,
+    warn,
+    writing,
+)
 
 CACHE_VERSION = 6  # raise it whenever preparing the same scan results in other voxels
 
 
 class CaseFiles(Protocol):
-    """A case as the cache needs it: a name, a scan and, for training, its label."""
+    """A case as the cache needs it: a name, a scan and, for training, its label.
+
+    It may have `is_crop`: its scan is a piece of a chest.
+    """
 
     @property
     def id(self) -> str:
@@ -79,7 +90,10 @@ class CachedPreparation:
     def __call__(self, case: CaseFiles) -> Prepared:
         """Return `case`, memory-mapped."""
         sources = [path for path in (case.image, case.label) if path]
-        path = self.folder / f"{case.id}-{_digest_of_files(sources)}.safetensors"
+        is_crop = getattr(case, "is_crop", False)
+        digest = _digest_of_files(sources)
+        name = f"{case.id}-{digest}{'-crop' if is_crop else ''}.safetensors"
+        path = self.folder / name
         if path.exists():
             prepared = load(path)
             if prepared is not None:
@@ -89,7 +103,7 @@ class CachedPreparation:
             self.changed.append(case.id)
         scan = replace(volume.read(case.image), name=case.id)
         label = volume.read_label(case.label, like=scan) if case.label else None
-        prepared = prepare(scan, label=label, spacing_mm=self.spacing_mm)
+        prepared = prepare(scan, label=label, spacing_mm=self.spacing_mm, is_crop=is_crop)
         save(path, prepared, sources)
         return load(path) or prepared
 
@@ -100,11 +114,20 @@ def _prepare_on_ray(cases: Sequence[CaseFiles], prepare_one: CachedPreparation) 
     def begin() -> Callable[[CaseFiles], str]:
         return lambda case: prepare_one(case).name  # the arrays stay in the cache
 
-    results = work_on_ray(cases, begin)
-    outcomes = [outcome for _, outcome in progress(results, "preparing scans", total=len(cases))]
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    largest_first = sorted(cases, key=_size, reverse=True)
+    results = progress(work_on_ray(largest_first, begin), "preparing scans", total=len(cases))
+    failures = {
+        case.id: str(outcome) or "each process that prepared it died"
+        for case, outcome in results
+        if isinstance(outcome, Exception)
+    }
     if failures:
-        raise failures[0]
+        causes = "; ".join(f"{name}: {cause}" for name, cause in sorted(failures.items()))
+        raise LungsegError(f"{len(failures)} of {len(cases)} scans", causes)
+
+
+def _size(case: CaseFiles) -> int:
+    return case.image.stat().st_size if case.image.is_file() else 0
 
 
 def _remove_stale(path: Path, case_id: str, sources: Sequence[Path]) -> bool:
@@ -130,6 +153,7 @@ def save(path: Path, prepared: Prepared, sources: Sequence[Path] = ()) -> None:
         "box": [[side.start, side.stop] for side in prepared.box],
         "spacing_mm": prepared.spacing_mm,
         "sources": _resolved(sources),
+        "is_crop": prepared.is_crop,
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # not save_file, which leaves a file of another name behind when it is killed
@@ -155,6 +179,7 @@ def load(path: Path) -> Prepared | None:
             label=arrays.get("label"),
             box=tuple(slice(*side) for side in facts["box"]),  # type: ignore[arg-type]
             spacing_mm=tuple(facts["spacing_mm"]),
+            is_crop=facts.get("is_crop", False),
         )
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):  # the file is sound, too many are open

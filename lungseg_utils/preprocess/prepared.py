@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lungseg_utils.components import Box
-from lungseg_utils.preprocess.lungs import find_lungs
+from lungseg_utils.preprocess.lungs import find_lungs, whole_crop
 from lungseg_utils.preprocess.oblique import align, resample_back
 from lungseg_utils.preprocess.padding import without_frame
 from lungseg_utils.preprocess.plausibility import check_lungs
@@ -33,7 +33,8 @@ class Prepared:
     hu: int16, clipped. region: uint8, where a lung tumour may lie. lungs: uint8, aerated lung.
     label: uint8 or None. box: the slices of the axis-aligned scan that the grid fills exactly.
     spacing_mm: the true one. aligned, scan: the axis-aligned scan and the one as read, the same
-    where its axes are the patient's; None from the cache, which has no way back.
+    where its axes are the patient's; None from the cache, which has no way back. is_crop: it is a
+    piece of a chest, and nobody knows what is beside it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Prepared:
     spacing_mm: tuple[float, float, float]
     aligned: Volume | None = None
     scan: Volume | None = None
+    is_crop: bool = False
 
     def back(self, array: Tensor | np.ndarray, threshold: float | None = None) -> np.ndarray:
         """Return `array` (D, H, W) of the working grid on the grid of the scan; 0 outside the box.
@@ -83,22 +85,25 @@ def prepare(
     label: np.ndarray | None = None,
     spacing_mm: float = 3.0,
     device: torch.device | str = "cpu",
+    is_crop: bool = False,
 ) -> Prepared:
     """Crop `volume` to its lungs, resample to cubes of about `spacing_mm` and clip its HU.
 
     A scan whose axes are oblique to the patient's is first resampled along them. The label takes
     the same way. The grid fills the box exactly, so `Prepared.spacing_mm` differs from the wish by
     up to half a voxel in the whole box. A label is averaged and cut at one half: small ones lose a
-    little of their corners (notebook 02).
+    little of their corners (notebook 02). A crop, in which no lungs can be found, is taken whole.
     """
     _check(volume, label)
-    check_geometry(volume)
+    if not is_crop:
+        check_geometry(volume)
     volume = without_frame(volume)
     aligned = align(volume)
     if label is not None:
         label = _align_label(label, aligned, volume)
-    lungs = find_lungs(aligned)
-    check_lungs(aligned, lungs)
+    lungs = whole_crop(aligned) if is_crop else find_lungs(aligned)
+    if not is_crop:
+        check_lungs(aligned, lungs)
     box = lungs.box
     extent_mm = np.array([side.stop - side.start for side in box]) * aligned.spacing_mm
     shape = working_shape(extent_mm, spacing_mm)
@@ -116,6 +121,7 @@ def prepare(
         spacing_mm=(true_mm[0], true_mm[1], true_mm[2]),
         aligned=aligned,
         scan=volume,
+        is_crop=is_crop,
     )
 
 

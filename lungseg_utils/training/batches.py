@@ -44,6 +44,7 @@ def epoch_batches(
             generator=run.generator,
             foreground_share=config.foreground_share,
             hard_example_share=config.hard_example_share,
+            shares=config.shares,
             augmentation=augmentation,
         )
 
@@ -62,4 +63,5 @@ def augmentation_of(config: TrainingConfig) -> Augmentation:
         elastic_voxels=config.elastic_voxels,
         low_resolution=config.low_resolution,
         field_of_view_crop=config.field_of_view_crop,
+        cube=config.cube_share,
     )

@@ -10,18 +10,27 @@ from lungseg_utils.evaluation import evaluate
 from lungseg_utils.prediction import predict_files
 from lungseg_utils.prediction.inputs import Scan
 from lungseg_utils.runtime import LungsegError, require_writable
-from lungseg_utils.training.recipe import train
+from lungseg_utils.training.recipe import Datasets, train
 
 FOLDS = 5
 
 
-def crossvalidate(dataset: decathlon.Dataset, run_dir: str | Path, settings: Mapping) -> list[dict]:
-    """Train every fold of `dataset`, score each case by the fold that has not seen it.
+def crossvalidate(
+    datasets: Datasets,
+    run_dir: str | Path,
+    settings: Mapping,
+    weights: str | Path | None = None,
+) -> list[dict]:
+    """Train every fold of a dataset, score each case by the fold that has not seen it.
 
+    Of several sets the first is cross-validated; the others train in every fold. With `weights`
+    each fold starts from them, which should have seen none of the cases.
     Leaves fold<K>/ (a run folder each), masks/, metrics.csv and summary.json in `run_dir`, and
     returns the rows of metrics.csv. A fold that was stopped goes on where it was; one that is
     finished is not trained again.
     """
+    sets = [datasets] if isinstance(datasets, decathlon.Dataset) else list(datasets)
+    dataset = sets[0]
     run_dir = require_writable(run_dir)
     masks = run_dir / "masks"
     _require_no_others(masks, dataset.training)
@@ -33,7 +42,13 @@ def crossvalidate(dataset: decathlon.Dataset, run_dir: str | Path, settings: Map
     labels: dict[str, Path] = {}
     for fold in folds:
         folder = run_dir / f"fold{fold}"
-        train(dataset, folder, {**settings, "fold": fold}, resume=(folder / "last.pt").exists())
+        train(
+            sets,
+            folder,
+            {**settings, "fold": fold},
+            resume=(folder / "last.pt").exists(),
+            weights=weights,
+        )
         _, unseen = decathlon.split(dataset, fold=fold, seed=settings["seed"])
         labels |= {case.id: case.label for case in unseen if case.label}
         rows = predict_files(

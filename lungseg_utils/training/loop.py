@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import shlex
 import signal
 import threading
@@ -74,6 +75,7 @@ def fit(
     model: SegUNet | None = None,
     weights: str | Path | None = None,
     recipe: Mapping | None = None,
+    cases_per_set: Sequence[int] = (),
 ) -> list[dict]:
     """Train a SegUNet and return its history, a row an epoch; leave everything in `run_dir`.
 
@@ -84,7 +86,8 @@ def fit(
 
     It begins with random weights, with those of `model`, or with those of the file `weights`, to
     fine-tune them: their score is printed first, and they are the best until an epoch is better.
-    `recipe` is written to config.json for who resumes. Started by `accelerate launch` or
+    `recipe` is written to config.json for who resumes. `cases_per_set` counts the training cases of
+    each of several sets, which are given one set after another. Started by `accelerate launch` or
     `torchrun`, the processes share each batch and the first of them writes. A second training in
     the folder at the same time is refused.
     """
@@ -107,6 +110,7 @@ def fit(
             restore(run, run_dir)
         if run.epoch < config.epochs:
             cases = _training_cases(run, training, run_dir, config, first_weights)
+            cases = _number_sets(cases, cases_per_set)
             _train(run, cases, validation, run_dir, config)
     return run.history
 
@@ -122,13 +126,26 @@ def _training_cases(
     cases = [make_training_case(case, run.device) for case in training]
     if first_weights:
         cases = add_hard_examples(cases, training, first_weights, config)
-    if not any(case.lesions for case in cases):
+    empty = [case.name for case in cases if not case.lesions]
+    if len(empty) == len(cases):
         raise LungsegError(
             run_dir,
             "no tumour is marked in any training case",
             "Restore the labels of the dataset",
         )
+    if empty:
+        shown = ", ".join(empty[:3]) + (" …" if len(empty) > 3 else "")
+        warn(f"{len(empty)} of {len(cases)} training cases have no tumour marked: {shown}")
     return cases
+
+
+def _number_sets(cases: Sequence[TrainingCase], cases_per_set: Sequence[int]) -> list[TrainingCase]:
+    """Return `cases`, which come one set after another, with the number of their set."""
+    numbers = [number for number, count in enumerate(cases_per_set) for _ in range(count)]
+    return [
+        dataclasses.replace(case, set_number=number)
+        for case, number in zip(cases, numbers or [0] * len(cases), strict=True)
+    ]
 
 
 def _train(

@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from lungseg_utils.patches import UNKNOWN
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training.distributed import whole_batch
+
+NEVER = -30.0  # a logit: a probability of nothing, with no gradient
 
 
 class TrainingNetwork(nn.Module):
@@ -70,11 +73,14 @@ def whole_batch_loss(
     """Return the loss of the batch of all processes: the mean over `outputs`.
 
     Each output counts half as much as the one before (nnU-Net's weights of deep supervision).
+    Where the label is UNKNOWN nothing counts.
     """
     label = whole_batch(accelerator, label)
     total = torch.zeros((), device=label.device)
     weights = [0.5**stage for stage in range(len(outputs))]
     for weight, logits in zip(weights, outputs):
         target = F.interpolate(label, logits.shape[2:], mode="nearest-exact")
-        total = total + weight * loss_function(whole_batch(accelerator, logits), target)
+        is_unknown = target == UNKNOWN
+        known = whole_batch(accelerator, logits).masked_fill(is_unknown, NEVER)
+        total = total + weight * loss_function(known, target.masked_fill(is_unknown, 0))
     return total / sum(weights)

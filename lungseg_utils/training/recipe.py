@@ -1,4 +1,4 @@
-"""From a dataset and parameters to a run: split, prepare, train."""
+"""From datasets and parameters to a run: split, prepare, train."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from lungseg_utils import decathlon, parameters
+from lungseg_utils.checkpoint import find
 from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.preprocess.cache import prepare_cases
-from lungseg_utils.runtime import LungsegError, file_error, require_writable
+from lungseg_utils.runtime import LungsegError, file_error, require_writable, warn
 from lungseg_utils.training.distributed import start_accelerator
 from lungseg_utils.training.loop import fit
 from lungseg_utils.training.run import read_start
 
+Datasets = decathlon.Dataset | Sequence[decathlon.Dataset]
+
 
 def train(
-    dataset: decathlon.Dataset,
+    datasets: Datasets,
     run_dir: str | Path,
     settings: Mapping,
     *,
@@ -29,13 +32,17 @@ def train(
     weights: str | Path | None = None,
     validate_also: Sequence[Prepared] = (),
 ) -> list[dict]:
-    """Split and prepare `dataset`, train on it as the parameters in `settings` say.
+    """Split and prepare a dataset, train on it as the parameters in `settings` say.
 
-    Returns the history. `validate_also` joins the validation cases of the fold. Of several
-    processes the first prepares the scans; the others find them in the cache, or fail as it did.
+    Returns the history. Of several sets the first is split by the fold; of the others every case
+    trains, and `settings["shares"]` says how much of the patches each set gives. `validate_also`
+    joins the validation cases of the fold. Of several processes the first prepares the scans; the
+    others find them in the cache, or fail as it did.
     """
+    sets = [datasets] if isinstance(datasets, decathlon.Dataset) else list(datasets)
     run_dir = require_writable(run_dir)
     config = training_config(settings)
+    _check_shares(sets, config)
     if weights is not None:
         read_start(weights, config)  # whether they fit is known before the scans are prepared
     accelerator = start_accelerator(settings["device"])
@@ -43,53 +50,68 @@ def train(
     failure = None
     if accelerator.is_main_process:
         try:
-            prepared = _prepare(dataset, settings)
+            prepared = _prepare(sets, settings)
         except LungsegError as error:
             failure = error
     failure = gather_object([failure])[0]
     if failure:
         raise failure
-    training, validation = prepared or _prepare(dataset, settings)
+    training, validation = prepared or _prepare(sets, settings)
     return fit(
-        training,
+        [case for cases in training for case in cases],
         [*validation, *validate_also],
         run_dir=run_dir,
         config=config,
         device=settings["device"],
         resume=resume,
         weights=weights,
-        recipe=_describe(dataset, settings, weights),
+        recipe=_describe(sets, settings, weights),
+        cases_per_set=[len(cases) for cases in training],
     )
 
 
+def _check_shares(sets: Sequence[decathlon.Dataset], config: TrainingConfig) -> None:
+    if config.shares and len(sets) == 1:
+        warn(f"{sets[0].root}: the only set; shares are of several, and not used")
+    elif config.shares and (len(config.shares) != len(sets) or not sum(config.shares)):
+        raise LungsegError(
+            "shares",
+            f"{list(config.shares)} for {len(sets)} sets",
+            "Give one share a set, not all of them 0",
+        )
+
+
 def _describe(
-    dataset: decathlon.Dataset, settings: Mapping, weights: str | Path | None
+    sets: Sequence[decathlon.Dataset], settings: Mapping, weights: str | Path | None
 ) -> dict[str, Any]:
     """Return what `train` was called with, as config.json keeps it for `resume`."""
     return {
-        "dataset": str(dataset.root.resolve()),
-        "weights": str(Path(weights).resolve()) if weights is not None else None,
+        "datasets": [str(dataset.root.resolve()) for dataset in sets],
+        "weights": str(find(weights).resolve()) if weights is not None else None,
         "settings": dict(settings),
     }
 
 
-def resume(run_dir: str | Path, changes: Mapping, dataset: str | Path | None = None) -> list[dict]:
-    """Continue the run in `run_dir` with its own dataset and settings, but for `changes`.
+def resume(
+    run_dir: str | Path, changes: Mapping, datasets: Sequence[str | Path] = ()
+) -> list[dict]:
+    """Continue the run in `run_dir` with its own datasets and settings, but for `changes`.
 
-    `dataset` is where the set lies now, if not where it was. Epochs, device and workers may
+    `datasets` is where they lie now, if not where they were. Epochs, device and workers may
     change; others are refused with what differs.
     """
     record = Path(run_dir) / "config.json"
     recipe = _read_recipe(record)
-    if not recipe and not dataset:
+    if not recipe and not datasets:
         raise LungsegError(
             record,
             "missing, or it does not name the dataset of the run",
             "Name it: lungseg train DATASET --run-dir DIR --resume",
         )
     settings = parameters.defaults() | parameters.check(recipe.get("settings", {}), record)
+    earlier = recipe.get("datasets") or [recipe.get("dataset")]
     return train(
-        decathlon.load(dataset or recipe["dataset"]),
+        [decathlon.load(folder) for folder in datasets or earlier],
         run_dir,
         settings | dict(changes),
         resume=True,
@@ -112,12 +134,44 @@ def _read_recipe(record: Path) -> dict[str, Any]:
 
 
 def _prepare(
-    dataset: decathlon.Dataset, settings: Mapping
-) -> tuple[list[Prepared], list[Prepared]]:
-    """Return the training and the validation cases of the fold, prepared."""
-    training, validation = decathlon.split(dataset, fold=settings["fold"], seed=settings["seed"])
+    sets: Sequence[decathlon.Dataset], settings: Mapping
+) -> tuple[list[list[Prepared]], list[Prepared]]:
+    """Return the training cases of each set and the validation cases of the fold, prepared."""
+    first, *others = sets
+    training, validation = decathlon.split(first, fold=settings["fold"], seed=settings["seed"])
     options = {"spacing_mm": settings["spacing_mm"], "workers": settings["workers"]}
-    return prepare_cases(training, **options), prepare_cases(validation, **options)
+    prepared = [prepare_cases(training, **options)]
+    validating = prepare_cases(validation, **options)
+    names = _names_of(sets)
+    for name, dataset in zip(names[1:], others):
+        cases = prepare_cases(dataset.training, **options)
+        _require_unseen(validating, cases, dataset)
+        prepared.append([dataclasses.replace(case, name=f"{name}/{case.name}") for case in cases])
+    return prepared, validating
+
+
+def _names_of(sets: Sequence[decathlon.Dataset]) -> list[str]:
+    """Return a name for each set, its folder's; one that is taken gets a number."""
+    names: list[str] = []
+    for dataset in sets:
+        folder = dataset.root.resolve().name
+        taken = sum(name.split(" ")[0] == folder for name in names)
+        names.append(f"{folder} {taken + 1}" if taken else folder)
+    return names
+
+
+def _require_unseen(
+    validation: Sequence[Prepared], training: Sequence[Prepared], dataset: decathlon.Dataset
+) -> None:
+    """Raise where a scan of `dataset` is one to validate on, under whatever name."""
+    seen = {case.hu.tobytes(): case.name for case in training}
+    for case in validation:
+        if case.hu.tobytes() in seen:
+            raise LungsegError(
+                dataset.root,
+                f"its {seen[case.hu.tobytes()]} is the same scan as {case.name}, which validates",
+                "Keep each scan in one of the sets",
+            )
 
 
 def training_config(settings: Mapping) -> TrainingConfig:

@@ -10,6 +10,7 @@ from lungseg_utils.volume.reader import (
     write_map,
     write_mask,
     write_nifti,
+    write_scan,
 )
 from lungseg_utils.volume.scan import Volume
 
@@ -24,4 +25,5 @@ __all__ = [
     "write_map",
     "write_mask",
     "write_nifti",
+    "write_scan",
 ]

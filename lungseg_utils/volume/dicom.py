@@ -9,6 +9,7 @@ import numpy as np
 from lungseg_utils.runtime import LungsegError, warn
 from lungseg_utils.volume.dicom_files import ONE_SERIES, choose, find_series, warn_of_class
 from lungseg_utils.volume.dicom_frames import frames_of
+from lungseg_utils.volume.dicom_join import join_nameless
 from lungseg_utils.volume.dicom_pixels import read_pixels
 from lungseg_utils.volume.dicom_stack import (
     Slice,
@@ -33,7 +34,7 @@ def read_series(folder: str | Path, *, series: str | int | None = None) -> Volum
     `series` picks one of several, by its UID, number or description.
     """
     folder = Path(folder)
-    files = choose(folder, find_series(folder), series).files
+    files = choose(folder, join_nameless(find_series(folder)), series).files
     warn_of_class(folder, files)
     slices = [
         make_slice(path, header, dataset, frame)
@@ -75,8 +76,16 @@ def read_series(folder: str | Path, *, series: str | int | None = None) -> Volum
         folder.resolve().name,
         folder,
         grid,
-        tuple(one.path for one in firsts if one.file is one.dataset),
+        _files_of(firsts),
     )
+
+
+def _files_of(slices: list[Slice]) -> tuple[Path, ...]:
+    """Return the file of each slice, or the one of all frames; none of several with frames."""
+    if all(one.file is one.dataset for one in slices):
+        return tuple(one.path for one in slices)
+    paths = {one.path for one in slices}
+    return tuple(paths) if len(paths) == 1 else ()
 
 
 def _read_level(level: list[Slice]) -> tuple[np.ndarray, tuple[float, float]]:

@@ -45,7 +45,7 @@ def find_series(folder: str | Path) -> list[Series]:
     """List the DICOM series under `folder`, the largest first; what is not DICOM is skipped."""
     found: dict[tuple[str, str], list[tuple[Path, Dataset]]] = {}
     others = []
-    for path in _files_below(folder):
+    for path in files_below(folder):
         header = _header(path)
         if header is None:
             others.append(path)
@@ -65,7 +65,8 @@ def find_series(folder: str | Path) -> list[Series]:
     return sorted(listed, key=lambda series: -len(series.files))
 
 
-def _files_below(folder: str | Path) -> Iterator[Path]:
+def files_below(folder: str | Path) -> Iterator[Path]:
+    """Find the files below `folder`, in order, each folder once whatever links lead to it."""
     visited = set()
     for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         folders.sort()

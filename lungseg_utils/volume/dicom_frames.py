@@ -30,14 +30,15 @@ def frames_of(path: Path, dataset: Dataset) -> list[Dataset]:
     if dataset.get("SOPClassUID") not in ENHANCED:
         return [dataset]
     try:
-        return [_of_frame(dataset, index) for index in range(int(dataset.NumberOfFrames))]
+        return [frame_of(dataset, index) for index in range(int(dataset.NumberOfFrames))]
     except Exception:
         raise LungsegError(
             path, "the places of its frames are missing or cannot be parsed", AGAIN
         ) from None
 
 
-def _of_frame(dataset: Dataset, index: int) -> Dataset:
+def frame_of(dataset: Dataset, index: int) -> Dataset:
+    """Return the header of one frame, with what single slices hold themselves."""
     frame = Dataset()
     for tag in OF_ALL:
         if tag in dataset:

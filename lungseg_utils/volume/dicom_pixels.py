@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from pydicom import Dataset
 from pydicom.pixels import get_decoder
@@ -35,7 +37,7 @@ def read_pixels(one: Slice) -> tuple[np.ndarray, tuple[float, float]]:
         )
     dataset = one.file
     syntax = dataset.file_meta.TransferSyntaxUID
-    decoder = _decoder(one, syntax)
+    decoder = find_decoder(one.path, syntax)
     try:
         if syntax.is_deflated:  # its large elements cannot be read later
             dataset = read_file(one.path) or dataset
@@ -57,26 +59,26 @@ def read_pixels(one: Slice) -> tuple[np.ndarray, tuple[float, float]]:
         raise LungsegError(
             one.path, f"truncated: expected {expected:,} bytes of pixels, got {got:,}", AGAIN
         )
-    pixels = _decode(one, dataset, decoder)
+    pixels = decode(one, dataset, decoder)
     if one.file is one.dataset:
         del dataset.PixelData  # the dataset lives on with its series
     return pixels, scaling
 
 
-def _decoder(one: Slice, syntax: UID) -> Decoder:
+def find_decoder(path: Path, syntax: UID) -> Decoder:
     """Return pydicom's decoder of a transfer syntax; one that is private is refused by its UID."""
     private = ", a private transfer syntax" if syntax.is_private else ""
     try:
         decoder = get_decoder(syntax)
     except (NotImplementedError, ValueError):
         raise LungsegError(
-            one.path,
+            path,
             f"compressed or encoded as {syntax.name}{private}, which cannot be read",
             "Export it uncompressed, in Explicit VR Little Endian",
         ) from None
     if not decoder.is_available:
         raise LungsegError(
-            one.path,
+            path,
             f"compressed as {syntax.name}, which needs a codec",
             f"Install it: pip install {_package(syntax)}",
         )
@@ -87,7 +89,7 @@ def _package(syntax: UID) -> str | None:
     return next((package for word, package in CODECS.items() if word in syntax.name), None)
 
 
-def _decode(one: Slice, dataset: Dataset, decoder: Decoder) -> np.ndarray:
+def decode(one: Slice, dataset: Dataset, decoder: Decoder) -> np.ndarray:
     """Return the stored values (rows, columns) of a slice whose pixels are compressed or not."""
     syntax = decoder.UID
     try:

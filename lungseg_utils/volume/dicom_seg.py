@@ -14,6 +14,7 @@ from pydicom.valuerep import DA, TM
 from lungseg_utils import __version__
 from lungseg_utils.runtime import LungsegError, warn, writing
 from lungseg_utils.volume.dicom_files import CT_IMAGE
+from lungseg_utils.volume.dicom_frames import frames_of
 from lungseg_utils.volume.dicom_headers import LARGE_BYTES, read_file
 from lungseg_utils.volume.scan import Volume
 
@@ -57,13 +58,14 @@ def write_segmentation(path: str | Path, mask: np.ndarray, like: Volume) -> None
     if not like.slices:
         raise LungsegError(
             like.source,
-            "not a DICOM series of single slices, which a DICOM SEG has to refer to",
+            "not a DICOM series of single slices or one file, which a DICOM SEG has to refer to",
             "Write a NIfTI mask instead",
         )
     sources = _read_sources(like)
     frames = np.ascontiguousarray(like.grid.on_disk(np.asarray(mask, np.uint8)))  # (k, rows, cols)
-    if len(frames) != len(sources):  # the series was resampled: each slice takes the closest plane
-        frames = frames[_planes(like, sources)]
+    own = [frame for path, one in zip(like.slices, sources) for frame in frames_of(path, one)]
+    if len(frames) != len(sources):  # resampled, or frames in any order: each takes its plane
+        frames = frames[_planes(like, own)]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote the patient's name
@@ -118,6 +120,7 @@ def _read_sources(like: Volume) -> list[Dataset]:
         source.SOPClassUID = source.get("SOPClassUID") or CT_IMAGE
         source.SliceThickness = source.get("SliceThickness") or like.spacing_mm[0]
         source.Modality = source.get("Modality") or "CT"
+        _share_places(source)
         emptied |= _fill(path, source)
         sources.append(source)
     if emptied:
@@ -126,9 +129,23 @@ def _read_sources(like: Volume) -> list[Dataset]:
     return sources
 
 
-def _planes(like: Volume, sources: list[Dataset]) -> np.ndarray:
+def _share_places(source: Dataset) -> None:
+    """Set for the frames of an enhanced CT in common what each has, where highdicom asks it.
+
+    They are alike in it, or they were not read.
+    """
+    for first in (source.get("PerFrameFunctionalGroupsSequence") or [])[:1]:
+        if not source.get("SharedFunctionalGroupsSequence"):
+            source.SharedFunctionalGroupsSequence = [Dataset()]
+        shared = source.SharedFunctionalGroupsSequence[0]
+        for group in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+            if group in first and group not in shared:
+                shared[group] = first[group]
+
+
+def _planes(like: Volume, slices: list[Dataset]) -> np.ndarray:
     """Return the plane of the stored grid that lies closest to each slice."""
-    lps = np.array([[*source.ImagePositionPatient, 1] for source in sources], float)
+    lps = np.array([[*one.ImagePositionPatient, 1] for one in slices], float)
     stored = np.linalg.inv(like.grid.affine) @ np.diag([-1, -1, 1, 1]) @ lps.T
     return np.clip(np.rint(stored[2]).astype(int), 0, like.grid.shape[2] - 1)
 

@@ -75,14 +75,14 @@ def _without_strays(slices: list[Slice]) -> list[Slice]:
 
     A few of another plane are scouts, which are left out with a warning.
     """
-    usual = _commonest(slices, _fit)
+    usual = _commonest(slices, fit)
     scouts = [one for one in slices if not _is_parallel(one, usual)]
     if 0 < len(scouts) <= min(3, len(slices) // 10):
         names = ", ".join(one.path.name for one in scouts)
         warn(f"{scouts[0].path.parent}: {names} of another plane (a scout?) is left out")
         slices = [one for one in slices if _is_parallel(one, usual)]
     for one in slices:
-        if not _fit(one, usual):
+        if not fit(one, usual):
             raise LungsegError(
                 one.path,
                 f"its shape, pixel size or orientation differs from that of {usual.path.name} "
@@ -117,7 +117,8 @@ def _is_parallel(one: Slice, other: Slice) -> bool:
     return np.allclose(one.directions, other.directions, atol=1e-3)
 
 
-def _fit(one: Slice, other: Slice) -> bool:
+def fit(one: Slice, other: Slice) -> bool:
+    """Return whether two slices have the same shape, pixel size and orientation."""
     return (
         one.shape == other.shape
         and np.allclose(one.pixel_mm, other.pixel_mm, rtol=1e-3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from lungseg_utils.volume.scan import Volume
 from lungseg_utils.volume.stream import Stream
 
 BLOCK_BYTES = 4 << 20  # planes of the file are handled in such blocks, to stay in the cache
+NUMBERS = "Save each class as a whole number, the background as 0"
 ROUNDING = 1e-4  # so far from 0 or 1 a label may lie that was scaled or resampled
 
 
@@ -33,8 +34,11 @@ def read_hu(path: Path) -> tuple[np.ndarray, Header]:
         return writer.finish(), header
 
 
-def read_binary(path: Path, like: Volume | None = None) -> np.ndarray:
-    """Read a label as (D, H, W) uint8 of 0 and 1; its own affine turns it to the axes of `like`."""
+def read_binary(path: Path, like: Volume | None = None, values: Sequence[int] = ()) -> np.ndarray:
+    """Read a label as (D, H, W) uint8 of 0 and 1; its own affine turns it to the axes of `like`.
+
+    Of a label of several classes `values` are those that become 1.
+    """
     with Stream(path) as stream:
         header = read_header(stream, towards=None if like is None else like.affine)
         if like is not None:
@@ -44,12 +48,22 @@ def read_binary(path: Path, like: Volume | None = None) -> np.ndarray:
         for first, block in _blocks(stream, header):
             if header.scaling is not None:
                 block = block * header.scaling[0] + header.scaling[1]
-            view[first : first + len(block)] = _find_ones(path, block)
+            view[first : first + len(block)] = _find_ones(path, block, values)
         return label
 
 
-def _find_ones(path: Path, block: np.ndarray) -> np.ndarray:
-    """Return where a block of a label is 1, and refuse other values than 0 and 1."""
+def _find_ones(path: Path, block: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Return where a block of a label is 1, and refuse other values than 0 and 1.
+
+    With `values`: where it is one of them, and refuse what is no number of a class.
+    """
+    if values:
+        classes = np.rint(block)
+        if not ((np.abs(block - classes) < ROUNDING) & (classes >= 0)).all():
+            raise LungsegError(
+                path, "not a label: it holds values below 0 or between whole numbers", NUMBERS
+            )
+        return np.isin(classes, values)
     if block.dtype.kind == "f":
         ones, zeros = np.abs(block - 1) < ROUNDING, np.abs(block) < ROUNDING
     else:

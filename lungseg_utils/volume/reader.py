@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,16 @@ def read(path: str | Path, *, series: str | int | None = None) -> Volume:
     return Volume(hu, own.spacing_mm, own.grid.canonical_affine, stem(path), path, own.grid)
 
 
-def read_label(path: str | Path, *, like: Volume | None = None) -> np.ndarray:
+def read_label(
+    path: str | Path, *, like: Volume | None = None, values: Sequence[int] = ()
+) -> np.ndarray:
     """Read a tumour label as (D, H, W) uint8 of 0 and 1, on the grid of `like` if that is given.
 
-    A label stored along other axes is turned by its own affine. Raises LungsegError for one that
-    lies elsewhere or holds other values.
+    A label stored along other axes is turned by its own affine. Of a label of several classes
+    `values` are those that become 1. Raises LungsegError for one that lies elsewhere or holds
+    other values.
     """
-    return nifti.read_binary(Path(path), like)
+    return nifti.read_binary(Path(path), like, values)
 
 
 def read_header(path: str | Path) -> header.Header:
@@ -53,6 +57,11 @@ def read_header(path: str | Path) -> header.Header:
     """
     with Stream(Path(path)) as stream:
         return header.read_header(stream)
+
+
+def write_scan(path: str | Path, scan: Volume) -> None:
+    """Write a scan as NIfTI: its HU in the shape and affine in which it is stored, nothing else."""
+    nifti.write(Path(path), scan.hu, scan.grid)
 
 
 def write_mask(path: str | Path, mask: np.ndarray, like: Volume) -> None:

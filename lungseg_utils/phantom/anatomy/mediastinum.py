@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lungseg_utils.phantom.anatomy.frame import Frame
+from lungseg_utils.phantom.anatomy.great_arteries import aorta, pulmonary_arteries
 from lungseg_utils.phantom.fields import FAR_MM, Point, smooth_union, union
 
 # Organs made of tubes: the points (z, y, x) of each in body coordinates, and the radii there.
@@ -49,6 +50,7 @@ FAT_MM = {  # between these organs and the lungs, which keep clear of them
     "trachea": 3.5,
     "oesophagus": 2,
     "inferior_vena_cava": 2,
+    "azygos_vein": 1.5,
 }
 TRACHEA = [(260, -8, 0), (110, -2, 0), (50, 2, -2), (0, 7, 0)]
 
@@ -75,14 +77,8 @@ def mediastinum(
         for name, chains in TUBES.items()
     }
     organs |= _heart(f, shift, size)
-    aged = variants.spawn(1)[0] if variants else None
-    organs["aorta"] = _aorta(f, aged, width, (jitter(), jitter()))
-    trunk = [(-32, -44, 16), (-8, -32, 22), (2, -12, 24), (2, 12, 36), left]
-    organs["pulmonary_arteries"] = union(
-        f.tube(trunk, np.array([15, 14, 13, 11, 9]) * width),
-        f.tube([(-4, -20, 20), (-10, -6, -8), right], np.array([13, 11.5, 9]) * width),
-        f.tube([left, (left[0] - 28, 28, 58)], [8.5, 6]),
-    )
+    organs["aorta"] = aorta(f, variants, width, (jitter(), jitter()))
+    organs["pulmonary_arteries"] = pulmonary_arteries(f, variants, width, (right, left))
     right_bronchus = [(2, 7, -1), (-20, 14, -apart), (-40, 22, -apart - 12)]
     left_bronchus = [(2, 7, 1), (-20, 16, apart + 4), (-34, 26, apart + 20)]
     organs["trachea"] = union(
@@ -111,39 +107,6 @@ def _heart(f: Frame, shift: tuple[float, float], size: float) -> dict[str, np.nd
     ventricles = smooth_union(shapes["left_ventricle"], shapes["right_ventricle"], 14)
     atria = smooth_union(shapes["right_atrium"], shapes["left_atrium"], 14)
     return {**shapes, "heart": smooth_union(ventricles, atria, 16)}
-
-
-def _aorta(
-    f: Frame, aged: np.random.Generator | None, width: float, sway: tuple[float, float]
-) -> np.ndarray:
-    """Return the aorta of a relative width.
-
-    Drawn from `aged`, three in ten are wide and bulge into the left lung.
-    """
-    points = np.array(
-        [
-            (-42, -25, 6),
-            (-12, -30, -14),
-            (25, -26, -16),
-            (44, -10, -2),
-            (46, 8, 12),
-            (34, 26, 24),
-            (0, 32, 26),
-            (-60, 34, 22 + sway[0]),
-            (-140, 26, 10 + sway[1]),
-            (-250, 16, 6),
-            (-400, 14, 4),
-        ],
-        float,
-    )
-    radii = np.array([17, 17, 16, 14, 13.5, 13, 12.5, 12, 11, 10.5, 9]) * width
-    if aged and aged.random() < 0.3:
-        share = np.array([0, 0, 0.3, 0.8, 1, 1, 1, 1, 0.7, 0.3, 0])
-        arch = np.array([0, 0, 0.4, 1, 1, 0.7, 0, 0, 0, 0, 0])
-        up, back, left = aged.uniform(0, (14, 8, 16))
-        points += np.stack([up * arch, back * share, left * share], 1)
-        radii *= 1 + aged.uniform(0.05, 0.5) * share
-    return f.tube(points, radii)
 
 
 def _hilar_tissue(f: Frame, rng: np.random.Generator | None, hila: Sequence[Point]) -> np.ndarray:

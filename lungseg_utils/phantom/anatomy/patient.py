@@ -57,7 +57,7 @@ def draw_anatomy(
     wall = chest_wall(frame)
     above = diaphragm(frame)
     organs, hila = mediastinum(rng, frame, easy=easy)
-    right_left = lungs(rng, frame, wall, above, organs)
+    right_left = lungs(rng, frame, wall, above, organs, easy=easy)
     skin, muscle = torso(frame, wall)
     in_view = np.zeros(coarse.shape, bool)
     last = [o + s * (n - 1) for o, s, n in zip(scan.origin_mm, scan.spacing_mm, scan.shape)]

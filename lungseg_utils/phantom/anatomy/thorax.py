@@ -71,14 +71,23 @@ def lungs(
     wall: np.ndarray,
     above: np.ndarray,
     organs: dict[str, np.ndarray],
+    *,
+    easy: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return right and left lung: what chest wall, diaphragm, heart and vessels leave over."""
+    """Return right and left lung: what chest wall, diaphragm, heart and vessels leave over.
+
+    An `easy` patient has all the fat of FAT_MM round the vessels, but none round the azygos vein.
+    """
     half = frame.profile([-400, -100, -40, 10, 45, 80, 110], [12, 9, 4, 4, 13, 25, 30])
     septum = np.abs(frame.x - 6 * frame.bumps[2]) - half - 2 * frame.bumps[6]
     heart = organs["heart"] - rng.uniform(2, 9) - 4 * np.clip(-frame.y / 60, 0, 1)
     keep_out = smooth_union(septum, heart, 14)
+    lean = 1.0 if easy else rng.spawn(1)[0].uniform(0.3, 1.0)
     for name, fat_mm in FAT_MM.items():
-        keep_out = smooth_union(keep_out, organs[name] - fat_mm, 9)
+        if not (easy and name == "azygos_vein"):
+            keep_out = smooth_union(keep_out, organs[name] - lean * fat_mm, 9)
+    if not easy:  # fat fills the aortopulmonary window
+        keep_out = smooth_union(keep_out, frame.ellipsoid((16, 4, 14), (26, 20, 15), 0.08), 9)
     hilar = intersection(organs["hilar_tissue"], keep_out - 3)  # it bulges by 3 mm, no more
     keep_out = smooth_union(np.minimum(keep_out, hilar), spine(frame), 10)
     inside = smooth_intersection(wall + 2.5, -above, 5)

@@ -1,5 +1,5 @@
 """Where the lungs are: a box round them, and the region in which a lung tumour may lie."""
 
-from lungseg_utils.preprocess.lungs.search import MARGIN_MM, LungRegion, find_lungs
+from lungseg_utils.preprocess.lungs.search import MARGIN_MM, LungRegion, find_lungs, whole_crop
 
-__all__ = ["MARGIN_MM", "LungRegion", "find_lungs"]
+__all__ = ["MARGIN_MM", "LungRegion", "find_lungs", "whole_crop"]

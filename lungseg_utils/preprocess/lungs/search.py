@@ -99,6 +99,15 @@ def find_lungs(volume: Volume) -> LungRegion:
     return LungRegion(_box_on_scan(region, body, step, volume), lungs, region, step, found=True)
 
 
+def whole_crop(volume: Volume) -> LungRegion:
+    """Return all of a piece of a chest as the region: tumours may lie anywhere in it."""
+    depth, height, width = volume.hu.shape
+    whole = (slice(0, depth), slice(0, height), slice(0, width))
+    return LungRegion(
+        whole, volume.hu < AIR_BELOW_HU, np.ones(volume.hu.shape, bool), (1, 1, 1), found=False
+    )
+
+
 def _search(coarse: np.ndarray, body: np.ndarray, voxel_ml: float) -> tuple[np.ndarray, np.ndarray]:
     """Return all air inside the body, and the lungs in it."""
     found = find_air(coarse, body)
