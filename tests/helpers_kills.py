@@ -67,7 +67,7 @@ def do(job: str, inputs: Path, cases: list[Case], out: Path) -> None:
         prepared = [make_prepared(seed) for seed in range(3)]
         fit(prepared[:2], prepared[2:], run_dir=out, config=SHORT, device="cpu", resume=True)
     else:
-        options = {"checkpoint": inputs / "weights.safetensors", "device": "cpu"}
+        options = {"checkpoint": inputs / "weights.safetensors", "device": "cpu", "skip_done": True}
         report = out / "report.jsonl"
         list(predict_files([inputs / "images"], out, probabilities=True, report=report, **options))
 

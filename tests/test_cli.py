@@ -21,6 +21,7 @@ COMMANDS = [
     "preprocess",
     "train",
     "predict",
+    "status",
     "evaluate",
     "course",
 ]
@@ -53,7 +54,7 @@ def test_help_shows_defaults_and_one_example(command, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
     assert text.count("example: lungseg " + command) == 1
-    assert "(default: " in text or command == "check"
+    assert "(default: " in text or command in ("check", "status")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"]])
@@ -266,7 +267,7 @@ def test_predict_takes_the_test_scans_of_a_dataset_and_its_help_names_it(
 ):
     options = ["-o", str(tmp_path / "out"), "--checkpoint", str(weights), "--device", "cpu"]
     assert cli.main(["predict", str(synthetic), *options]) == 0
-    assert [path.name for path in (tmp_path / "out").glob("*")] == ["lung_003.nii.gz"]
+    assert [path.name for path in (tmp_path / "out").glob("*.gz")] == ["lung_003.nii.gz"]
     with pytest.raises(SystemExit):
         cli.main(["predict", "--help"])
     assert "dataset" in capsys.readouterr().out

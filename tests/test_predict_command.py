@@ -76,7 +76,8 @@ def predict(*arguments) -> int:
 
 
 def written(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """Return what lies in a folder beside the manifest of its masks."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".jsonl")
 
 
 # --- the name of the output -----------------------------------------------------------------------

@@ -73,6 +73,7 @@ def add_commands(commands: Commands) -> None:
 
     add = add_command(commands, preprocess, "data/Task06_Lung -f params/msd.yaml")
     add_dataset(add)
+    add("--ray", action="store_true", help="prepare by the workers of a Ray cluster, as in predict")
     add_settings(add)
 
 
@@ -134,5 +135,7 @@ def preprocess(options: argparse.Namespace) -> None:
     settings = parameters.defaults() | read_settings(options)
     dataset = decathlon.load(options.dataset)
     spacing_mm = settings["spacing_mm"]
-    cases = prepare_cases(dataset.training, spacing_mm=spacing_mm, workers=settings["workers"])
+    cases = prepare_cases(
+        dataset.training, spacing_mm=spacing_mm, workers=settings["workers"], ray=options.ray
+    )
     print(f"{printable(dataset.name)}: {len(cases)} scans prepared at {spacing_mm:g} mm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lungseg_utils.on_ray import WorkerDiedError
 from lungseg_utils.prediction.plan import Job
 from lungseg_utils.runtime import LungsegError, file_error, is_out_of_memory
 
@@ -12,6 +13,12 @@ def failure_of(job: Job, error: Exception) -> LungsegError:
     """Return the failure of one scan, of whatever kind, as one that names it."""
     if isinstance(error, LungsegError):
         return error
+    if isinstance(error, WorkerDiedError):
+        return LungsegError(
+            job.scan.source,
+            "each process that segmented it died, as where memory does not suffice",
+            "Predict it alone, on a machine with more memory",
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return file_error(error.filename, error)
     # its own text is not quoted: it may name the patient

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import json
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from lungseg_utils import __version__, parameters, volume
-from lungseg_utils.prediction.failures import failure_of, raise_all
+from lungseg_utils import parameters
+from lungseg_utils.checkpoint import SHIPPED, load_networks
+from lungseg_utils.on_ray import work_on_ray
+from lungseg_utils.prediction.failures import raise_all
 from lungseg_utils.prediction.inputs import Scan, expand
+from lungseg_utils.prediction.ledger import Ledger, write_report
+from lungseg_utils.prediction.manifest import is_taken, manifest_name
 from lungseg_utils.prediction.plan import Job, plan
 from lungseg_utils.prediction.predictor import Predictor
-from lungseg_utils.prediction.reading import Reading, collected_warnings, read_ahead
-from lungseg_utils.prediction.tumours import measure_tumours
-from lungseg_utils.runtime import LungsegError, progress, require_writable, warn, writing
-
-Draw = Callable[[Path, volume.Volume, np.ndarray], object]  # a picture's file, a scan, its mask
+from lungseg_utils.prediction.reading import identify_and_read, read_ahead, read_scan
+from lungseg_utils.prediction.segmenting import Draw, Options, Outbox, ScanWork, segment
+from lungseg_utils.prediction.shards import Shard
+from lungseg_utils.prediction.sources import size_of
+from lungseg_utils.runtime import LungsegError, progress, require_writable, warn
 
 
 @dataclass(frozen=True)
-class Options:
-    """What holds for all scans of a run: see `predict_files`."""
+class Share:
+    """What of the planned scans a process does, where their masks go, and by which engine."""
 
-    checkpoint: str | Path | Sequence[str | Path] | None
-    device: str
-    series: str | int | None
-    threshold: float
-    preview: Draw | None
     report: str | Path | None
+    folder: Path | None  # None: the one mask is a file
+    skip_done: bool
+    shard: Shard | None
+    process: Shard | None
+    ray: bool
 
 
 def predict_files(
@@ -47,6 +50,10 @@ def predict_files(
     probabilities: bool = False,
     preview: Draw | None = None,
     report: str | Path | None = None,
+    skip_done: bool = False,
+    shard: Shard | None = None,
+    process: Shard | None = None,
+    ray: bool = False,
 ) -> Iterator[dict]:
     """Plan to segment every scan of `inputs` into `output`; return the rows to come, one a scan.
 
@@ -56,6 +63,11 @@ def predict_files(
     the others: its error is raised after them, LungsegError of all at once; what is wrong with the
     plan is raised here. `preview` draws a picture beside each mask. `report` names a file that gets
     every row as a line of JSON.
+
+    A folder of masks gets a manifest: see `prediction.manifest`. With `skip_done` only what is
+    missing, failed or stale by it is done. `shard` is the part of the scans to do here, with a
+    manifest of its own; `process` is this one's part of that, in the manifest of all. With `ray`
+    the workers of a Ray cluster do them, the largest first.
     """
     jobs = plan(
         inputs,
@@ -70,128 +82,81 @@ def predict_files(
         files = [checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint
         checkpoint = [path for file in files for path in expand(file)]
     folders = {job.mask.parent for job in jobs} | ({Path(report).parent} if report else set())
-    for folder in folders:
-        require_writable(folder)
-    return _predict_all(jobs, Options(checkpoint, device, series, threshold, preview, report))
+    for each in folders:
+        require_writable(each)
+    folder = None if jobs[0].mask == Path(output) else Path(output)
+    if folder is None and (skip_done or shard):
+        raise LungsegError(
+            output, "one file: nothing to skip and no shards", "Name a folder for the masks"
+        )
+    if report and folder and is_taken(Path(report)):
+        raise LungsegError(report, "a name of the masks' manifest", "Choose another for the report")
+    skips = folder is not None and (skip_done or ray or shard is not None)
+    share = Share(report, folder, skips, shard, process, ray)
+    return _predict_all(jobs, Options(checkpoint, device, series, threshold, preview), share)
 
 
-def _predict_all(jobs: Sequence[Job], options: Options) -> Iterator[dict]:
-    """Carry out `jobs`; yield a row a scan."""
-    begun = time.time()
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        scans = read_ahead(reader, jobs, options.series)
+def _predict_all(planned: Sequence[Job], options: Options, share: Share) -> Iterator[dict]:
+    """Carry out this process's share of the jobs that are planned; yield a row a scan."""
+    shared = share.shard.of(planned) if share.shard else planned
+    jobs = share.process.of(shared) if share.process else shared
+    if share.ray:
+        _, facts = load_networks(options.checkpoint or SHIPPED)
+    else:
         predictor = Predictor(options.checkpoint, options.device)
-        outbox = Outbox(writer, options.preview)
+        facts = predictor.facts
+    manifest = share.folder / manifest_name(share.shard) if share.folder else None
+    settings = {"threshold": options.threshold, "series": options.series}
+    ledger = Ledger(planned, manifest, facts["digest"], settings)
+    todo = jobs
+    if share.skip_done:
+        todo = ledger.not_done(jobs)
+        count = len(jobs) - len(todo)
+        print(f"note: {count} of {len(jobs)} scans are done already", file=sys.stderr, flush=True)
+    if share.ray:
+        yield from _predict_on_ray(todo, options, ledger)
+    else:
+        yield from _predict_here(todo, options, predictor, ledger)
+    ledger.close()
+    if share.report:
+        write_report(share.report, ledger.done(shared))
+    raise_all(ledger.failures, len(jobs))
+
+
+def _predict_on_ray(jobs: Sequence[Job], options: Options, ledger: Ledger) -> Iterator[dict]:
+    """Segment `jobs` by the workers of a Ray cluster; yield a row a scan."""
+    jobs = sorted(jobs, key=lambda job: size_of(job.scan.source), reverse=True)
+    on_gpu = {"auto": None, "cpu": False}.get(options.device, True)
+    results = work_on_ray(jobs, partial(ScanWork, options), on_gpu=on_gpu)
+    for job, row in progress(results, "segmenting", total=len(jobs)):
+        if isinstance(row, Exception):
+            ledger.add_failure(job, row)
+            continue
+        for message in row["warnings"]:
+            warn(message)
+        ledger.add(job, row)
+        yield row
+
+
+def _predict_here(
+    jobs: Sequence[Job], options: Options, predictor: Predictor, ledger: Ledger
+) -> Iterator[dict]:
+    """Segment `jobs` in this process; yield a row a scan."""
+    read = partial(identify_and_read if ledger.path else read_scan, series=options.series)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        outbox = Outbox(writer, options.preview, ledger)
+        scans = read_ahead(reader, jobs, read)
         for job, coming in progress(scans, "segmenting", total=len(jobs)):
-            wait = job is jobs[-1]
             try:
-                row = _predict_one(predictor, job, coming, options.threshold, outbox, wait)
+                reading = coming.result()
+                started = time.perf_counter()
+                row, result = segment(predictor, job, reading, options.threshold)
+                written = outbox.put(job, row, result)
+                if job is jobs[-1]:
+                    written.result()
             except Exception as error:
-                outbox.failures.append(failure_of(job, error))
-                _warn_of_leftover(job.mask, begun)
+                ledger.add_failure(job, error)
                 continue
+            row["seconds"] = round(time.perf_counter() - started, 2)
             yield row
         outbox.settle()
-    if options.report:
-        with writing(options.report) as partial:
-            lines = [json.dumps(row) + "\n" for row in outbox.rows]
-            partial.write_text("".join(lines), encoding="utf-8")
-    raise_all(outbox.failures, len(jobs))
-
-
-@dataclass(frozen=True)
-class Result:
-    """What is to be written of one scan."""
-
-    reading: Reading
-    mask: np.ndarray
-    full_map: np.ndarray | None
-
-
-class Outbox:
-    """What waits for the disk: at most one scan, while the next is segmented.
-
-    rows: of the scans that have been written. failures: of those that have not.
-    """
-
-    def __init__(self, writer: ThreadPoolExecutor, draw: Draw | None):
-        self.writer = writer
-        self.draw = draw
-        self.waiting: list[tuple[Job, dict, Future]] = []
-        self.rows: list[dict] = []
-        self.failures: list[LungsegError] = []
-
-    def put(self, job: Job, row: dict, result: Result) -> Future:
-        """Write the results of `job` in the background; wait first if another one still waits."""
-        self.settle(but=1)
-        written = self.writer.submit(_write, job, result, self.draw)
-        self.waiting.append((job, row, written))
-        return written
-
-    def settle(self, but: int = 0) -> None:
-        """Wait until all `but` the last scans are on the disk; a failure is that scan's own."""
-        while len(self.waiting) > but:
-            job, row, written = self.waiting.pop(0)
-            try:
-                written.result()
-                self.rows.append(row)
-            except Exception as error:
-                self.failures.append(failure_of(job, error))
-
-
-def _predict_one(
-    predictor: Predictor,
-    job: Job,
-    coming: Future[Reading],
-    threshold: float,
-    outbox: Outbox,
-    wait: bool,
-) -> dict:
-    """Segment one scan, hand its results to the outbox and return its row."""
-    reading = coming.result()
-    started = time.perf_counter()
-    try:
-        with collected_warnings() as warnings:
-            found = predictor.segment(reading.scan, threshold=threshold)
-        row = {
-            "name": job.scan.name,
-            "source": job.scan.source,
-            "mask": job.mask.name,
-            "tumours": measure_tumours(found.mask, reading.scan, found),
-            "seconds": 0.0,
-            "device": str(predictor.device),
-            "threshold": threshold,
-            "warnings": reading.warnings + warnings,
-            "version": __version__,
-            "weights": predictor.facts["digest"],
-        }
-        full_map = found.prepared.back(found.probability) if job.probabilities else None
-    except BaseException:
-        reading.close()
-        raise
-    written = outbox.put(job, row, Result(reading, found.mask, full_map))
-    if wait:
-        written.result()
-    row["seconds"] = round(time.perf_counter() - started, 2)
-    return row
-
-
-def _write(job: Job, result: Result, draw: Draw | None) -> None:
-    scan = result.reading.scan
-    try:
-        volume.write_mask(job.mask, result.mask, scan)
-        if job.probabilities and result.full_map is not None:
-            volume.write_map(job.probabilities, result.full_map, scan)
-        if job.dicom_seg:
-            from lungseg_utils.volume.dicom_seg import write_segmentation
-
-            write_segmentation(job.dicom_seg, result.mask, scan)
-        if job.preview and draw:
-            draw(job.preview, scan, result.mask)
-    finally:
-        result.reading.close()
-
-
-def _warn_of_leftover(mask: Path, begun: float) -> None:
-    if mask.exists() and mask.stat().st_mtime < begun:
-        warn(f"{mask}: is left from an earlier run; this one made none")

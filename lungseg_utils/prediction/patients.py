@@ -38,7 +38,7 @@ def is_nifti(name: str) -> bool:
 
 def has_more_slices(folder: str, count: int) -> bool:
     """Return whether more than `count` files below `folder` are DICOM."""
-    others = (path for path in _files_below(folder) if not is_nifti(os.path.basename(path)))
+    others = (path for path in files_below(folder) if not is_nifti(os.path.basename(path)))
     slices = (path for path in others if _read_header(path) is not None)
     return len(list(islice(slices, count + 1))) > count
 
@@ -92,7 +92,7 @@ def _scan_of(patient: Folder) -> str | LungsegError:
 def _look_into(folder: str) -> Folder:
     niftis: list[str] = []
     others: list[str] = []
-    for path in _files_below(folder):
+    for path in files_below(folder):
         (niftis if is_nifti(os.path.basename(path)) else others).append(path)
     headers = (header for path in others if (header := _read_header(path)) is not None)
     return Folder(folder, niftis, next(headers, None), bool(others))
@@ -141,7 +141,7 @@ def _read_header(path: str) -> Dataset | None:
         return None
 
 
-def _files_below(folder: str) -> Iterator[str]:
+def files_below(folder: str) -> Iterator[str]:
     """Find the files below `folder`, in order, each folder once whatever links lead to it."""
     visited = set()
     for root, folders, names in os.walk(folder, followlinks=True):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import platform
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +14,7 @@ from lungseg_utils import volume
 from lungseg_utils.prediction import zips
 from lungseg_utils.prediction.inputs import Scan
 from lungseg_utils.prediction.plan import Job
+from lungseg_utils.prediction.sources import content_of, stamp_of
 from lungseg_utils.runtime import WARNINGS, LungsegError
 from lungseg_utils.volume import Volume
 
@@ -21,12 +23,14 @@ from lungseg_utils.volume import Volume
 class Reading:
     """A scan that has been read, and the warnings of that.
 
-    `folder` holds what was extracted for it, which a DICOM SEG refers to, until `close`.
+    `folder` holds what was extracted for it, which a DICOM SEG refers to, until `close`. `facts`
+    are what a manifest has of it: the hash of its content, and where it was read.
     """
 
     scan: Volume
     warnings: list[str]
     folder: TemporaryDirectory | None = None
+    facts: dict[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
         """Remove what was extracted for the scan."""
@@ -42,6 +46,14 @@ def collected_warnings() -> Iterator[list[str]]:
         yield WARNINGS.get()
     finally:
         WARNINGS.reset(token)
+
+
+def identify_and_read(scan: Scan, series: str | int | None = None) -> Reading:
+    """Read `scan`, and what a manifest has of it: that first, as the file may change meanwhile."""
+    facts = {"host": platform.node()}
+    with contextlib.suppress(OSError):  # whoever reads it says what is wrong with it
+        facts |= {"stamp": stamp_of(scan.source), "content": content_of(scan.source)}
+    return replace(read_scan(scan, series), facts=facts)
 
 
 def read_scan(scan: Scan, series: str | int | None = None) -> Reading:
@@ -75,18 +87,10 @@ def _read_zip(scan: Scan, series: str | int | None, warnings: list[str]) -> Read
 
 
 def read_ahead(
-    reader: ThreadPoolExecutor, jobs: Sequence[Job], series: str | int | None
+    reader: ThreadPoolExecutor, jobs: Sequence[Job], read: Callable[[Scan], Reading]
 ) -> Iterator[tuple[Job, Future[Reading]]]:
-    """Begin to read; return each job with its scan to be, while the next one is read."""
-
-    def read(job: Job) -> Future[Reading]:
-        return reader.submit(read_scan, job.scan, series)
-
-    def scans(coming: Future[Reading]) -> Iterator[tuple[Job, Future[Reading]]]:
-        for number, job in enumerate(jobs):
-            current = coming
-            if number + 1 < len(jobs):
-                coming = read(jobs[number + 1])
-            yield job, current
-
-    return scans(read(jobs[0]))
+    """Return each job with its scan to be, while `reader` reads the next one."""
+    coming = [reader.submit(read, job.scan) for job in jobs[:1]]
+    for number, job in enumerate(jobs, start=1):
+        coming += [reader.submit(read, following.scan) for following in jobs[number : number + 1]]
+        yield job, coming.pop(0)

@@ -6,7 +6,7 @@ import errno
 import glob
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,18 @@ from typing import Protocol
 import numpy as np
 
 from lungseg_utils import volume
+from lungseg_utils.on_ray import work_on_ray
 from lungseg_utils.preprocess.lungs import MARGIN_MM
 from lungseg_utils.preprocess.prepared import CLIP_HU, Prepared, prepare
-from lungseg_utils.runtime import file_error, home, progress, require_writable, warn, writing
+from lungseg_utils.runtime import (
+    LungsegError,
+    file_error,
+    home,
+    progress,
+    require_writable,
+    warn,
+    writing,
+)
 
 CACHE_VERSION = 6  # raise it whenever preparing the same scan results in other voxels
 
@@ -47,44 +56,78 @@ def prepare_cases(
     spacing_mm: float = 3.0,
     folder: str | Path | None = None,
     workers: int = 2,
+    ray: bool = False,
 ) -> list[Prepared]:
     """Prepare `cases` through the cache under `folder` (default `data/processed`), memory-mapped.
 
     A file of the cache is named by the case and a hash of its content; its folder by a hash of the
     parameters. Files that are damaged or belong to an earlier version of the scan are made again,
     with a warning. Sets whose cases have the same names share the folder: each file knows where its
-    scan and its label lie.
+    scan and its label lie. With `ray` the workers of a Ray cluster prepare what is missing first.
     """
     key = _digest(json.dumps([CACHE_VERSION, float(spacing_mm), CLIP_HU, MARGIN_MM]).encode())
     folder = require_writable(Path(folder or home() / "data" / "processed") / key)
-    changed: list[str] = []
+    prepare_one = CachedPreparation(folder.absolute(), float(spacing_mm))
+    if ray:
+        _prepare_on_ray(cases, prepare_one)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        prepared = list(progress(pool.map(prepare_one, cases), "preparing scans", total=len(cases)))
+    if prepare_one.changed:
+        names = sorted(set(prepare_one.changed))
+        listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+        warn(f"{listed}: the scan or its label has changed; prepared again")
+    return prepared
 
-    def prepare_one(case: CaseFiles) -> Prepared:
+
+class CachedPreparation:
+    """Prepare one case, or read it from `folder`; `changed` are those that had been another."""
+
+    def __init__(self, folder: Path, spacing_mm: float):
+        self.folder = folder
+        self.spacing_mm = spacing_mm
+        self.changed: list[str] = []
+
+    def __call__(self, case: CaseFiles) -> Prepared:
+        """Return `case`, memory-mapped."""
         sources = [path for path in (case.image, case.label) if path]
         is_crop = getattr(case, "is_crop", False)
         digest = _digest_of_files(sources)
         name = f"{case.id}-{digest}{'-crop' if is_crop else ''}.safetensors"
-        path = folder / name
+        path = self.folder / name
         if path.exists():
             prepared = load(path)
             if prepared is not None:
                 return prepared
             warn(f"{path}: damaged; prepared again")
         if _remove_stale(path, case.id, sources):
-            changed.append(case.id)
+            self.changed.append(case.id)
         scan = replace(volume.read(case.image), name=case.id)
         label = volume.read_label(case.label, like=scan) if case.label else None
-        prepared = prepare(scan, label=label, spacing_mm=spacing_mm, is_crop=is_crop)
+        prepared = prepare(scan, label=label, spacing_mm=self.spacing_mm, is_crop=is_crop)
         save(path, prepared, sources)
         return load(path) or prepared
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        prepared = list(progress(pool.map(prepare_one, cases), "preparing scans", total=len(cases)))
-    if changed:
-        names = sorted(set(changed))
-        listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-        warn(f"{listed}: the scan or its label has changed; prepared again")
-    return prepared
+
+def _prepare_on_ray(cases: Sequence[CaseFiles], prepare_one: CachedPreparation) -> None:
+    """Fill the cache by the workers of a Ray cluster; raise the failures as one error."""
+
+    def begin() -> Callable[[CaseFiles], str]:
+        return lambda case: prepare_one(case).name  # the arrays stay in the cache
+
+    largest_first = sorted(cases, key=_size, reverse=True)
+    results = progress(work_on_ray(largest_first, begin), "preparing scans", total=len(cases))
+    failures = {
+        case.id: str(outcome) or "each process that prepared it died"
+        for case, outcome in results
+        if isinstance(outcome, Exception)
+    }
+    if failures:
+        causes = "; ".join(f"{name}: {cause}" for name, cause in sorted(failures.items()))
+        raise LungsegError(f"{len(failures)} of {len(cases)} scans", causes)
+
+
+def _size(case: CaseFiles) -> int:
+    return case.image.stat().st_size if case.image.is_file() else 0
 
 
 def _remove_stale(path: Path, case_id: str, sources: Sequence[Path]) -> bool:
