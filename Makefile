@@ -20,7 +20,7 @@ TORCH += --retries 1 --timeout 15
 CPU_BUILDS := PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL https://download.pytorch.org/whl/cpu"
 endif
 
-.PHONY: help setup course test lint notebooks weights peers lock clean
+.PHONY: help setup course test lint notebooks weights real-weights peers lock clean
 
 help:
 	@echo "make setup      set up .venv with the exact versions of requirements.lock"
@@ -28,7 +28,8 @@ help:
 	@echo "make test       unit tests, notebooks, papermill, JupyterLab where Chromium is installed"
 	@echo "make lint       ruff format, ruff check and mypy"
 	@echo "make notebooks  execute the notebooks again, in place, and strip what git must not hold"
-	@echo "make weights    make the shipped weights again, hours on a CPU: runs/reference/averaged.safetensors"
+	@echo "make weights    make the shipped weights of synthetic chests again, hours on a CPU"
+	@echo "make real-weights REAL=folder   and those that have seen real tumours: images/ and masks/ of cubes"
 	@echo "make peers      install nnU-Net and MONAI for benchmarks/ in an environment of their own, build/peers"
 	@echo "make lock       choose the exact versions of requirements.lock again (needs uv)"
 	@echo "make clean      remove .venv, build and caches (never data or runs)"
@@ -76,6 +77,23 @@ weights: $(READY)
 		runs/reference/averaged.safetensors --share 0.1
 	$(BIN)/python recipes/choose_min_peak.py runs/reference/averaged.safetensors data/reference \
 		--test-time-mirroring --min-peak 0.98201 --write --half
+
+# REAL has images/ and masks/ of the same names: 92 mm cubes round tumours. Seeds and shares are those of the card.
+REAL_SETS := data/real_tumours data/rehearsal data/healthy
+real-weights: $(READY)
+	$(BIN)/python -m lungseg_utils import "$(REAL)" data/real_tumours --crops
+	$(BIN)/python -m lungseg_utils phantom data/rehearsal --cases 240 --test-cases 0 --seed 11 --tier medium
+	$(BIN)/python -m lungseg_utils phantom data/healthy --cases 100 --test-cases 0 --seed 12 --tier medium --tumours 0
+	$(BIN)/python -m lungseg_utils crossvalidate $(REAL_SETS) --run-dir runs/real_folds \
+		-f params/real.yaml --weights synthetic
+	$(BIN)/python -m lungseg_utils train data/rehearsal data/real_tumours data/healthy --run-dir runs/real \
+		-f params/real.yaml -p shares '[0.2, 0.7, 0.1]' --weights synthetic
+	$(BIN)/python recipes/average_weights.py synthetic runs/real_folds/fold0/last.pt runs/real_folds/fold1/last.pt \
+		runs/real_folds/fold2/last.pt runs/real_folds/fold3/last.pt runs/real_folds/fold4/last.pt runs/real/last.pt \
+		runs/real/averaged.safetensors --share 1
+	$(BIN)/python recipes/move_threshold.py runs/real/averaged.safetensors runs/real/moved.safetensors --threshold 0.4
+	$(BIN)/python recipes/choose_min_peak.py runs/real/moved.safetensors data/rehearsal \
+		--test-time-mirroring --min-peak 0.931 --write --half
 
 # torch first and alone, so that no peer brings a newer one with its CUDA packages
 peers: benchmarks/peers.txt
