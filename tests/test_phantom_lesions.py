@@ -335,7 +335,7 @@ def test_scars_are_airless_lung_without_a_label_in_which_bronchi_stay_open(monke
 
     monkeypatch.setattr(atelectasis, "paint_scars", spy)
     monkeypatch.setattr(tumours, "place_lesion", lambda *a: None)
-    for seed in range(90000, 90024):
+    for seed in range(90024, 90048):
         chest = synthesise(seed, spacing_mm=(4.0, 4.0, 4.0), mix="broad")
         hu += [chest.hu] * (len(painted) - len(hu))
         assert not chest.label.any()
