@@ -125,7 +125,7 @@ def test_copies_have_the_same_scores(source, tmp_path, monkeypatch):
         "device": "cpu",
     }
     scores = []
-    for copy in (copy_as_decathlon, copy_as_nnunet, copy_as_patient_folders):
+    for copy in (copy_as_decathlon, *COPIES):
         root = copy(source, tmp_path / copy.__name__)
         rows = crossvalidate(decathlon.load(root), tmp_path / f"run_{copy.__name__}", settings)
         assert [row["case"] for row in rows] == CASES
