@@ -191,7 +191,7 @@ class Crew:
         self.owners[member.actor.begin.remote()] = member
 
     def hand_out(self) -> None:
-        """Give tasks to those who have room: a suspect one to whom has no other."""
+        """Hand tasks to those who have room: a suspect one to whom has no other."""
         for most in range(1, IN_HAND + 1):
             for member in self.members:
                 if member.has_room(1) and self.suspects:

@@ -273,7 +273,7 @@ def test_segs_of_other_kinds_are_read(kind, syntax, tmp_path):
         source_images=sources,
         pixel_array=marked,
         segmentation_type=kind,
-        segment_descriptions=[dicom_seg.TUMOUR],
+        segment_descriptions=[dicom_seg._tumour(by_hand=False)],
         series_instance_uid=highdicom.UID(),
         series_number=9,
         sop_instance_uid=highdicom.UID(),

@@ -297,7 +297,7 @@ def test_nothing_is_marked_in_a_real_abdomen(real_ct, predictor, name, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "dice"), [("lung1-001", 0.83), ("lidc-0001-slab", 0.90), ("ibsi-pat3", 0.55)]
+    ("name", "dice"), [("lung1-001", 0.83), ("lidc-0001-slab", 0.90), ("ibsi-pat3", 0.67)]
 )
 def test_real_tumours_are_found_with_and_without_a_frame_of_zeros(real_ct, predictor, name, dice):
     scan = volume.read(real_ct / name / "ct.nii.gz")

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -144,7 +145,11 @@ def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch, capsys):
 
 TESTS = Path(__file__).parent
 NAMES = [f"scan_{number:02d}" for number in range(24)]
+PATIENCE_S = 400  # with one that hangs, of whatever reason
 STARTS = 3  # Ray gives up a start after 30 s, which a busy machine may take
+
+
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # keep to 127.0.0.1, where asked
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +169,7 @@ def run(folder, out, *options, ray=True, **environment) -> subprocess.Popen:
     arguments = ["scans", "-o", out, "--checkpoint", "tiny.safetensors", "--device", "cpu"]
     command = [sys.executable, "-c", "import helpers_ray; helpers_ray.main()", "predict"]
     paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, *arguments, *(["--ray"] if ray else []), *options],
         cwd=folder,
         text=True,
@@ -178,6 +183,10 @@ def run(folder, out, *options, ray=True, **environment) -> subprocess.Popen:
             **environment,
         },
     )
+    watch = threading.Timer(PATIENCE_S, process.kill)
+    watch.daemon = True
+    watch.start()
+    return process
 
 
 def masks(folder: Path) -> dict[str, bytes]:
@@ -244,7 +253,7 @@ def test_a_worker_and_a_node_die_and_nothing_is_lost_or_done_twice(scans, cluste
     try:
         running = run(folder, "out", RAY_ADDRESS=cluster.address, RAY_AUTH_MODE="disabled")
         printed = [running.stdout.readline() for _ in range(5)]
-        node = cluster.list_all_nodes[-1]
+        node = cluster.list_all_nodes()[-1]
         raylet = node.all_processes["raylet"][0].process.pid
         for process in workers_of(raylet):
             process.kill()
@@ -256,7 +265,7 @@ def test_a_worker_and_a_node_die_and_nothing_is_lost_or_done_twice(scans, cluste
             (scans / f"{name}.nii.gz").unlink()
     assert running.returncode == 1, errors
     lines = [line.split(":")[0] for line in [*printed, *rest.splitlines()]]
-    assert sorted(lines) == NAMES
+    assert sorted(line for line in lines if line.startswith("scan_")) == NAMES  # Ray speaks too
     assert "greedy.nii.gz: each process that segmented it died" in errors
     assert "full.nii.gz: no room to write it" in errors and "damaged.nii.gz" in errors
     assert "Traceback" not in errors
@@ -271,7 +280,9 @@ def test_a_worker_and_a_node_die_and_nothing_is_lost_or_done_twice(scans, cluste
 def test_the_cache_of_a_dataset_is_filled_by_workers_too(tmp_path, monkeypatch):
     """Each file of it is the one that a single process writes; one failure stops no other."""
     monkeypatch.setattr(cache, "work_on_ray", lambda items, begin: carry_out_here(items, begin()))
-    cases = [Case(f"c{seed}", write_scan(tmp_path / f"c{seed}.nii.gz", seed)) for seed in range(3)]
+    cases = [
+        Case(f"c{seed}", write_scan(tmp_path / f"c{seed}.nii.gz", seed), None) for seed in range(3)
+    ]
     for folder, on_ray in (("one", False), ("ray", True)):
         prepared = cache.prepare_cases(cases, spacing_mm=6, folder=tmp_path / folder, ray=on_ray)
         assert [one.name for one in prepared] == ["c0", "c1", "c2"]
@@ -295,7 +306,7 @@ def test_killed_as_a_whole_the_next_run_does_the_rest_and_leaves_nothing_behind(
     below = psutil.Process(running.pid).children(recursive=True)
     os.kill(running.pid, signal.SIGKILL)
     running.communicate()
-    assert psutil.wait_procs(below, timeout=60)[1] == []
+    assert psutil.wait_procs(below, timeout=180)[1] == []  # Ray waits 60 s for its own head
     before = (folder / "killed" / "manifest.jsonl").read_text().splitlines()
     done = {row["name"] for row in map(json.loads, before)}
     assert 1 <= len(done) < len(NAMES)

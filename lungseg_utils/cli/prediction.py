@@ -71,7 +71,7 @@ def _add_predict(commands: Commands) -> None:
     )
     add(
         "--shard",
-        metavar="I/N",
+        metavar="I/N|auto",
         type=_parse_shard,
         help="do the Ith of N equal parts of the scans only, with --skip-done; auto: that of this "
         "task of a SLURM array or an indexed Kubernetes Job",
