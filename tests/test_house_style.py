@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lungseg_utils"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("runtime", "memory"),
-    ("parameters", "clock"),
+    ("parameters", "clock", "lessons"),
     ("components",),
     ("volume",),
     ("phantom", "decathlon"),
