@@ -20,13 +20,14 @@ TORCH += --retries 1 --timeout 15
 CPU_BUILDS := PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL https://download.pytorch.org/whl/cpu"
 endif
 
-.PHONY: help setup course test lint notebooks weights real-weights peers lock clean
+.PHONY: help setup course test lint site notebooks weights real-weights peers lock clean
 
 help:
 	@echo "make setup      set up .venv with the exact versions of requirements.lock"
 	@echo "make course     run the seven notebooks headlessly; results in $(OUT)"
 	@echo "make test       unit tests, notebooks, papermill, JupyterLab where Chromium is installed"
 	@echo "make lint       ruff format, ruff check and mypy"
+	@echo "make site       build the site of lessons, reference and design in build/site, and check it"
 	@echo "make notebooks  execute the notebooks again, in place, and strip what git must not hold"
 	@echo "make weights    make the shipped weights of synthetic chests again, hours on a CPU"
 	@echo "make real-weights REAL=folder   and those that have seen real tumours: images/ and masks/ of cubes"
@@ -60,6 +61,17 @@ lint: $(READY)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
+
+$(VENV)/.docs: $(READY) docs/requirements.lock
+	@echo "Adding Sphinx and its theme to $(VENV): once; downloads about 30 MB"
+	@$(PIP) --no-deps --requirement docs/requirements.lock
+	$(BIN)/python -m pip check
+	@touch $@
+
+# The committed notebooks are shown as they are; the test builds the site, and then looks at it.
+site: $(VENV)/.docs
+	$(BIN)/python -m pytest tests/test_site.py
+	@echo "the site: build/site/index.html"
 
 notebooks: $(READY)
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
@@ -107,6 +119,12 @@ lock:
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file build.lock
 	{ head -n 2 requirements.lock; grep -v -E '^(nvidia-|cuda-|triton)' build.lock; } > requirements.new
 	rm build.lock && mv requirements.new requirements.lock
+	uv pip compile pyproject.toml --extra dev --extra docs --constraint requirements.lock --universal \
+		--python-version 3.10 --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet \
+		--output-file build.lock
+	{ head -n 1 docs/requirements.lock; grep -v -x -F -f requirements.lock build.lock \
+		| grep -v -E '^(nvidia-|cuda-|triton)'; } > requirements.new
+	rm build.lock && mv requirements.new docs/requirements.lock
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .hypothesis

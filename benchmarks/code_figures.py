@@ -17,7 +17,7 @@ from report import ROOT, make_parser, markdown_table
 # An import may go down or stay on its floor; floors of one line are apart from each other.
 FLOORS = (
     ("runtime", "memory"),
-    ("parameters", "clock", "on_ray"),
+    ("parameters", "clock", "lessons", "on_ray"),
     ("components",),
     ("volume",),
     ("phantom", "decathlon"),

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from lungseg_utils import checkpoint, decathlon, parameters, phantom
 from lungseg_utils.clock import clock
+from lungseg_utils.lessons import NOTEBOOKS, list_notebooks
 from lungseg_utils.preprocess import Prepared, prepare
 from lungseg_utils.runtime import (
-    ROOT,
     LungsegError,
     home,
     require_writable,
@@ -26,7 +26,6 @@ from lungseg_utils.runtime import (
 )
 from lungseg_utils.training import TrainingConfig, set_aside, train
 
-NOTEBOOKS = ROOT / "notebooks"
 INPUTS = ("dataset_dir", "checkpoint", "ct_path")
 TABLES = ("metrics.csv", "summary.json")
 VALIDATION_SEED = 4000  # of cases that the quick set does not hold
@@ -111,13 +110,7 @@ def run_course(settings: Mapping | None = None, out: str | Path = "build/course"
     `out`. An earlier course in the same place is replaced. Raises LungsegError naming the notebook
     and the cell that failed.
     """
-    taken = {path: parameters_of(path) for path in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))}
-    if not taken:
-        raise LungsegError(
-            NOTEBOOKS,
-            "the notebooks are not there",
-            "run the course from a clone of the repository",
-        )
+    taken = {path: parameters_of(path) for path in list_notebooks(NOTEBOOKS)}
     chosen = _check_settings(settings or {}, set().union(*taken.values()))
     out = require_writable(Path(os.path.expanduser(out)).resolve())
     _remove_earlier(out, list(taken))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+COPY = ".lungseg"  # the file that makes a folder a copy of the course
 WARNINGS: ContextVar[list[str]] = ContextVar("WARNINGS")  # where somebody collects this thread's
 
 
@@ -73,14 +74,15 @@ def progress(items: Iterable, description: str, total: int | None = None) -> tqd
 
 
 def home() -> Path:
-    """Return the folder of `data` and `runs`: $LUNGSEG_HOME, the clone, or the working directory.
+    """Return the folder of `data` and `runs`: $LUNGSEG_HOME, a copy of the course, or the clone.
 
-    The last serves where there is no clone, as after an installation, or it cannot be written.
+    The working directory serves where there is no clone, or where it cannot be written.
     """
     if os.environ.get("LUNGSEG_HOME"):
         return Path(os.path.expanduser(os.environ["LUNGSEG_HOME"])).resolve()
     is_clone = (ROOT / "pyproject.toml").is_file() and os.access(ROOT, os.W_OK)
-    return ROOT if is_clone else Path.cwd()
+    copies = [folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / COPY).is_file()]
+    return copies[0] if copies else ROOT if is_clone else Path.cwd()
 
 
 def resolve(path: str | Path, default: str) -> Path:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lungseg_utils"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("runtime", "memory"),
-    ("parameters", "clock", "on_ray"),
+    ("parameters", "clock", "lessons", "on_ray"),
     ("components",),
     ("volume",),
     ("phantom", "decathlon"),
