@@ -51,7 +51,7 @@ def ray_cluster() -> Iterator[Any]:
         raise LungsegError(
             "--ray", "Ray is not installed", "Install it: pip install 'lungseg[ray]'"
         ) from None
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
     with contextlib.ExitStack() as stack:
         if not address:
