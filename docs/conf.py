@@ -66,6 +66,7 @@ html_context = {"default_mode": "light"}
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
+html_domain_indices = False
 html_theme_options = {
     "article_header_end": ["toggle-secondary-sidebar.html"],
     "use_download_button": False,
@@ -79,10 +80,6 @@ if ADDRESS:
         "repository_branch": "main",
         "use_repository_button": True,
         "article_header_end": ["article-header-buttons.html", "toggle-secondary-sidebar.html"],
-        "launch_buttons": {
-            "binderhub_url": "https://mybinder.org",
-            "colab_url": "https://colab.research.google.com",
-        },
     }
 
 

@@ -136,7 +136,7 @@ def test_precisions_are_compared_and_a_training_comes_out_the_same_twice(
     tmp_path, monkeypatch, capsys
 ):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("patch_size: [12, 12, 12]\nchannels: [2, 4]\nbatch_size: 1\n")
+    recipe.write_text("patch_size: [16, 16, 16]\nchannels: [2, 4]\nbatch_size: 1\n")
     pytest.importorskip("resource")  # by which memory.py asks a Unix for it
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import gpu
