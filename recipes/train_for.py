@@ -3,7 +3,7 @@
     python recipes/train_for.py SECONDS DATASET [DATASET …] --run-dir DIR -f params/gpu.yaml
         [-p NAME VALUE]… [--weights FILE]
 
-For a machine that is at hand for minutes. Two epochs are trained and thrown away, to know how long one
+For a machine at hand for minutes. Two epochs are trained and thrown away, to know how long one
 takes, so that the schedule of the learning rate comes to its end. Beside the files of a run, DIR
 has last.safetensors, the running mean of the weights after the last epoch; its kernels, and those
 of best.safetensors, are in half precision, so that the files are small. SIGTERM or Ctrl-C ends the
