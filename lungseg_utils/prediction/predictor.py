@@ -231,10 +231,10 @@ def predict(
 ) -> np.ndarray:
     """Segment the lung tumours of `volume`: uint8 (D, H, W) of 0 and 1, as `volume.hu`.
 
-    Without `checkpoint` the shipped weights are used: trained on synthetic scans, not for clinical
-    use. The probabilities of several checkpoints are averaged; LungsegError where they were trained
-    on other voxels. A scan that is too large for one window is cut into several, which share
-    `overlap` of a side.
+    Without `checkpoint` the shipped weights are used; "synthetic" are those of them that have seen
+    no patient. Neither is for clinical use. The probabilities of several checkpoints are averaged;
+    LungsegError where they were trained on other voxels. A scan that is too large for one window is
+    cut into several, which share `overlap` of a side.
     """
     predictor = predictor or Predictor(checkpoint, device)
     return predictor.segment(volume, threshold=threshold, overlap=overlap).mask
