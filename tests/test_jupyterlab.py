@@ -436,7 +436,7 @@ def test_a_notebook_runs_through_and_what_moves_in_it_is_moved(page, lab, name):
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
     views = sum("lungseg_utils.viewer" in json.dumps(output.get("data", {})) for output in outputs)
-    assert views == {"06_visualize.ipynb": 3, "07_your_own_ct.ipynb": 1}.get(name, 0)
+    assert views == {"01": 1, "06": 3, "07": 1}.get(name[:2], 0)
     for number in range(views):
         hands = Hands(page, number)
         assert is_whole(page, hands.root)
