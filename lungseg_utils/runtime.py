@@ -81,8 +81,7 @@ def home() -> Path:
     if os.environ.get("LUNGSEG_HOME"):
         return Path(os.path.expanduser(os.environ["LUNGSEG_HOME"])).resolve()
     is_clone = (ROOT / "pyproject.toml").is_file() and os.access(ROOT, os.W_OK)
-    folders = (Path.cwd(), *Path.cwd().parents)
-    copies = [folder for folder in folders if os.path.isfile(folder / COPY)]  # readable ones
+    copies = [p for p in (Path.cwd(), *Path.cwd().parents) if os.path.isfile(p / COPY)]
     return copies[0] if copies else ROOT if is_clone else Path.cwd()
 
 
