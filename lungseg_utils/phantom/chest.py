@@ -90,11 +90,10 @@ def synthesise(
     lesions, share = paint_lesions(rng, canvas, anatomy, trees, mix, tumours)
     if settings.implant:
         scanner.paint_implant(rng, canvas, settings.implant, anatomy.frame)
-    hu = scanner.average_slices(canvas.hu, slabs)
     label = (scanner.average_slices(share, slabs) > 0.5).astype(np.uint8)
     drop_small(label, spacing_mm, SMALLEST_LABEL_MM3)  # fragments that heart or pleura cut off
     return Chest(
-        hu=scanner.expose(rng, hu, grid, settings),
+        hu=scanner.expose(rng, scanner.average_slices(canvas.hu, slabs), grid, settings),
         label=label,
         lungs=(interpolate(anatomy.lung, coarse, grid) < 0).astype(np.uint8),
         spacing_mm=(float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2])),
