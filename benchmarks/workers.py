@@ -24,15 +24,15 @@ from stages import SECONDS, stage, time_calls
 
 def predict(request: argparse.Namespace) -> dict:
     """Run `lungseg predict SCAN -o OUT`, with a clock on each of its stages."""
-    from lungseg_utils import cli
-    from lungseg_utils.prediction import Predictor, files
+    from lungseg_utils import cli, volume
+    from lungseg_utils.prediction import Predictor, segmenting
 
-    time_calls("read", files.volume, "read")
+    time_calls("read", volume, "read")
     time_calls("preprocess", Predictor, "prepare")
     time_calls("network", Predictor, "probabilities")
     time_calls("write", Predictor, "mask")
-    time_calls("write", files, "measure_tumours")
-    time_calls("write", files, "_write")
+    time_calls("write", segmenting, "measure_tumours")
+    time_calls("write", segmenting, "write")
     command = ["predict", str(request.scan), "-o", str(request.out), "--device", request.device]
     with contextlib.redirect_stdout(sys.stderr):
         code = cli.main(command)

@@ -5,10 +5,10 @@
 
 REAL is a set of outlined tumours. In each fold the network trains on 0, 10, 20 … of the others,
 twice: with synthetic chests, from WEIGHTS and beside the SYNTHETIC sets; and without, from random
-weights on the real tumours alone. Each tumour is scored by a network that has not seen its patient.
-A smaller number of tumours is always a part of the larger ones. What is trained already, or scored,
-is not made again: stop it and start it as you like. Leaves scores.json and a run folder for each
-training in --run-dir, and prints the table.
+weights on the real tumours alone, twice as long. Each tumour is scored by a network that has not
+seen its patient. A smaller number of tumours is always a part of the larger ones. What is trained
+already, or scored, is not made again: stop it and start it as you like. Leaves scores.json and a
+run folder for each training in --run-dir, and prints the table.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lungseg_utils.runtime import require_writable, writing
 
 COUNTS = (0, 10, 20, 40, 79)
 ARMS = ("with synthetic chests", "without")
+FROM_RANDOM = 2  # times as many epochs where training begins with random weights
 Scores = dict[str, dict[str, float]]  # of each arm and count: the Dice of each case
 
 
@@ -64,11 +65,11 @@ def train(question: Question, arm: str, count: int, fold: int) -> Path | str:
     run_dir = question.run_dir / f"{arm.split()[0]}-{count}-fold{fold}"
     settings = question.settings
     fewer = with_fewer(question.real, fold, count, settings["seed"])
-    epochs = settings["epochs"]
+    epochs = settings["epochs"] * (1 if has_synthetic else FROM_RANDOM)
     training.train(
         [fewer, *question.synthetic] if has_synthetic else fewer,
         run_dir,
-        {**settings, "fold": 0, "validate_every": epochs}
+        {**settings, "fold": 0, "epochs": epochs, "validate_every": epochs}
         | ({} if has_synthetic else {"shares": [], "frozen_norm_share": 0.3}),
         resume=(run_dir / "last.pt").exists(),
         weights=question.weights if has_synthetic else None,
