@@ -61,6 +61,7 @@ add_module_names = False
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/lungs.svg"
 html_additional_pages = {"index": "redirect.html"}
 html_context = {"default_mode": "light"}
 html_copy_source = False
@@ -72,6 +73,7 @@ html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
     "show_toc_level": 2,
+    "navbar_persistent": [],  # one search is enough
     "pygments_light_style": "a11y-high-contrast-light",
 }
 if ADDRESS:
