@@ -1,7 +1,7 @@
 """Show what a real tumour is worth: cross-validated Dice against the number of real tumours.
 
     python recipes/real_tumours_curve.py REAL SYNTHETIC [SYNTHETIC …] --run-dir runs/worth
-        --weights WEIGHTS -f params/real.yaml [--counts 0 10 20 40 79] [--figure FILE]
+        --weights WEIGHTS -f params/real.yaml [--counts 0 10 20 40 79] [--csv FILE] [--figure FILE]
 
 REAL is a set of outlined tumours. In each fold the network trains on 0, 10, 20 … of the others,
 twice: with synthetic chests, from WEIGHTS and beside the SYNTHETIC sets; and without, from random
@@ -14,13 +14,13 @@ run folder for each training in --run-dir, and prints the table.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from lungseg_utils import decathlon, parameters, plotting, training, volume
@@ -107,33 +107,38 @@ def measure(question: Question, counts: Sequence[int]) -> Scores:
     return found
 
 
-def table(found: Scores) -> str:
-    """Return the table in Markdown."""
-    lines = ["| real tumours | mean Dice | 95 % | median | below 0.1 |", "| --- " * 5 + "|"]
-    for name, scores in sorted(found.items(), key=lambda item: int(item[0].split(", ")[1])):
+def summarise(found: Scores) -> list[dict]:
+    """Return a row for each point of the curves: means with their intervals (95 %), medians."""
+    rows = []
+    for name, scores in found.items():
+        arm, count = name.split(", ")
         values = np.array(list(scores.values()))
         low, high = bootstrap_interval(values)
-        lines.append(
-            f"| {name} | {values.mean():.3f} | {low:.3f} – {high:.3f} | {np.median(values):.3f} "
-            f"| {(values < 0.1).sum()} of {len(values)} |"
-        )
+        numbers = {"mean": values.mean(), "low": low, "high": high, "median": np.median(values)}
+        row = {"arm": arm, "real_tumours": int(count)}
+        row |= {name: round(float(number), 4) for name, number in numbers.items()}
+        rows.append(row | {"missed": int((values < 0.1).sum()), "scored": len(values)})
+    return sorted(rows, key=lambda row: (row["real_tumours"], row["arm"]))
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Return the table in Markdown."""
+    lines = ["| real tumours | | mean Dice | 95 % | median | below 0.1 |", "| --- " * 6 + "|"]
+    lines += [
+        f"| {row['real_tumours']} | {row['arm']} | {row['mean']:.3f} "
+        f"| {row['low']:.3f} – {row['high']:.3f} | {row['median']:.3f} "
+        f"| {row['missed']} of {row['scored']} |"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 
-def draw(found: Scores, path: Path) -> None:
-    """Draw the two curves with their intervals."""
-    plotting.use_style()
-    figure, axes = plt.subplots(figsize=(6, 3.6))
-    for arm, marker in zip(ARMS, "os"):
-        counts = sorted(int(name.split(", ")[1]) for name in found if name.startswith(arm + ","))
-        values = [list(found[f"{arm}, {count}"].values()) for count in counts]
-        means = np.array([np.mean(one) for one in values])
-        ends = np.array([bootstrap_interval(one) for one in values]).T
-        reach = np.abs(ends - means)
-        axes.errorbar(counts, means, reach, marker=marker, capsize=3, label=arm)
-    axes.set(xlabel="real tumours", ylabel="cross-validated Dice", ylim=(0, 1))
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
+def write_csv(path: Path, rows: Sequence[dict]) -> None:
+    """Write the rows, which notebook 07 draws."""
+    with writing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", default="synthetic", help="default: synthetic")
     parser.add_argument("-f", "--file", required=True, help="parameters of all trainings")
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    parser.add_argument("--csv", type=Path, help="write the points of the curves into this file")
     parser.add_argument("--figure", type=Path, help="draw the curves into this file")
     options = parser.parse_args(arguments)
     question = Question(
@@ -156,10 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.weights,
         options.run_dir,
     )
-    found = measure(question, options.counts)
-    print(table(found))
+    rows = summarise(measure(question, options.counts))
+    print(table(rows))
+    if options.csv:
+        write_csv(options.csv, rows)
     if options.figure:
-        draw(found, options.figure)
+        plotting.use_style()
+        plotting.plot_worth_of_tumours(rows).savefig(options.figure, dpi=110)
 
 
 if __name__ == "__main__":

@@ -216,10 +216,12 @@ def test_the_curve_trains_each_point_once_and_scores_every_tumour(tmp_path, monk
     )
     words = [str(real), str(synthetic), "--run-dir", str(tmp_path / "worth"), "-f", str(settings)]
     words += ["--weights", str(weights), "--counts", "0", "1"]
-    curve.main([*words, "--figure", str(tmp_path / "worth.png")])
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| with")]
+    leave = ["--figure", str(tmp_path / "worth.png"), "--csv", str(tmp_path / "worth.csv")]
+    curve.main([*words, *leave])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == 3 and all("of 3 |" in row for row in rows)
     assert (tmp_path / "worth.png").is_file()
+    assert len((tmp_path / "worth.csv").read_text().splitlines()) == 4
     assert len(list((tmp_path / "worth").glob("*-fold?"))) == 6
     monkeypatch.setattr(curve.training, "train", None)
     curve.main(words)

@@ -1,13 +1,11 @@
-"""Figures: slices with outlines, error maps, 3D pictures, curves, the network; and tables.
-
-Every function returns a figure and shows nothing; at the end of a cell Jupyter shows it once.
-"""
+"""Figures of slices, errors, 3D, curves and networks, and tables: each function returns one."""
 
 from lungseg_utils.plotting.charts import (
     plot_fingerprint,
     plot_history,
     plot_lesion_recall_by_size,
     plot_volumes,
+    plot_worth_of_tumours,
 )
 from lungseg_utils.plotting.network import draw_network, trace_stages
 from lungseg_utils.plotting.planes import show_error_map, show_planes
@@ -27,6 +25,7 @@ __all__ = [
     "plot_history",
     "plot_lesion_recall_by_size",
     "plot_volumes",
+    "plot_worth_of_tumours",
     "render_3d",
     "save_figure",
     "show_error_map",

@@ -225,3 +225,22 @@ def _plain_ticks(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 3)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def plot_worth_of_tumours(rows: Sequence[dict]) -> Figure:
+    """Draw the mean Dice, and its interval, against the number of real tumours trained on.
+
+    A row has `arm` (one curve each), `real_tumours`, `mean`, `low` and `high`.
+    """
+    figure = new_figure(7, 3.8)
+    axes = figure.subplots()
+    for arm, marker in zip(dict.fromkeys(row["arm"] for row in rows), "os"):
+        points = [row for row in rows if row["arm"] == arm]
+        low, mean, high = (
+            np.array([float(row[k]) for row in points]) for k in ("low", "mean", "high")
+        )
+        counts = [int(row["real_tumours"]) for row in points]
+        axes.errorbar(counts, mean, (mean - low, high - mean), marker=marker, capsize=3, label=arm)
+    axes.set(xlabel="real tumours trained on", ylabel="cross-validated Dice", ylim=(0, 1))
+    axes.legend(loc="lower right")
+    return figure
