@@ -20,7 +20,7 @@ TORCH += --retries 1 --timeout 15
 CPU_BUILDS := PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL https://download.pytorch.org/whl/cpu"
 endif
 
-.PHONY: help setup course test lint site notebooks weights real-weights peers lock clean
+.PHONY: help setup course test lint site address notebooks weights real-weights peers lock clean
 
 help:
 	@echo "make setup      set up .venv with the exact versions of requirements.lock"
@@ -28,6 +28,7 @@ help:
 	@echo "make test       unit tests, notebooks, papermill, JupyterLab where Chromium is installed"
 	@echo "make lint       ruff format, ruff check and mypy"
 	@echo "make site       build the site of lessons, reference and design in build/site, and check it"
+	@echo "make address    write git's origin on GitHub into the README's and the notebooks' links"
 	@echo "make notebooks  execute the notebooks again, in place, and strip what git must not hold"
 	@echo "make weights    make the shipped weights of synthetic chests again, hours on a CPU"
 	@echo "make real-weights REAL=folder   and those that have seen real tumours: images/ and masks/ of cubes"
@@ -72,6 +73,9 @@ $(VENV)/.docs: $(READY) docs/requirements.lock
 site: $(VENV)/.docs
 	$(BIN)/python -m pytest tests/test_site.py
 	@echo "the site: build/site/index.html"
+
+address:
+	@"$(PYTHON)" docs/address.py
 
 notebooks: $(READY)
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \

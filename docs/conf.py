@@ -81,6 +81,11 @@ if ADDRESS:
         "repository_url": ADDRESS,
         "repository_branch": "main",
         "use_repository_button": True,
+        "launch_buttons": {
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+            "notebook_interface": "jupyterlab",
+        },
         "article_header_end": ["article-header-buttons.html", "toggle-secondary-sidebar.html"],
     }
 

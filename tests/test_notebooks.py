@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tokenize
+import types
 
 import nbformat
 import papermill
@@ -92,7 +93,8 @@ def test_it_has_the_skeleton_in_order(notebook):
 
 
 def test_what_it_promises_needs_and_takes_has_a_cell_each(notebook):
-    assert [cell.source.partition("\n")[0] for cell in notebook.cells[1:4]] == HEADINGS[:3]
+    headings = [cell.source.partition("\n")[0] for cell in cells(notebook, "markdown")[1:4]]
+    assert headings == HEADINGS[:3]
 
 
 def test_its_paragraphs_are_wrapped_so_that_changes_can_be_read(notebook):
@@ -209,19 +211,37 @@ def test_it_holds_nothing_of_the_machine_or_of_a_session(notebook):
     assert not MACHINE.search("\n".join(cell.source for cell in notebook.cells))
 
 
+# --- Colab ----------------------------------------------------------------------------------------
+
+
+def test_its_first_cell_installs_the_course_on_colab_and_does_nothing_elsewhere(
+    notebook, monkeypatch
+):
+    first = cells(notebook, "code")[0]
+    called = []
+    shell = types.SimpleNamespace(run_line_magic=lambda *magic: called.append(magic))
+    exec(first.source, {"get_ipython": lambda: shell})
+    assert called == [] and first.outputs == []
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    exec(first.source, {"get_ipython": lambda: shell})
+    ((magic, line),) = called
+    assert magic == "pip"
+    assert re.fullmatch(r"install --quiet git\+https://github\.com/[\w.-]+/[\w.-]+", line)
+
+
 # --- parameters -----------------------------------------------------------------------------------
 
 
 def test_its_parameters_stand_in_one_cell_and_are_checked_by_the_next(notebook):
     code = cells(notebook, "code")
     tagged = [i for i, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])]
-    assert tagged == [0]
-    assert code[1].source == VALIDATION
+    assert tagged == [1]  # after the one for Colab
+    assert code[2].source == VALIDATION
 
 
 def test_its_parameters_are_declared_as_the_table_has_them(path, notebook):
     """Kind, default and meaning; papermill, whose `--help-notebook` lists them, reads them all."""
-    declared = cells(notebook, "code")[0].source.splitlines()
+    declared = cells(notebook, "code")[1].source.splitlines()
     shown = papermill.inspect_notebook(str(path))
     assert declared == [parameters.notebook_line(name) for name in shown]
     for name, row in shown.items():
@@ -236,7 +256,7 @@ def test_papermill_lists_all_that_it_takes(path, notebook):
     command = [sys.executable, "-m", "papermill", "--help-notebook", str(path)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     text = " ".join(printed.split())
-    for line in cells(notebook, "code")[0].source.splitlines():
+    for line in cells(notebook, "code")[1].source.splitlines():
         name, kind, default, meaning = re.fullmatch(r"(\w+): (\w+) = (.*?)  # (.*)", line).groups()
         assert f"{name}: {kind} (default {default}) {meaning}" in text
     takes_more = course.parameters_of(path) - papermill.inspect_notebook(str(path)).keys()

@@ -146,10 +146,11 @@ def test_quick_yaml_and_the_notebooks_follow_the_table():
     assert parameters.read(quick) == parameters.defaults()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         names = papermill.inspect_notebook(str(path))
-        first = next(c for c in nbformat.read(path, 4).cells if c.cell_type == "code")
+        cells = nbformat.read(path, 4).cells
+        tagged = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
         assert names.keys() <= parameters.PARAMETERS.keys(), path.name
         expected = [parameters.notebook_line(name) for name in names]
-        assert first.source.splitlines() == expected, path.name
+        assert tagged.source.splitlines() == expected, path.name
 
 
 # --- names of earlier versions --------------------------------------------------------------------
