@@ -19,7 +19,10 @@ import time
 import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from helpers_bad_folders import Input
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -32,17 +35,19 @@ ENDS = {
 }
 KINDS = {
     "images": "images",
+    "bodies": "whole chests",
     "labels": "labels with their scan",
     "series": "DICOM series",
     "sets": "sets",
     "checkpoints": "checkpoints",
     "archives": "archives",
 }
+GOOD = ("images", "bodies", "labels", "series", "sets")
 PEERS = {
-    "nibabel": ["images"],
-    "SimpleITK": ["images", "series"],
-    "MONAI": ["images", "series"],
-    "nnU-Net": ["images", "labels"],
+    "nibabel": ["images", "bodies"],
+    "SimpleITK": ["images", "bodies", "series"],
+    "MONAI": ["images", "bodies", "series", "sets"],
+    "nnU-Net": ["images", "bodies", "labels"],
 }
 
 
@@ -65,42 +70,57 @@ class Row(NamedTuple):
 
 
 def inputs_table(nnunet: str | None) -> str:
-    """Read every input with every reader; return a table of counts, and one of all bad images."""
+    """Read every input with every reader; return a table of counts, and of all bad images."""
     from helpers_faults import write_all
 
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         bad = {kind: write_all(scratch / f"bad_{kind}", f"bad_{kind}") for kind in KINDS}
-        good = {
-            kind: write_all(scratch / f"good_{kind}", f"good_{kind}")
-            for kind in ("images", "labels")
-        }
+        good = {kind: write_all(scratch / f"good_{kind}", f"good_{kind}") for kind in GOOD}
         rows = [judge_here(kind, bad[kind], good.get(kind, []), scratch) for kind in KINDS]
         for peer, kinds in PEERS.items():
             for kind in kinds:
                 inputs = (bad[kind], good.get(kind, []))
-                if (peer, kind) == ("nnU-Net", "images"):
-                    # it asks for a label beside each image, and on the same grid
-                    label = good["labels"][0].path[1]
-                    inputs = ([one._replace(path=(one.path, label)) for one in bad[kind]], [])
+                if peer == "nnU-Net" and kind != "labels":
+                    inputs = ([with_label(one, good["labels"][0].path[1]) for one in bad[kind]], [])
                 python = nnunet if peer == "nnU-Net" else sys.executable
                 rows.append(ask_peer(python, peer, kind, *inputs))
-        names = [one.name for one in bad["images"]]
     lines = [
         f"| reader | bad inputs | tried | {' | '.join(ENDS.values())} | good ones handled |",
         "| --- | --- |" + " ---: |" * (len(ENDS) + 2),
         *(row.shown() for row in rows),
-        "",
-        "What becomes of every bad image:",
-        "",
     ]
-    readers = [row for row in rows if row.kind == "images" and row.ends]
-    lines.append(f"| image | {' | '.join(row.reader for row in readers)} |")
-    lines.append("| --- |" + " --- |" * len(readers))
-    short = ENDS | {"refused": "refused", "silent": "**accepted silently**"}
-    for name, ends in zip(names, zip(*(row.ends for row in readers))):
-        lines.append(f"| {name} | {' | '.join(short[end] for end in ends)} |")
+    for kind in ("images", "bodies", "series"):
+        names = [one.name for one in bad[kind]]
+        lines += ["", f"What becomes of every bad input, {KINDS[kind]}:", ""]
+        lines += ends_table(names, [row for row in rows if row.kind == kind and row.ends])
     return "\n".join(lines)
+
+
+def ends_table(names: list[str], rows: list[Row]) -> list[str]:
+    """Return the lines of a table of what became of each input with each reader."""
+    short = ENDS | {"refused": "refused", "silent": "**accepted silently**"}
+    lines = [
+        f"| input | {' | '.join(row.reader for row in rows)} |",
+        "| --- |" + " --- |" * len(rows),
+    ]
+    for name, ends in zip(names, zip(*(row.ends for row in rows))):
+        lines.append(f"| {name} | {' | '.join(short[end] for end in ends)} |")
+    return lines
+
+
+def with_label(one: Input, sound: Path) -> Input:
+    """Pair an image with a label, as nnU-Net asks: a `sound` one, or an empty one on its grid."""
+    import nibabel
+    import numpy as np
+
+    label = sound
+    if one.path.parent.name == "bad_bodies":
+        body = nibabel.load(one.path)
+        label = one.path.parent.with_name("labels") / one.name
+        label.parent.mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(np.zeros(body.shape, np.uint8), body.affine), label)
+    return one._replace(path=(one.path, label))
 
 
 def judge_here(kind: str, bad: list, good: list, scratch: Path) -> Row:
@@ -128,9 +148,12 @@ def ask_peer(python: str | None, peer: str, kind: str, bad: list, good: list) ->
         env={**os.environ, **folders, "OMP_NUM_THREADS": "1"},
     )
     answered = json.loads(answer.stdout.splitlines()[-1])
-    ends = answered["ends"][: len(bad)]
-    handled = [not end.startswith("refused") for end in answered["ends"][len(bad) :]]
-    return Row(answered["version"], kind, ends, handled)
+    ends = [end for end, _ in answered["ends"]]
+    handled = [
+        not end.startswith("refused") and one.voxels in (0, voxels)
+        for one, (end, voxels) in zip(good, answered["ends"][len(bad) :], strict=True)
+    ]
+    return Row(answered["version"], kind, ends[: len(bad)], handled)
 
 
 def cost_table(scan: Path, rounds: int = 5) -> str:

@@ -6,12 +6,13 @@ READER is nibabel, SimpleITK, MONAI or nnU-Net; PYTHON may belong to an environm
 nothing of this project is imported. An input is a path or a pair of image and label (nnU-Net's
 check takes pairs). The ends are "refused" (an error that names the file), "refused unclearly" (any
 other error, a crash, no end), "warned" (read, with a warning or anything else printed) and
-"silent".
+"silent"; beside each stands the number of voxels that were read.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -48,10 +49,23 @@ def simpleitk_reader() -> tuple[Callable, str]:
 
 def monai_reader() -> tuple[Callable, str]:
     import monai
+    from monai.data import load_decathlon_datalist
     from monai.transforms import LoadImage
 
     load = LoadImage(image_only=True)
-    return lambda path: load(path).sum(), f"MONAI {monai.__version__}, LoadImage"
+
+    def read(path: str) -> object:
+        description = os.path.join(path, "dataset.json")
+        if os.path.basename(os.path.dirname(path)).endswith("_sets"):
+            for case in load_decathlon_datalist(description, data_list_key="training"):
+                load(case["image"]).sum()
+                load(case["label"]).sum()
+            return None
+        image = load(path)
+        image.sum()
+        return image
+
+    return read, f"MONAI {monai.__version__}, LoadImage"
 
 
 def nnunet_reader() -> tuple[Callable, str]:
@@ -81,8 +95,8 @@ READERS = {
 }
 
 
-def end_of(read: Callable, item: str | list[str]) -> str:
-    """Read one input in a forked child and return how that ended."""
+def end_of(read: Callable, item: str | list[str]) -> tuple[str, int]:
+    """Read one input in a forked child; return how that ended, and how many voxels were read."""
     names = [os.path.basename(path) for path in ([item] if isinstance(item, str) else item)]
     receive, send = os.pipe()
     with tempfile.TemporaryFile() as printed:
@@ -98,9 +112,9 @@ def end_of(read: Callable, item: str | list[str]) -> str:
         os.waitpid(child, 0)
         printed.seek(0)
         has_printed = bool(printed.read().strip())
-    if end == "read":
-        return "warned" if has_printed else "silent"
-    return end or "refused unclearly"
+    if end.startswith("read "):
+        return "warned" if has_printed else "silent", int(end.removeprefix("read "))
+    return end or "refused unclearly", 0
 
 
 def attempt(
@@ -116,9 +130,9 @@ def attempt(
         with open("/proc/self/statm") as file:
             most = int(file.read().split()[0]) * resource.getpagesize() + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        read(item)
+        voxels = math.prod(getattr(read(item), "shape", (0,)))
         sys.stdout.flush()
-        end = "read"
+        end = f"read {voxels}"
     except Exception as error:
         if any(name in str(error) for name in names):
             end = "refused"

@@ -35,10 +35,11 @@ from lungseg_utils import checkpoint
 
 
 class Input(NamedTuple):
-    """A file, a folder or a pair (image, label) to read."""
+    """A file, a folder or a pair (image, label) to read; it is to have so many `voxels`, if any."""
 
     name: str
     path: Path | tuple[Path, Path]
+    voxels: int = 0
 
 
 def bad_series(folder: Path) -> Iterator[Input]:

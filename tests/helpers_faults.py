@@ -8,26 +8,41 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from helpers_bad_bodies import bad_bodies, chest, good_bodies, misplaced_labels, spaced, stored
 from helpers_bad_files import bad_images, bad_labels, ct, good_images, good_labels
 from helpers_bad_folders import Input, bad_archives, bad_checkpoints, bad_series, bad_sets
+from helpers_bodies import SPACING_MM
+from helpers_unusual import good_series, good_sets, odd_series
 
 from lungseg_utils import checkpoint, volume
 from lungseg_utils.decathlon import check
 from lungseg_utils.decathlon.archive import extract
 from lungseg_utils.decathlon.fingerprint import Task, examine
+from lungseg_utils.preprocess import prepare
 from lungseg_utils.runtime import LungsegError, printable
+
+
+def all_bad_series(folder: Path) -> Iterator[Input]:
+    yield from bad_series(folder)
+    yield from odd_series(folder)
+
 
 FILES = {
     "bad_images": bad_images,
     "good_images": good_images,
+    "bad_bodies": bad_bodies,
+    "good_bodies": good_bodies,
     "bad_labels": bad_labels,
     "good_labels": good_labels,
 }
 FOLDERS = {
-    "bad_series": bad_series,
+    "bad_series": all_bad_series,
+    "good_series": good_series,
     "bad_sets": bad_sets,
+    "good_sets": good_sets,
     "bad_checkpoints": bad_checkpoints,
     "bad_archives": bad_archives,
 }
@@ -45,7 +60,13 @@ def write_all(folder: Path, kind: str) -> list[Input]:
     if "labels" in kind:
         scan = folder.parent / "the scan.nii"
         scan.write_bytes(ct())
-        listed = [Input(name, (scan, label)) for name, label in listed]
+        listed = [Input(one.name, (scan, one.path)) for one in listed]
+    if kind == "bad_labels":
+        body = folder.parent / "the chest.nii"
+        body.write_bytes(stored(chest(), spaced(*SPACING_MM)))
+        for name, content in misplaced_labels():
+            (folder / name).write_bytes(content)
+            listed.append(Input(name, (body, folder / name)))
     return listed
 
 
@@ -53,8 +74,10 @@ def read_by_kind(one: Input, scratch: Path) -> object:
     """Read an input as the package reads what is of its kind."""
     if isinstance(one.path, tuple):
         return examine(Task("case", "training", *one.path))
-    if one.path.parent.name == "bad_sets":
+    if one.path.parent.name.endswith("sets"):
         return check(one.path)
+    if one.path.parent.name.endswith("bodies"):
+        return prepare(volume.read(one.path))
     if one.path.suffix in (".safetensors", ".pt"):
         return checkpoint.load_weights(one.path)
     if one.path.suffix == ".tar":
@@ -81,8 +104,11 @@ def judge(one: Input, scratch: Path) -> str:
         messages = [str(fault) for fault in faults] or warnings
     finally:
         shutil.rmtree(scratch / "out", ignore_errors=True)
+    if one.voxels and not faults and result.hu.size != one.voxels:
+        return f"read in part: {result.hu.size} of {one.voxels} voxels"
     paths = one.path if isinstance(one.path, tuple) else (one.path,)
     names = {name for path in paths for name in (str(path), printable(path))}
+    names |= {f"{volume.stem(path)}: " for path in paths}  # of a scan that was read
     is_clear = all(any(name in message for name in names) for message in messages)
     if not is_clear or not all(fault.cause and fault.remedy for fault in faults):
         return f"refused unclearly: {messages}"

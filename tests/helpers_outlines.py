@@ -40,17 +40,18 @@ def place(directions, columns, rows, k: float) -> np.ndarray:
 def write_dicom(folder: Path, frames: np.ndarray, directions=HEAD_FIRST, series="1", levels=None):
     """Write (slices, rows, columns) HU as a CT series, at `levels` in slices, and return it."""
     folder.mkdir(parents=True)
-    for k, plane in zip(range(len(frames)) if levels is None else levels, frames):
+    for number, plane in enumerate(frames):
+        k = number if levels is None else levels[number]
         orientation = [*directions[0], *directions[1]]
         one = make_slice(
             plane,
             place(directions, [0], [0], k)[0],
-            number=k,
+            number=number,
             series=series,
             orientation=orientation,
         )
         one.PixelSpacing, one.SliceThickness = list(PIXEL_MM[::-1]), STEP_MM
-        one.save_as(folder / f"{series}-{(k * 7) % len(frames):03d}-{k}.dcm")
+        one.save_as(folder / f"{series}-{(number * 7) % len(frames):03d}-{number}.dcm")
     return folder
 
 

@@ -8,7 +8,8 @@ from test_volume import chest
 
 from lungseg_utils import volume
 
-BAD = ["bad_images", "bad_labels", "bad_series", "bad_sets", "bad_checkpoints", "bad_archives"]
+BAD = [f"bad_{kind}" for kind in ("images", "bodies", "labels", "series", "sets")]
+BAD += ["bad_checkpoints", "bad_archives"]
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -24,3 +25,12 @@ def test_nothing_good_is_refused(tmp_path):
     for one in write_all(tmp_path / "labels", "good_labels"):
         scan, label = one.path
         assert np.array_equal(volume.read_label(label, like=volume.read(scan)), tumour()), one.name
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [("bodies", {"silent"}), ("series", {"silent", "warned"}), ("sets", {"silent", "warned"})],
+)
+def test_nothing_unusual_is_refused_or_read_in_part(tmp_path, kind, ends):
+    found = {one.name: judge(one, tmp_path) for one in write_all(tmp_path / kind, f"good_{kind}")}
+    assert {name: end for name, end in found.items() if end not in ends} == {}

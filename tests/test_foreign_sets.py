@@ -98,6 +98,7 @@ def expected(source, tmp_path_factory):
     return outcome(source, tmp_path_factory.mktemp("expected"))
 
 
+@pytest.mark.fault("sets of other tools, refused for a false cause")
 @pytest.mark.parametrize("copy", COPIES, ids=lambda copy: copy.__name__)
 def test_a_copy_in_another_layout_is_prepared_and_trained_alike(
     copy, source, expected, tmp_path, capsys
@@ -114,6 +115,7 @@ def test_a_copy_in_another_layout_is_prepared_and_trained_alike(
     assert history == expected[2]
 
 
+@pytest.mark.fault("sets of other tools, refused for a false cause")
 def test_copies_have_the_same_scores(source, tmp_path, monkeypatch):
     monkeypatch.setenv("LUNGSEG_HOME", str(tmp_path))
     settings = parameters.defaults() | {
@@ -167,6 +169,7 @@ def test_cases_may_be_named_under_the_key_dataset(tmp_path):
     assert [case.id for case in decathlon.load(tmp_path).training] == ["a_001"]
 
 
+@pytest.mark.fault("sets of other tools, refused for a false cause")
 @pytest.mark.parametrize(
     ("content", "extra", "cause"),
     [
@@ -195,6 +198,7 @@ def load_images(root: Path, *images: str) -> decathlon.Dataset:
     return decathlon.load(write_json(root, training=listed, numTraining=len(images), **COMMON))
 
 
+@pytest.mark.fault("sets of other tools, refused for a false cause")
 @pytest.mark.parametrize(
     ("images", "ids", "patients"),
     [
@@ -241,6 +245,7 @@ def validated(dataset: decathlon.Dataset, fold: int) -> list[str]:
     return [case.id for case in decathlon.split(dataset, fold)[1]]
 
 
+@pytest.mark.fault("keys of other tools' lists")
 def test_the_set_s_own_folds_are_used(tmp_path):
     dataset = decathlon.load(listed(tmp_path, fold=[1, 2, 2, None]))
     assert decathlon.list_folds(dataset) == [1, 2]
@@ -249,6 +254,7 @@ def test_the_set_s_own_folds_are_used(tmp_path):
         decathlon.split(dataset, 0)
 
 
+@pytest.mark.fault("keys of other tools' lists")
 def test_the_validation_list_is_validated_on(tmp_path, capsys):
     dataset = decathlon.load(listed(tmp_path, validation=1, fold=[0, 0, 1, 1]))
     assert validated(dataset, 0) == ["c3"] and len(dataset.training) == 4
@@ -257,6 +263,7 @@ def test_the_validation_list_is_validated_on(tmp_path, capsys):
         crossvalidate(dataset, tmp_path / "run", parameters.defaults())
 
 
+@pytest.mark.fault("keys of other tools' lists")
 @pytest.mark.parametrize("fold", ["x", -1, 0.5, True, [0]])
 def test_a_fold_that_is_no_number_is_a_fault(tmp_path, fold):
     assert "as its fold" in fault_of(listed(tmp_path, fold=[0, fold, 1, 1]))
@@ -267,6 +274,7 @@ def test_folds_that_leave_nothing_to_train_on_are_refused(tmp_path):
         decathlon.split(decathlon.load(listed(tmp_path, fold=[0, 0, 0, 0])), 0)
 
 
+@pytest.mark.fault("keys of other tools' lists")
 def test_a_patient_in_two_folds_or_lists_is_a_leak(tmp_path):
     patients = ["p", "q", "r", "p"]
     error = fault_of(listed(tmp_path / "a", fold=[0, 0, 1, 1], patient=patients))
@@ -275,6 +283,7 @@ def test_a_patient_in_two_folds_or_lists_is_a_leak(tmp_path):
     assert "the validation case c3 is of the same patient as the training case c0: a leak" in error
 
 
+@pytest.mark.fault("keys of other tools' lists")
 def test_keys_and_lists_without_use_are_reported(tmp_path, capsys):
     decathlon.load(listed(tmp_path, weight=[1, 1, 2, None], val=[{"image": "x.nii.gz"}]))
     said = capsys.readouterr().err
@@ -282,6 +291,7 @@ def test_keys_and_lists_without_use_are_reported(tmp_path, capsys):
     assert "the list 'val' is not used" in said
 
 
+@pytest.mark.fault("keys of other tools' lists")
 def test_two_test_lists_are_a_fault(tmp_path):
     make_empty(tmp_path, "imagesTs/a", "imagesTs/b")
     root = listed(tmp_path, test=["imagesTs/a.nii.gz"], testing=["imagesTs/b.nii.gz"])
@@ -291,6 +301,7 @@ def test_two_test_lists_are_a_fault(tmp_path):
 # --- numbers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("number for a path")
 @pytest.mark.parametrize("name", ["dataset_dir", "run_dir", "checkpoint", "ct_path"])
 @pytest.mark.parametrize("value", [7, 1.0])
 def test_a_number_is_no_path(name, value):

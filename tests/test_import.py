@@ -23,6 +23,9 @@ from helpers_outlines import (
 from matplotlib.path import Path as Polygon
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
+from test_dicom import change, make_slice
+from test_dicom import chest as series_chest
+from test_dicom_kinds import enhanced
 from test_foreign_sets import (
     CASES,
     COMMON,
@@ -229,11 +232,194 @@ def test_rois_that_mark_nothing_on_the_scan_are_refused(contours, options, cause
     refuse(tmp_path / "P1", tmp_path / "out", f"rt.dcm: .*{cause}")
 
 
+LEVELS = (0, 1, 2, 3, 4, 6, 8, 10, 12)  # of slices at two spacings, in the smaller
+NEAREST = (0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8)  # slice of each plane; of two, the lower
+
+
+def contours_at_levels(mask) -> list[np.ndarray]:
+    lifted = np.zeros((LEVELS[-1] + 1, *SHAPE[1:]), np.uint8)
+    lifted[list(LEVELS)] = mask
+    return outlines_of(lifted)
+
+
 @pytest.mark.fault("outlines that do not fit their scan")
-def test_rois_on_a_scan_of_two_spacings_are_refused(tmp_path):
-    write_dicom(tmp_path / "P1/ct", chest(), levels=[0, 1, 2, 3, 4, 6, 8, 10, 12])
-    write_rtstruct(tmp_path / "P1/rt.dcm", {"GTV": outlines_of(tumour())})
-    refuse(tmp_path / "P1", tmp_path / "out", "rt.dcm: .* which lie at several spacings")
+@pytest.mark.parametrize("kind", ["rtstruct", "seg"])
+def test_rois_on_a_scan_of_two_spacings_are_put_on_the_planes_nearest_to_their_slices(
+    kind, tmp_path
+):
+    write_dicom(tmp_path / "P1/ct", chest(), levels=LEVELS)
+    drawn = tumour()
+    if kind == "rtstruct":
+        write_rtstruct(tmp_path / "P1/rt.dcm", {"GTV": contours_at_levels(drawn)})
+    else:
+        scan = volume.read(tmp_path / "P1/ct")
+        mask = np.zeros(scan.hu.shape, np.uint8)
+        scan.grid.on_disk(mask)[list(LEVELS)] = drawn
+        dicom_seg.write_segmentation(tmp_path / "P1/seg.dcm", mask, scan)
+    _, scan, label = import_one(tmp_path / "P1", tmp_path / "out")
+    assert scan.hu.shape == (13, *SHAPE[1:])
+    assert np.array_equal(scan.grid.on_disk(label), drawn[list(NEAREST)])
+
+
+@pytest.mark.parametrize("shift", [0.005, -0.005])
+def test_rounded_positions_of_two_spacings_are_taken_for_the_same(shift, tmp_path):
+    levels = [level * (1 + shift * (level > 4)) for level in LEVELS]
+    write_dicom(tmp_path / "P1/ct", chest(), levels=levels)
+    drawn = np.zeros(SHAPE, np.uint8)
+    drawn[6, 10:20, 10:20] = 1
+    line = np.array([[9.5, 9.5], [19.5, 9.5], [19.5, 19.5], [9.5, 19.5]])
+    contour = place(HEAD_FIRST, *line.T, levels[6])
+    write_rtstruct(tmp_path / "P1/rt.dcm", {"GTV": [contour]})
+    _, scan, label = import_one(tmp_path / "P1", tmp_path / "out")
+    assert np.array_equal(scan.grid.on_disk(label), drawn[list(NEAREST)])
+
+
+@pytest.mark.fault("outlines that do not fit their scan")
+def test_a_contour_between_slices_of_two_spacings_is_refused(tmp_path):
+    write_dicom(tmp_path / "P1/ct", chest(), levels=LEVELS)
+    lifted = np.zeros((13, *SHAPE[1:]), np.uint8)
+    lifted[7] = tumour()[4]  # a plane of the scan as it is read, but none of its slices
+    write_rtstruct(tmp_path / "P1/rt.dcm", {"GTV": outlines_of(lifted)})
+    refuse(tmp_path / "P1", tmp_path / "out", "rt.dcm: .* 3 mm off the nearest slice")
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_rois_of_an_enhanced_ct_of_one_or_several_files(files, tmp_path):
+    hu = series_chest((12, 30, 34))
+    mask = np.zeros(hu.shape, np.uint8)
+    mask[3:9, 8:20, 10:22] = 1
+    (tmp_path / "single").mkdir()
+    for k, plane in enumerate(hu):  # as `enhanced` places its frames
+        make_slice(plane, (0, 0, 3.0 * k), number=k).save_as(tmp_path / f"single/{k}.dcm")
+    scan = volume.read(tmp_path / "single")
+    (tmp_path / "P1/ct").mkdir(parents=True)
+    dicom_seg.write_segmentation(tmp_path / "P1/seg.dcm", mask, scan)
+    half = len(hu) // files
+    for number in range(files):
+        path = tmp_path / f"P1/ct/{number}.dcm"
+        enhanced(path, hu[number * half : (number + 1) * half], first=number * half)
+    _, scan, label = import_one(tmp_path / "P1", tmp_path / "out")
+    assert np.array_equal(scan.hu, hu) and np.array_equal(label, mask)
+
+
+# --- several scans of a patient -------------------------------------------------------------------
+
+
+def write_scan_of(folder, number, *, path, kind="rtstruct", **tags):
+    """Write a scan of a patient and what is drawn on it below `folder`; return its mask."""
+    drawn = np.roll(tumour(), number, axis=2)
+    write_dicom(folder / path / "ct", chest(number), series=str(number))
+    for one in (folder / path / "ct").iterdir():
+        change(one, StudyInstanceUID=f"1.2.{number}", **tags)
+    if kind == "rtstruct":
+        rois = {"GTV-1": outlines_of(drawn)}
+        write_rtstruct(folder / path / "rt.dcm", rois, series=str(number))
+    else:
+        scan = volume.read(folder / path / "ct")
+        mask = np.zeros(scan.hu.shape, np.uint8)
+        scan.grid.on_disk(mask)[:] = drawn
+        dicom_seg.write_segmentation(folder / path / "seg.dcm", mask, scan)
+    return drawn
+
+
+@pytest.mark.fault("several scans of one patient")
+@pytest.mark.parametrize("kind", ["rtstruct", "seg"])
+def test_a_test_and_a_retest_are_two_cases_of_one_patient(kind, tmp_path):
+    drawn = {}
+    for number, path in enumerate(("P1/test", "P1/retest", "P2"), 1):
+        name = path.replace("/", "_")
+        drawn[name] = write_scan_of(tmp_path / "source", number, path=path, kind=kind)
+    decathlon.import_set(tmp_path / "source", tmp_path / "out")
+    imported = decathlon.load(tmp_path / "out")
+    patients = {case.id: case.patient for case in imported.training}
+    assert patients == {"P1_test": "P1", "P1_retest": "P1", "P2": "P2"}
+    for case in imported.training:
+        scan = volume.read(case.image)
+        assert np.array_equal(
+            scan.grid.on_disk(volume.read_label(case.label, like=scan)), drawn[case.id]
+        )
+    for fold in (0, 1):
+        parts = decathlon.split(imported, fold)
+        assert sorted(len(part) for part in parts) == [1, 2]
+
+
+@pytest.mark.fault("several scans of one patient")
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("P1/1.2.840.9.2", "P1/1.2.840.9.1"),
+        ("P1/a", "P1/A/b"),
+        ("P1/b", "P1/b/ct"),
+    ],
+    ids=["UIDs", "letter case", "one in the other"],
+)
+def test_scans_without_folders_to_name_them_are_numbered_by_date(paths, tmp_path):
+    for number, path in enumerate(paths, 1):
+        date = f"2020010{3 - number}"  # the second was taken first
+        write_scan_of(tmp_path / "source", number, path=path, AcquisitionDate=date)
+    decathlon.import_set(tmp_path / "source", tmp_path / "out")
+    cases = decathlon.load(tmp_path / "out").training
+    assert [(case.id, case.patient) for case in cases] == [("P1_1", "P1"), ("P1_2", "P1")]
+    for case, number in zip(cases, (2, 1), strict=True):
+        scan = volume.read(case.image)
+        assert np.array_equal(scan.grid.on_disk(scan.hu), chest(number))
+
+
+@pytest.mark.fault("several scans of one patient")
+def test_scans_in_one_folder_are_numbered(tmp_path):
+    for number in (1, 2):
+        write_scan_of(tmp_path / "source", number, path=f"{number}", AcquisitionDate="20200101")
+    (tmp_path / "P1").mkdir()
+    for number, path in enumerate([*(tmp_path / "source").rglob("*.dcm")]):
+        path.rename(tmp_path / f"P1/{number}.dcm")
+    decathlon.import_set(tmp_path / "P1", tmp_path / "out")
+    assert [case.id for case in decathlon.load(tmp_path / "out").training] == ["P1_1", "P1_2"]
+
+
+@pytest.mark.fault("several scans of one patient")
+def test_a_nifti_mask_belongs_to_the_scan_nearest_to_it(tmp_path):
+    for number, day in enumerate(("day1", "day2")):
+        write_nifti(tmp_path / f"source/P1/{day}/ct.nii.gz", chest(number))
+        mask = np.roll(tumour(), number, axis=2)
+        write_nifti(tmp_path / f"source/P1/{day}/masks/tumour.nii.gz", mask)
+    decathlon.import_set(tmp_path / "source", tmp_path / "out")
+    for number, case in enumerate(decathlon.load(tmp_path / "out").training):
+        assert (case.id, case.patient) == (f"P1_day{number + 1}", "P1")
+        assert np.array_equal(volume.read(case.image).hu, chest(number))
+        assert np.array_equal(volume.read_label(case.label), np.roll(tumour(), number, axis=2))
+    (tmp_path / "source/P1/mask.nii.gz").write_bytes(
+        (tmp_path / "source/P1/day1/masks/tumour.nii.gz").read_bytes()
+    )
+    refuse(tmp_path / "source", tmp_path / "none", "mask.nii.gz may be drawn on any of 2 scans")
+
+
+@pytest.mark.fault("several scans of one patient")
+def test_a_scan_without_the_roi_that_was_asked_for_is_left_out_with_a_warning(tmp_path, capsys):
+    write_scan_of(tmp_path / "source", 1, path="P1/test")
+    write_scan_of(tmp_path / "source", 2, path="P1/retest")
+    rois = {"lungs": outlines_of(tumour())}
+    write_rtstruct(tmp_path / "source/P1/retest/rt.dcm", rois, series="2")
+    name, _, _ = import_one(tmp_path / "source", tmp_path / "out", "GTV*")
+    assert name == "P1"
+    assert (
+        "no ROI of series 2 'Thorax kernel 2' (CT, 9 files) fits --roi" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.fault("several scans of one patient")
+def test_folders_of_one_patient_are_reported_and_a_folder_of_several_is_refused(tmp_path, capsys):
+    for number, path in enumerate(("all/P1", "all/P2"), 1):
+        write_scan_of(tmp_path, number, path=path)
+    decathlon.import_set(tmp_path / "all", tmp_path / "out")
+    assert "P1, P2 have the same PatientID" in capsys.readouterr().err
+    for path in (tmp_path / "all/P2/ct").iterdir():
+        change(path, PatientID="another")
+    decathlon.import_set(tmp_path / "all", tmp_path / "out_2")
+    assert "PatientID" not in capsys.readouterr().err
+    (tmp_path / "above").mkdir()
+    (tmp_path / "all").rename(tmp_path / "above/all")
+    text = refuse(tmp_path / "above", tmp_path / "none", "all: holds scans of several patients")
+    assert "4711" not in text and "another" not in text
 
 
 def make_seg(folder):

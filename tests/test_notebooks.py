@@ -229,6 +229,24 @@ def test_its_first_cell_installs_the_course_on_colab_and_does_nothing_elsewhere(
     assert re.fullmatch(r"install --quiet git\+https://github\.com/[\w.-]+/[\w.-]+", line)
 
 
+# --- processes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("notebooks tested in several processes")
+def test_the_cells_of_a_notebook_stay_in_one_process(tmp_path):
+    pytest.importorskip("xdist")
+    cells = [nbformat.v4.new_code_cell(line) for line in ("a = 1", "b = a + 1", "c = a + b")]
+    for cell in cells:
+        cell["execution_count"] = 1
+    for number in range(2):
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
+        nbformat.write(notebook, tmp_path / f"{number}.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "-c", ROOT / "pyproject.toml", "--nbval"]
+    command += ["-p", "no:cacheprovider", "-n", "2", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout
+
+
 # --- parameters -----------------------------------------------------------------------------------
 
 

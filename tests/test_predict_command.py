@@ -194,6 +194,7 @@ def change(path: Path, **tags) -> None:
     one.save_as(path)
 
 
+@pytest.mark.fault("DICOM: sound, but refused for a false cause")
 def test_patients_folders_hold_a_dicom_series_or_a_nifti_file_each(bright, tmp_path, capsys):
     root = tmp_path / "patients"
     write_patient(root / "p1", 1)
@@ -208,6 +209,7 @@ def test_patients_folders_hold_a_dicom_series_or_a_nifti_file_each(bright, tmp_p
     assert written(tmp_path / "out") == ["p1.nii.gz", "p2.nii.gz", "p3.nii.gz"]
 
 
+@pytest.mark.fault("DICOM: no Part 10 header")
 def test_patients_slices_need_no_part_10_header(tmp_path):
     for number in (1, 2):
         folder = write_patient(tmp_path / f"p{number}", number)
@@ -282,6 +284,7 @@ def temporary(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.fault("DICOM: sound, but refused for a false cause")
 def test_a_zip_of_a_series_is_the_same_scan(bright, tmp_path, temporary):
     write_series(tmp_path / "series", chest((6, 22, 24)))
     archive = make_zip(tmp_path / "Patient 1.zip", tmp_path / "series", "DICOM/S1/")

@@ -56,12 +56,14 @@ def read_series(folder: str | Path, *, series: str | int | None = None) -> Volum
         )
     grid = grid_of((columns, rows, count), affine)
     writer = HounsfieldWriter(folder, grid)
-    if count == len(levels):
+    is_even = count == len(levels)
+    if is_even:
         for index, level in enumerate(levels):
             pixels, writer.scaling = _read_level(level)
             writer.add(index, pixels[None])
     else:
-        _resample(writer, levels, depths * (count - 1) / depths[-1])
+        depths *= (count - 1) / depths[-1]
+        _resample(writer, levels, depths)
         spacings = ", ".join(f"{mm:g}" for mm in run_spacings(np.diff(distances(firsts))))
         warn(
             f"{folder}: its slices lie {spacings} mm apart; they are resampled to "
@@ -77,6 +79,7 @@ def read_series(folder: str | Path, *, series: str | int | None = None) -> Volum
         folder,
         grid,
         _files_of(firsts),
+        () if is_even else tuple(depths.tolist()),
     )
 
 

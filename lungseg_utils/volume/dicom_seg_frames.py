@@ -1,4 +1,4 @@
-"""The frames of a DICOM SEG -> a mask on the grid of the series that it was drawn on."""
+"""The frames of a DICOM SEG -> a mask of the slices that it was drawn on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from lungseg_utils.volume.scan import Volume
 OFF_GRID = 0.2  # of a voxel: farther from a voxel of the scan none of a frame may lie
 
 
-def read_segment(path: Path, dataset: Dataset, number: int, like: Volume) -> np.ndarray:
-    """Return the segment `number` as (D, H, W) uint8 of 0 and 1 on the grid of `like`.
+def read_segment(
+    path: Path, dataset: Dataset, number: int, like: Volume, depths: np.ndarray
+) -> np.ndarray:
+    """Return the segment `number` as (slices, rows, columns) uint8 of 0 and 1.
 
-    Frames that the SEG leaves out are empty; of a fractional one half and more counts. Raises
-    LungsegError for a segment without any frame, and for frames on another grid.
+    They are the slices of `like`; `depths` are where they lie, in planes of its stored grid. Frames
+    that the SEG leaves out are empty; of a fractional one half and more counts. Raises LungsegError
+    for a segment without any frame, and for frames on another grid.
     """
     kind = str(dataset.SegmentationType)
     listed = [
@@ -33,8 +36,8 @@ def read_segment(path: Path, dataset: Dataset, number: int, like: Volume) -> np.
         raise LungsegError(
             path, f"its segment {number} has no frame", "Draw it, or leave it out of --roi"
         )
-    mask = np.zeros(like.grid.canonical_shape, np.uint8)
-    view = like.grid.on_disk(mask)  # (slices, rows, columns)
+    columns, rows, _ = like.grid.shape
+    slices = np.zeros((len(depths), rows, columns), np.uint8)
     frames = _decoded(path, dataset)
     for one in listed:
         pixels = frames(one)
@@ -44,8 +47,8 @@ def read_segment(path: Path, dataset: Dataset, number: int, like: Volume) -> np.
             marked = pixels * 2.0 >= int(dataset.MaximumFractionalValue)
         else:
             marked = pixels == 1
-        view[_place(one, like)] |= marked
-    return mask
+        slices[_place(one, like, depths)] |= marked
+    return slices
 
 
 def _segment_of(dataset: Dataset, index: int) -> int:
@@ -66,21 +69,22 @@ def _decoded(path: Path, dataset: Dataset) -> Callable[[Slice], np.ndarray]:
     return lambda one: frames[one.frame]
 
 
-def _place(one: Slice, like: Volume) -> tuple[int, slice, slice]:
+def _place(one: Slice, like: Volume, depths: np.ndarray) -> tuple[int, slice, slice]:
     """Return where a frame lies in the scan's (slices, rows, columns)."""
     to_voxels = np.linalg.inv(like.grid.affine) @ np.diag([-1, -1, 1, 1])
     rows, columns = one.shape
     steps = one.directions * np.array(one.pixel_mm[::-1])[:, None]  # to the next column and row
     counts = np.array([[0, 0], [columns - 1, 0], [0, rows - 1]])  # of steps to three corners
     corners = (one.position + counts @ steps) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
-    start = np.rint(corners[0]).astype(int)  # as (i, j, k)
-    expected = start + np.pad(counts, ((0, 0), (0, 1)))
-    is_inside = (start >= 0).all() and (expected < like.grid.shape).all()
+    nearest = int(np.abs(depths - corners[0, 2]).argmin())
+    i, j = np.rint(corners[0, :2]).astype(int)
+    expected = np.array([i, j, depths[nearest]]) + np.pad(counts, ((0, 0), (0, 1)))
+    right, below = like.grid.shape[:2]
+    is_inside = min(i, j) >= 0 and i + columns <= right and j + rows <= below
     if not is_inside or np.abs(corners - expected).max() > OFF_GRID:
         raise LungsegError(
             one.path,
             f"its frames lie on another grid than {like.source.name}",
             "Export it with the series that it was drawn on, not resampled",
         )
-    i, j, k = start
-    return int(k), slice(j, j + rows), slice(i, i + columns)
+    return nearest, slice(j, j + rows), slice(i, i + columns)

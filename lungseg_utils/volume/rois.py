@@ -49,27 +49,29 @@ def list_rois(path: Path, header: Dataset) -> list[Roi]:
 def read_roi(roi: Roi, like: Volume) -> np.ndarray:
     """Return a ROI as (D, H, W) uint8 of 0 and 1 on the grid of `like`, a DICOM series.
 
-    Raises LungsegError where nothing is drawn, and for what does not lie on the slices of `like`.
+    Of a series of several spacings, which was resampled, each plane takes what is drawn on the
+    slice that lies nearest to it. Raises LungsegError where nothing is drawn, and for what does not
+    lie on the slices of `like`.
     """
-    if like.slices and len(like.slices) != like.grid.shape[2]:
-        raise LungsegError(
-            roi.path,
-            f"is drawn on the slices of {like.source.name}, which lie at several spacings",
-            "Export both at one spacing, or the mask as NIfTI on the scan's grid",
-        )
+    planes = np.arange(like.grid.shape[2])
+    depths = np.array(like.depths or planes, float)
     dataset = read_file(roi.path)
     try:
         if dataset is None:
             raise ValueError
-        if dataset.Modality == "RTSTRUCT":
-            return rtstruct.rasterise(roi.path, dataset, roi.number, like)
-        return dicom_seg_frames.read_segment(roi.path, dataset, roi.number, like)
+        is_drawn = dataset.Modality == "RTSTRUCT"
+        read = rtstruct.rasterise if is_drawn else dicom_seg_frames.read_segment
+        slices = read(roi.path, dataset, roi.number, like, depths)
     except (LungsegError, OSError, MemoryError):
         raise
     except Exception as error:
         raise LungsegError(
             roi.path, f"the ROI {roi.name!r} cannot be parsed ({type(error).__name__})", AGAIN
         ) from None
+    mask = np.zeros(like.grid.canonical_shape, np.uint8)
+    nearest = np.abs(depths - planes[:, None]).round(3).argmin(axis=1)  # of two, the first
+    like.grid.on_disk(mask)[:] = slices[nearest] if like.depths else slices
+    return mask
 
 
 def _of_rtstruct(path: Path, header: Dataset) -> list[Roi]:

@@ -1,4 +1,4 @@
-"""Contours of an RTSTRUCT -> a mask: the voxels whose centres lie inside."""
+"""Contours of an RTSTRUCT -> a mask of slices: the pixels whose centres lie inside."""
 
 from __future__ import annotations
 
@@ -17,30 +17,33 @@ OFF_PLANE = 0.2  # of the distance of two slices: farther from its slice no cont
 DRAW_IT = "Draw it, or leave it out of --roi"
 
 
-def rasterise(path: Path, dataset: Dataset, number: int, like: Volume) -> np.ndarray:
-    """Return the ROI `number` as (D, H, W) uint8 of 0 and 1 on the grid of `like`.
+def rasterise(
+    path: Path, dataset: Dataset, number: int, like: Volume, depths: np.ndarray
+) -> np.ndarray:
+    """Return the ROI `number` as (slices, rows, columns) uint8 of 0 and 1 on the slices of `like`.
 
-    Contours on one slice are combined by exclusive or, so that one within another is a hole; an
-    inner one that a keyhole joins to the outer one is a hole too. Raises LungsegError for a ROI
-    without closed contours, and for contours that lie on no slice of `like`.
+    `depths` are where these lie, in planes of its stored grid. Contours on one slice are combined
+    by exclusive or, so that one within another is a hole; an inner one that a keyhole joins to the
+    outer one is a hole too. Raises LungsegError for a ROI without closed contours, and for contours
+    that lie on no slice.
     """
     listed = dataset.StructureSetROISequence
     name = next(str(one.get("ROIName")) for one in listed if int(one.ROINumber) == number)
     what = f"the ROI {name!r}"
-    planes = _by_plane(path, what, _contours(path, what, dataset, number), like)
-    mask = np.zeros(like.grid.canonical_shape, np.uint8)
-    view = like.grid.on_disk(mask)  # (slices, rows, columns)
-    for plane, polygons in planes.items():
-        view[plane] = fill(polygons, view[plane].shape)
-    if not mask.any():
+    drawn = _by_slice(path, what, _contours(path, what, dataset, number), like, depths)
+    columns, rows, _ = like.grid.shape
+    slices = np.zeros((len(depths), rows, columns), np.uint8)
+    for index, polygons in drawn.items():
+        slices[index] = fill(polygons, (rows, columns))
+    if not slices.any():
         raise LungsegError(
             path,
             f"{what} holds the centre of no voxel of {like.source.name}: too small, or beside it",
             DRAW_IT,
         )
-    if len(planes) > 2 and np.median(np.diff(sorted(planes))) > 1:
+    if len(drawn) > 2 and np.median(np.diff(sorted(drawn))) > 1:
         warn(f"{path}: {what} is drawn on every other slice or fewer; those between stay empty")
-    return mask
+    return slices
 
 
 def _contours(path: Path, what: str, dataset: Dataset, number: int) -> list[np.ndarray]:
@@ -72,17 +75,16 @@ def _contours(path: Path, what: str, dataset: Dataset, number: int) -> list[np.n
     return list(closed.values())
 
 
-def _by_plane(
-    path: Path, what: str, contours: list[np.ndarray], like: Volume
+def _by_slice(
+    path: Path, what: str, contours: list[np.ndarray], like: Volume, depths: np.ndarray
 ) -> dict[int, list[np.ndarray]]:
     """Return the polygons of each slice, (points, 2) as (column, row), from contours in LPS mm."""
     to_voxels = np.linalg.inv(like.grid.affine) @ np.diag([-1, -1, 1, 1])
-    last = like.grid.shape[2] - 1
-    planes: dict[int, list[np.ndarray]] = {}
+    slices: dict[int, list[np.ndarray]] = {}
     for points in contours:
         voxels = points @ to_voxels[:3, :3].T + to_voxels[:3, 3]
-        plane = int(np.clip(np.rint(np.median(voxels[:, 2])), 0, last))
-        off = float(np.abs(voxels[:, 2] - plane).max())
+        nearest = int(np.abs(depths - np.median(voxels[:, 2])).argmin())
+        off = float(np.abs(voxels[:, 2] - depths[nearest]).max())
         if off > OFF_PLANE:
             distance_mm = off * spacing_of(like.grid.affine)[2]
             raise LungsegError(
@@ -91,8 +93,8 @@ def _by_plane(
                 f"{like.source.name}",
                 "Export it with the series that it was drawn on, slices and contours parallel",
             )
-        planes.setdefault(plane, []).append(voxels[:, :2])
-    return planes
+        slices.setdefault(nearest, []).append(voxels[:, :2])
+    return slices
 
 
 def fill(polygons: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:

@@ -16,7 +16,8 @@ class Volume:
 
     `hu` (D, H, W) is int16, or float32 where its values are not integers; `affine` maps (d, h, w)
     to RAS+ mm; `grid` is how it is stored, for writing back; `slices` are the files of a DICOM
-    series in stored order.
+    series in stored order. `depths` are where its slices lie, in planes of `grid`, in a series of
+    several spacings, which was resampled; empty where each plane is a slice.
     """
 
     hu: np.ndarray
@@ -26,3 +27,4 @@ class Volume:
     source: Path
     grid: Grid
     slices: tuple[Path, ...] = ()
+    depths: tuple[float, ...] = ()

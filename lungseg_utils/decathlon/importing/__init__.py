@@ -2,6 +2,7 @@
 
 layouts    which layout a folder has, and its cases
 patients   folders of patients: NIfTI, DICOM with RTSTRUCT or SEG
+pairing    which of a patient's scans each mask was drawn on: a case for each
 outlines   what is drawn on a scan, and which of it was asked for
 writing    the cases, read and written; dataset.json last
 """

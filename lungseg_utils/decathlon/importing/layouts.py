@@ -9,7 +9,8 @@ from pathlib import Path
 from lungseg_utils.decathlon import dataset as datasets
 from lungseg_utils.decathlon.entries import is_nifti
 from lungseg_utils.decathlon.importing.outlines import Case, Outline, of_label, select
-from lungseg_utils.decathlon.importing.patients import case_of, patients_in
+from lungseg_utils.decathlon.importing.pairing import cases_of, warn_of_repeats
+from lungseg_utils.decathlon.importing.patients import patients_in
 from lungseg_utils.decathlon.nnunet import FIRST, SECOND, exists_beside
 from lungseg_utils.decathlon.source import read_json
 from lungseg_utils.runtime import LungsegError, file_error, warn
@@ -49,12 +50,14 @@ def find_cases(source: str | Path, wanted: Sequence[str] = ()) -> list[Case]:
 def _of_patients(source: Path, wanted: Sequence[str]) -> list[Case]:
     cases = []
     faults = []
-    for folder in patients_in(source):
+    folders = patients_in(source)
+    for folder in folders:
         try:
-            cases.append(case_of(folder, wanted))
+            cases += cases_of(folder, wanted)
         except LungsegError as fault:
             faults.append(fault)
     datasets.raise_faults(source, faults)
+    warn_of_repeats(source, folders)
     return cases
 
 

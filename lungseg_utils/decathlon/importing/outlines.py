@@ -76,7 +76,7 @@ def select(subject: Path, outlines: Sequence[Outline], wanted: Sequence[str]) ->
             f"holds {len(outlines)} ROIs{within}: {listed}",
             "Choose the tumour's with --roi NAME; it may be a pattern, and repeated",
         )
-    chosen = [one for one in outlines if not wanted or any(_fits(one, name) for name in wanted)]
+    chosen = [one for one in outlines if is_wanted(one, wanted)]
     if not chosen:
         raise LungsegError(
             subject,
@@ -89,10 +89,12 @@ def select(subject: Path, outlines: Sequence[Outline], wanted: Sequence[str]) ->
             raise LungsegError(
                 subject,
                 f"{count} ROIs are called {name!r}, in {places}",
-                "Keep one, or rename one; scans of several days need a folder each",
+                "Keep one, or rename one",
             )
     return chosen
 
 
-def _fits(outline: Outline, wanted: str) -> bool:
-    return outline.name == wanted or fnmatchcase(outline.name, wanted)
+def is_wanted(outline: Outline, wanted: Sequence[str]) -> bool:
+    """Return whether an outline fits one of the `wanted` names and patterns, if there are any."""
+    name = outline.name
+    return not wanted or any(name == one or fnmatchcase(name, one) for one in wanted)

@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydicom import Dataset
 
 from lungseg_utils import volume
 from lungseg_utils.decathlon.entries import is_nifti
-from lungseg_utils.decathlon.importing.outlines import (
-    SHOWN,
-    Case,
-    Outline,
-    of_label,
-    of_roi,
-    select,
-)
+from lungseg_utils.decathlon.importing.outlines import Outline, of_label, of_roi
 from lungseg_utils.runtime import LungsegError, file_error, warn
 from lungseg_utils.volume.dicom_files import Series, files_below, find_series
 from lungseg_utils.volume.rois import MODALITIES, list_rois
 
 JUNK = (".", "__MACOSX")
+DATES = ("AcquisitionDate", "SeriesDate", "StudyDate")
+TIMES = ("AcquisitionTime", "SeriesTime", "StudyTime")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan below a patient's folder: a NIfTI file or, by its UIDs, a CT series."""
+    """A scan below a patient's folder: a NIfTI file or, by its UIDs, a CT series.
+
+    Its files are in `place`. `taken` is its date and time; `patient_id` only ever tells whether two
+    folders are of one patient.
+    """
 
     path: Path
     description: str
+    place: Path
     series: str = ""
     frame: str = ""
+    taken: str = ""
+    patient_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def look_into(folder: Path) -> Folder:
             if _is_mask(path):
                 outlines.append(of_label(path, volume.stem(path)))
             else:
-                scans.append(Scan(path, path.name))
+                scans.append(Scan(path, path.name, path.parent))
         for series in find_series(folder):
             if series.kind == "CT":
                 scans.append(_scan_of(folder, series))
@@ -111,66 +113,19 @@ def _is_mask(path: Path) -> bool:
 
 
 def _scan_of(folder: Path, series: Series) -> Scan:
-    frame = str(series.files[0][1].get("FrameOfReferenceUID") or "")
-    return Scan(folder, f"series {series}", series.uid, frame)
+    header = series.files[0][1]
+    return Scan(
+        folder,
+        f"series {series}",
+        Path(os.path.commonpath([path.parent for path, _ in series.files])),
+        series.uid,
+        str(header.get("FrameOfReferenceUID") or ""),
+        min(_taken(one) for _, one in series.files),
+        str(header.get("PatientID") or ""),
+    )
 
 
-def case_of(folder: Folder, wanted: Sequence[str]) -> Case:
-    """Return the case of a patient's folder, with the ROIs of the `wanted` names and patterns.
-
-    Raises LungsegError where the scan, the mask or which belongs to which is not clear.
-    """
-    if folder.fault is not None:
-        raise folder.fault
-    if not folder.scans:
-        masks = ", ".join(sorted({outline.path.name for outline in folder.outlines})[:SHOWN])
-        cause = f"holds a mask ({masks}), but no scan" if masks else "holds neither scan nor mask"
-        raise LungsegError(
-            folder.path, cause, "Put the CT that it was drawn on there: NIfTI or a DICOM series"
-        )
-    if not folder.outlines:
-        count = "a scan" if len(folder.scans) == 1 else f"{len(folder.scans)} scans"
-        raise LungsegError(
-            folder.path,
-            f"holds {count} ({_listed(folder.scans)}), but no mask",
-            "Put its mask there (RTSTRUCT, SEG, or NIfTI of 0 and 1), or take the folder out",
-        )
-    chosen = select(folder.path, folder.outlines, wanted)
-    scans = {_scan_for(folder, outline) for outline in chosen}
-    if len(scans) > 1:
-        _refuse(folder, scans, "the ROIs are drawn on several scans", "Give each scan its folder")
-    scan = scans.pop()
-    name = os.path.basename(os.path.abspath(folder.path))  # of a link its own, not the target's
-    return Case(name, scan.path, tuple(chosen), scan.series)
-
-
-def _scan_for(folder: Folder, outline: Outline) -> Scan:
-    """Return the scan that an outline was drawn on: the one it refers to, else the only one."""
-    roi = outline.roi
-    fitting = [scan for scan in folder.scans if roi is None or scan.series]
-    if roi is not None and roi.series:
-        fitting = [scan for scan in fitting if scan.series in roi.series]
-    if roi is not None and roi.frame:
-        fitting = [scan for scan in fitting if scan.frame in ("", roi.frame)]
-    if len(fitting) > 1:
-        _refuse(
-            folder,
-            fitting,
-            f"{outline.path.name} may be drawn on any of {len(fitting)} scans",
-            "Keep the one that it was drawn on",
-        )
-    if not fitting and roi is not None:
-        raise LungsegError(
-            outline.path,
-            f"refers to another series or frame of reference than {_listed(folder.scans)}",
-            "Put the series that it was drawn on into this patient's folder",
-        )
-    return fitting[0]
-
-
-def _refuse(folder: Folder, scans: Iterable[Scan], cause: str, remedy: str) -> None:
-    raise LungsegError(folder.path, f"{cause}: {_listed(scans)}", remedy)
-
-
-def _listed(scans: Iterable[Scan]) -> str:
-    return ", ".join(sorted(scan.description for scan in scans)[:SHOWN])
+def _taken(header: Dataset) -> str:
+    """Return the date and time of a slice as text that sorts by them."""
+    found = [[header.get(tag) for tag in tags if header.get(tag)] for tags in (DATES, TIMES)]
+    return " ".join(str(one[0]) if one else "" for one in found)
