@@ -63,7 +63,7 @@ def ray_cluster() -> Iterator[Any]:
             raise LungsegError(
                 f"RAY_ADDRESS={address}" if address else "--ray",
                 f"Ray does not start ({error})",
-                "Check the cluster with `ray status`, or predict without --ray",
+                "Check the cluster with `ray status`, or work without --ray",
             ) from error
         yield ray
 
@@ -84,26 +84,28 @@ def _own_cluster(stack: contextlib.ExitStack) -> dict:
 
 
 def work_on_ray(
-    items: Sequence[Any], make_work: Callable[[], Work], *, on_gpu: bool | None = False
+    items: Sequence[Any], make_work: Callable[[], Work], device: str = "cpu", is_heavy: bool = False
 ) -> Iterator[tuple[Any, Any]]:
     """Yield each of `items`, begun in their order, with what a worker returned for it.
 
-    `make_work` is called once in each worker. The workers share GPUs if `on_gpu`; None: if the
-    cluster has some. An item that fails thrice comes with its last Exception.
+    `make_work` is called once in each worker. The workers share GPUs, with "auto" if the cluster
+    has some; a heavy item has a worker, and its GPU, to itself. An item that fails thrice comes
+    with its last Exception.
     """
     if not items:
         return
     with ray_cluster() as ray:
         resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0)) if on_gpu is not False else 0
-        if on_gpu and not gpus:
+        gpus = int(resources.get("GPU", 0)) if device != "cpu" else 0
+        if device not in ("auto", "cpu") and not gpus:
             raise LungsegError(
                 "device", "the Ray cluster has no GPU", "Use --device cpu or add nodes with GPUs"
             )
-        count = int(gpus / GPU_SHARE) if gpus else int(resources.get("CPU", 1))
-        share = {"num_cpus": 1, "num_gpus": GPU_SHARE if gpus else 0, "max_concurrency": IN_HAND}
+        gpu_share = 1 if is_heavy else GPU_SHARE
+        count = int(gpus / gpu_share) if gpus else int(resources.get("CPU", 1))
+        share = {"num_cpus": 1, "num_gpus": gpu_share if gpus else 0, "max_concurrency": IN_HAND}
         start = partial(ray.remote(**share)(Worker).remote, make_work, os.getcwd())
-        yield from Crew(ray, start, items).results(count)
+        yield from Crew(ray, start, items, is_heavy).results(count)
 
 
 class Worker:
@@ -135,11 +137,11 @@ class Worker:
 
 @dataclass
 class Task:
-    """An item, how often it has failed, and whether its worker died meanwhile."""
+    """An item, how often it has failed, and whether a worker takes no other beside it."""
 
     item: Any
     attempts: int = 0
-    is_suspect: bool = False
+    is_alone: bool = False
 
 
 @dataclass(eq=False)
@@ -152,17 +154,17 @@ class Member:
 
     def has_room(self, most: int) -> bool:
         """Return whether it may take a task when it has fewer than `most`."""
-        is_alone = any(task.is_suspect for task in self.tasks.values())
+        is_alone = any(task.is_alone for task in self.tasks.values())
         return self.is_ready and not is_alone and len(self.tasks) < most
 
 
 class Crew:
     """Workers that are replaced as they die, and what they still have to do."""
 
-    def __init__(self, ray: Any, start: Callable[[], Any], items: Sequence[Any]):
+    def __init__(self, ray: Any, start: Callable[[], Any], items: Sequence, is_heavy: bool = False):
         self.ray = ray
         self.start = start
-        self.waiting = deque(Task(item) for item in items)
+        self.waiting = deque(Task(item, is_alone=is_heavy) for item in items)
         self.suspects: deque[Task] = deque()
         self.members: list[Member] = []
         self.owners: dict[Any, Member] = {}  # of the references that are waited for
@@ -236,7 +238,7 @@ class Crew:
         if self.failed_starts < ATTEMPTS:
             self.hire()
         for lost in ([task] if task else []) + list(member.tasks.values()):
-            lost.is_suspect = True
+            lost.is_alone = True  # it may have killed its worker
             yield from self.again(lost, WorkerDiedError(), self.suspects)
 
     def again(self, task: Task, error: Exception, queue: deque[Task]) -> Iterator[tuple[Any, Any]]:

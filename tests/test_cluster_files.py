@@ -28,6 +28,7 @@ def read(path: Path) -> dict:
 
 def test_there_is_a_file_for_each_scheduler():
     assert {path.name for path in (*SCRIPTS, *MANIFESTS)} == {
+        "crossvalidate.slurm",
         "predict.slurm",
         "train.slurm",
         "predict-job.yaml",
@@ -89,5 +90,5 @@ def commands() -> list[list[str]]:
 @pytest.mark.parametrize("arguments", commands(), ids=lambda arguments: " ".join(arguments))
 def test_each_command_is_one_that_lungseg_has(arguments):
     options = cli.build_parser().parse_args(arguments)
-    assert options.command in ("predict", "train")
+    assert options.command in ("crossvalidate", "predict", "train")
     assert options.command == "train" or options.ray or options.shard == "auto"

@@ -15,7 +15,7 @@ import pytest
 from helpers_outputs import content
 from test_manifest import write_scan, write_weights
 
-from lungseg_utils import cli
+from lungseg_utils import cli, phantom
 from lungseg_utils.decathlon import Case
 from lungseg_utils.on_ray import ATTEMPTS, IN_HAND, Crew, WorkerDiedError
 from lungseg_utils.prediction.manifest import states
@@ -84,8 +84,8 @@ class UnforeseeableRay:
         actor.dead = True
 
 
-def carry_out(ray, items, count=3, starts=lambda: True):
-    crew = Crew(ray, lambda: Actor(ray, starts()), items)
+def carry_out(ray, items, count=3, starts=lambda: True, is_heavy=False):
+    crew = Crew(ray, lambda: Actor(ray, starts()), items, is_heavy)
     return [(item, outcome) for item, outcome in crew.results(count)]
 
 
@@ -129,6 +129,13 @@ def test_the_end_comes_also_where_no_worker_starts():
 def test_two_items_go_to_two_workers():
     ray = UnforeseeableRay(0)
     carry_out(ray, [1, 2], count=2)
+    assert ray.most_in_hand == 1
+
+
+def test_a_heavy_item_has_its_worker_to_itself():
+    ray = UnforeseeableRay(0)
+    found = carry_out(ray, [*range(9), "damaged"], is_heavy=True)
+    assert Counter(item for item, _ in found) == Counter([*range(9), "damaged"])
     assert ray.most_in_hand == 1
 
 
@@ -242,6 +249,40 @@ def cluster(scans):
     whole.shutdown()
     os.environ.clear()
     os.environ.update(before)
+
+
+def test_folds_on_ray_are_scored_as_by_one_process(cluster, tmp_path):
+    root = phantom.write_dataset(tmp_path / "set", cases=3, test_cases=0)
+    settings = {"spacing_mm": 8, "patch_size": 16, "channels": "[2,4]", "steps_per_epoch": 1}
+    options = [word for name, value in settings.items() for word in ("-p", name, str(value))]
+    options += ["-p", "epochs", "2", "-p", "device", "cpu"]
+    environment = {"LUNGSEG_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment |= {"RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled"}
+
+    def crossvalidate(name, *more) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "lungseg_utils", "crossvalidate", str(root)]
+        return subprocess.run(
+            [*command, "--run-dir", str(tmp_path / name), *options, *more],
+            text=True,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            env=os.environ | environment,
+        )
+
+    assert crossvalidate("here").returncode == 0
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "fold1").touch()  # where its folder should be
+    failed = crossvalidate("ray", "--ray")
+    assert failed.returncode == 1 and "1 of 3 folds failed: fold 1: " in failed.stderr
+    finished = [tmp_path / "ray" / f"fold{fold}" / "last.pt" for fold in (0, 2)]
+    states = [path.stat().st_mtime_ns for path in finished]
+    (tmp_path / "ray" / "fold1").unlink()
+    whole = crossvalidate("ray", "--ray")
+    assert whole.returncode == 0, whole.stderr
+    assert "fold 1: lung_" in whole.stdout and "fold 0: lung_" not in whole.stdout
+    assert [path.stat().st_mtime_ns for path in finished] == states
+    for name in ("metrics.csv", "summary.json"):
+        assert (tmp_path / "ray" / name).read_text() == (tmp_path / "here" / name).read_text()
 
 
 @pytest.mark.fault("dying workers and nodes")

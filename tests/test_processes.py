@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from helpers_cases import TINY
+from helpers_cases import TINY, make_prepared
 
 from lungseg_utils import checkpoint, phantom
 from lungseg_utils.runtime import LungsegError
-from lungseg_utils.training import loop, make_loss, start_run
+from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training import loop, make_loss, start_run, validate
 from lungseg_utils.training import run as runs
 from lungseg_utils.training.distributed import share_of_batch
 
@@ -26,7 +27,7 @@ import torch
 from accelerate.utils import gather_object
 from filelock import FileLock
 from helpers_cases import TINY, make_prepared
-from test_processes import STEPS, take_a_step
+from test_processes import STEPS, random_network, take_a_step
 from lungseg_utils.patches import make_training_case
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
@@ -34,7 +35,7 @@ from lungseg_utils.training import fit, make_loss
 from lungseg_utils.training.distributed import (
     average_buffers, distribute, seed_epoch, share_of_batch, start_accelerator, whole_batch
 )
-from lungseg_utils.training.validation import add_hard_examples
+from lungseg_utils.training.validation import add_hard_examples, validate
 
 torch.set_num_threads(1)
 cases = [make_prepared(seed) for seed in range(4)]
@@ -112,6 +113,12 @@ for case in add_hard_examples(training, cases[:3], silent, TINY):
     missed = zip(case.hard_examples, case.lesions, strict=True)
     assert all(torch.equal(example, lesion) for example, lesion in missed)
 
+# and its share of a validation; all know the scores of one process on all cases
+scores = gather_object([validate(random_network(), cases[:3], TINY)])
+assert scores[0] == scores[1]
+if rank == 0:
+    torch.save(scores[0], folder / "scores.pt")
+
 # all are refused, not the first alone
 with contextlib.ExitStack() as another:
     if rank == 0:
@@ -141,6 +148,12 @@ STEPS = {
     "focal": {"loss": "focal", "upsample": "transpose"},
     "deep": {"loss": "tversky", "channels": (2, 4, 6), "deep_supervision": True},
 }
+
+
+def random_network() -> SegUNet:
+    """Return a network that marks some of a scan, and always the same."""
+    torch.manual_seed(0)
+    return SegUNet(channels=(2, 4)).eval()
 
 
 def take_a_step(changes) -> dict[str, torch.Tensor]:
@@ -240,6 +253,8 @@ def test_two_processes_train_one_network_and_resume_to_the_bit(tmp_path):
         for name in ("straight", "parts")
     ]
     assert facts[0]["digest"] == facts[1]["digest"]
+    scores = validate(random_network(), [make_prepared(seed) for seed in range(3)], TINY)
+    assert torch.load(tmp_path / "scores.pt") == scores and scores["validation_dice"] > 0
     for name, changes in STEPS.items():  # the step of one process on the whole batch
         expected = take_a_step(changes)
         found = torch.load(tmp_path / f"{name}.pt")

@@ -111,6 +111,32 @@ def test_cross_validation_scores_each_case_by_a_fold_that_has_not_seen_it(
     assert sorted(unseen) == cases
     said = command("crossvalidate", dataset, "--run-dir", folder, "-p", "epochs", "1", *OPTIONS)
     assert "epoch" not in said  # what is finished is not trained again
+    assert "1 of 1 scans are done already" in said and "fold 0" not in said  # nor segmented
+
+
+def test_folds_done_by_several_jobs_are_scored_as_by_one(command, dataset, tmp_path):
+    words = ["-p", "epochs", "1", *OPTIONS]
+    command("crossvalidate", dataset, "--run-dir", tmp_path / "one", *words)
+    shared = ["crossvalidate", dataset, "--run-dir", tmp_path / "jobs", *words, "--shard"]
+    said = command(*shared, "1/2")
+    assert "metrics.csv is to come, with the other folds" in said and "mean Dice" not in said
+    assert not (tmp_path / "jobs" / "fold1").exists()
+    assert "3 scans: mean Dice" in command(*shared, "2/2")
+    assert "nothing" not in command(*shared, "4/4")  # more jobs than folds
+    scores = [(tmp_path / name / "metrics.csv").read_text() for name in ("one", "jobs")]
+    assert scores[0] == scores[1]
+
+
+def test_folds_that_fail_are_named_and_the_others_are_finished(command, dataset, tmp_path):
+    (tmp_path / "cv").mkdir()
+    (tmp_path / "cv" / "fold1").touch()  # where its folder should be
+    words = ["crossvalidate", dataset, "--run-dir", tmp_path / "cv", "-p", "epochs", "1", *OPTIONS]
+    said = command(*words, code=1)
+    assert "cv: 1 of 3 folds failed: fold 1: " in said and "fold1: file exists" in said
+    assert "fold 0: lung_" in said and "fold 2: lung_" in said
+    (tmp_path / "cv" / "fold1").unlink()
+    said = command(*words)
+    assert said.count("epoch   1 of 1") == 1 and "3 scans: mean Dice" in said
 
 
 def test_masks_of_other_scans_are_refused_before_the_training(command, dataset, tmp_path):

@@ -13,6 +13,8 @@ from lungseg_utils.cli.options import (
     add_datasets,
     add_parameter,
     add_settings,
+    chosen_shard,
+    parse_shard,
     read_settings,
 )
 from lungseg_utils.runtime import printable
@@ -72,6 +74,19 @@ def _add_crossvalidate(commands: Commands) -> None:
         required=True,
         help="folder for fold0/ and so on, masks/, metrics.csv and summary.json",
     )
+    add(
+        "--shard",
+        metavar="I/N|auto",
+        type=parse_shard,
+        help="do the Ith of N parts of the folds only; auto: that of this task of a SLURM array or "
+        "an indexed Kubernetes Job; the last to end writes metrics.csv",
+    )
+    add(
+        "--ray",
+        action="store_true",
+        help="do the folds by workers on the Ray cluster at RAY_ADDRESS or, without that, on this "
+        "machine: each fold on a GPU or a core; needs pip install 'lungseg[ray]'",
+    )
     _add_weights(add)
     add_settings(add)
 
@@ -118,13 +133,25 @@ def train(options: argparse.Namespace) -> None:
 
 def crossvalidate(options: argparse.Namespace) -> None:
     """Train every fold of a dataset, and score each scan by a network that has not seen it."""
+    from accelerate import PartialState
+
     from lungseg_utils import decathlon, training
 
     settings = parameters.defaults() | read_settings(options)
-    datasets = [decathlon.load(folder) for folder in options.datasets]
-    rows = training.crossvalidate(datasets, options.run_dir, settings, options.weights)
-    _print_scores(rows)
-    print(f"{printable(options.run_dir)}: metrics.csv, summary.json, fold0/best.safetensors …")
+    rows = training.crossvalidate(
+        [decathlon.load(folder) for folder in options.datasets],
+        options.run_dir,
+        settings,
+        options.weights,
+        shard=chosen_shard(options),
+        ray=options.ray,
+    )
+    if not PartialState().is_main_process:
+        return
+    if rows:
+        _print_scores(rows)
+    made = "metrics.csv, summary.json" if rows else "metrics.csv is to come, with the other folds"
+    print(f"{printable(options.run_dir)}: {made}; fold0/best.safetensors …")
 
 
 def evaluate(options: argparse.Namespace) -> None:

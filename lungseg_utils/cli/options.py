@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from lungseg_utils import parameters
+
+if TYPE_CHECKING:
+    from lungseg_utils.prediction.shards import Shard
 
 Commands = argparse._SubParsersAction  # which argparse has no public name for
 DATASET = (
@@ -95,3 +99,20 @@ def read_settings(options: argparse.Namespace) -> dict:
     settings |= parameters.check(dict(options.parameter or []))
     own = {name: getattr(options, name, None) for name in ("epochs", "fold")}
     return settings | {name: value for name, value in own.items() if value is not None}
+
+
+def parse_shard(text: str) -> Shard | str:
+    """Return the shard that --shard names, or "auto"."""
+    from lungseg_utils.prediction import shards
+
+    try:
+        return text if text == "auto" else shards.parse_shard(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+
+
+def chosen_shard(options: argparse.Namespace) -> Shard | None:
+    """Return the shard of --shard; of "auto" that of the scheduler's task."""
+    from lungseg_utils.prediction.shards import scheduler_shard
+
+    return scheduler_shard() if options.shard == "auto" else options.shard

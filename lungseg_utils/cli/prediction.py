@@ -8,13 +8,17 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lungseg_utils.cli.options import Commands, add_command, add_parameter
+from lungseg_utils.cli.options import (
+    Commands,
+    add_command,
+    add_parameter,
+    chosen_shard,
+    parse_shard,
+)
 from lungseg_utils.runtime import printable
 
 if TYPE_CHECKING:
     import torch
-
-    from lungseg_utils.prediction.shards import Shard
 
 
 def add_commands(commands: Commands) -> None:
@@ -72,7 +76,7 @@ def _add_predict(commands: Commands) -> None:
     add(
         "--shard",
         metavar="I/N|auto",
-        type=_parse_shard,
+        type=parse_shard,
         help="do the Ith of N equal parts of the scans only, with --skip-done; auto: that of this "
         "task of a SLURM array or an indexed Kubernetes Job",
     )
@@ -84,20 +88,11 @@ def _add_predict(commands: Commands) -> None:
     )
 
 
-def _parse_shard(text: str) -> Shard | str:
-    from lungseg_utils.prediction.shards import parse_shard
-
-    try:
-        return text if text == "auto" else parse_shard(text)
-    except ValueError as problem:
-        raise argparse.ArgumentTypeError(str(problem)) from None
-
-
 def predict(options: argparse.Namespace) -> None:
     """Segment the tumours of scans."""
     from lungseg_utils import checkpoint
     from lungseg_utils.prediction import predict_files
-    from lungseg_utils.prediction.shards import scheduler_shard, torchrun_process
+    from lungseg_utils.prediction.shards import torchrun_process
 
     process = torchrun_process()
     device = options.device if options.ray else _pick_device(options.device)
@@ -113,7 +108,7 @@ def predict(options: argparse.Namespace) -> None:
         preview=_load_preview() if options.preview else None,
         report=options.json,
         skip_done=options.skip_done,
-        shard=scheduler_shard() if options.shard == "auto" else options.shard,
+        shard=chosen_shard(options),
         process=process,
         ray=options.ray,
     )

@@ -126,8 +126,7 @@ def _predict_all(planned: Sequence[Job], options: Options, share: Share) -> Iter
 def _predict_on_ray(jobs: Sequence[Job], options: Options, ledger: Ledger) -> Iterator[dict]:
     """Segment `jobs` by the workers of a Ray cluster; yield a row a scan."""
     jobs = sorted(jobs, key=lambda job: size_of(job.scan.source), reverse=True)
-    on_gpu = {"auto": None, "cpu": False}.get(options.device, True)
-    results = work_on_ray(jobs, partial(ScanWork, options), on_gpu=on_gpu)
+    results = work_on_ray(jobs, partial(ScanWork, options), options.device)
     for job, row in progress(results, "segmenting", total=len(jobs)):
         if isinstance(row, Exception):
             ledger.add_failure(job, row)

@@ -18,11 +18,12 @@ import torch
 import torch.distributed
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lungseg_utils.runtime import LungsegError, pick_device
+from lungseg_utils.training.rendezvous import init_method
 
 PATIENCE = timedelta(hours=2)  # while the first process prepares the scans, or validates
 
@@ -40,7 +41,7 @@ def start_accelerator(device: str) -> Accelerator:
         cpu=chosen.type == "cpu",
         device_placement=False,
         mixed_precision="no",  # `TrainingNetwork` casts
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(init_method=init_method(), timeout=PATIENCE)],
     )
     if is_alone:
         accelerator.state.device = chosen
@@ -82,6 +83,18 @@ def share_of_batch(accelerator: Accelerator, batch_size: int) -> range:
     share = batch_size // world_size
     first = accelerator.process_index * share
     return range(first, first + share)
+
+
+def gather_shares(own: list) -> list:
+    """Return what all processes have found, in the order of the items they have dealt out.
+
+    Each has taken every nth item, from its own number on, and found `own`.
+    """
+    shares = gather_object([own])
+    whole = [None] * sum(map(len, shares))
+    for rank, share in enumerate(shares):
+        whole[rank :: len(shares)] = share
+    return whole
 
 
 def seed_epoch(accelerator: Accelerator, generator: torch.Generator, seed: int, epoch: int) -> None:

@@ -23,7 +23,7 @@ from lungseg_utils.training.batches import epoch_batches
 from lungseg_utils.training.distributed import average_buffers
 from lungseg_utils.training.losses import make_loss
 from lungseg_utils.training.network import whole_batch_loss
-from lungseg_utils.training.resume import restore
+from lungseg_utils.training.resume import has_begun, restore
 from lungseg_utils.training.run import Run, read_start, start_run
 from lungseg_utils.training.run_folder import alone_in, begin_folder, save, save_start
 from lungseg_utils.training.schedule import learning_rate_at
@@ -88,8 +88,9 @@ def fit(
     fine-tune them: their score is printed first, and they are the best until an epoch is better.
     `recipe` is written to config.json for who resumes. `cases_per_set` counts the training cases of
     each of several sets, which are given one set after another. Started by `accelerate launch` or
-    `torchrun`, the processes share each batch and the first of them writes. A second training in
-    the folder at the same time is refused.
+    `torchrun`, the processes share each batch and the first of them writes; restarted by
+    `torchrun`, the run goes on by itself. A second training in the folder at the same time is
+    refused.
     """
     config = config or TrainingConfig()
     run_dir = require_writable(run_dir)
@@ -106,7 +107,7 @@ def fit(
         run.settings["recipe"] = dict(recipe)
     first_weights = copy.deepcopy(run.ema) if config.hard_example_share else None
     with alone_in(run_dir):
-        if resume:
+        if resume or has_begun(run, run_dir):
             restore(run, run_dir)
         if run.epoch < config.epochs:
             cases = _training_cases(run, training, run_dir, config, first_weights)

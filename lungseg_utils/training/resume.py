@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 
 from lungseg_utils import checkpoint, parameters
 from lungseg_utils.parameters import TrainingConfig
@@ -16,14 +19,35 @@ from lungseg_utils.training.run import Run
 from lungseg_utils.training.run_folder import facts_of
 
 
+def has_begun(run: Run, run_dir: Path) -> bool:
+    """Return whether the `torchrun` of these processes has begun the run in `run_dir` already.
+
+    Then one has died, or a node has come or gone, and it has started all of them again. Nodes count
+    their restarts apart, and none counts those for a node, so the id of the launch decides. A
+    static rendezvous has no id of its own, but there a restart is always counted.
+    """
+    launch = run.settings["launch"]
+    if launch is None:
+        return False
+    begun = None
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        begun = json.loads((run_dir / "config.json").read_text(encoding="utf-8")).get("launch")
+    is_counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    has = any(gather_object([begun == launch and (is_counted or launch != "none")]))
+    if has and run.accelerator.is_main_process:
+        how = "started again by torchrun; it goes on after the last whole epoch"
+        print(f"note: {run_dir}: {how}", file=sys.stderr, flush=True)
+    return has
+
+
 def restore(run: Run, run_dir: Path) -> None:
     """Bring `run` to where the folder's last whole epoch left it.
 
     Where last.pt is damaged, to the epoch before, with a warning; it is then renamed, as the next
     one would move it over the only good state. Best
     weights that are missing or damaged are replaced. Raises LungsegError when the settings differ
-    in anything but the number of epochs (and in that too where the schedule depends on it), when a
-    case has other voxels now, or when both states are damaged.
+    in anything but the number of epochs (and in that too where the schedule depends on it) and of
+    processes, when a case has other voxels now, or when both states are damaged.
     """
     candidates = [run_dir / name for name in ("last.pt", "previous.pt")]
     candidates = [path for path in candidates if path.exists()]
@@ -32,7 +56,8 @@ def restore(run: Run, run_dir: Path) -> None:
         return
     path, state = _load_one_of(candidates)
     try:
-        differences = _differences(json.loads(state["settings"]), run.settings)
+        before = json.loads(state["settings"])
+        differences = _differences(before, run.settings)
         if differences:
             raise LungsegError(
                 path,
@@ -49,6 +74,7 @@ def restore(run: Run, run_dir: Path) -> None:
             os.replace(candidates[0], run_dir / "last.damaged.pt")
             warn(f"{candidates[0]}: kept as last.damaged.pt")
         _restore_best(run, run_dir)
+        _compare_processes(run, before.get("processes", 1), run_dir)
 
 
 def _load_one_of(candidates: list[Path]) -> tuple[Path, dict]:
@@ -87,15 +113,31 @@ def _restore_best(run: Run, run_dir: Path) -> None:
         checkpoint.save_weights(best, run.ema, facts_of(run))
 
 
+def _compare_processes(run: Run, before: int, run_dir: Path) -> None:
+    """Print what stays and what changes where other than `before` processes go on."""
+    now = run.accelerator.num_processes
+    if now == before or run.epoch >= run.settings["epochs"]:
+        return
+    shares = [run.settings["batch_size"] // count for count in (before, now)]
+    print(
+        f"note: {run_dir}: {before} processes until epoch {run.epoch}, {now} from here on. "
+        "The same: weights, optimiser, learning rate, batch size. Not the same: the patches drawn, "
+        f"and batch-norm statistics, of {shares[1]} patches at a time instead of {shares[0]}; "
+        "numbers differ within the noise of another seed",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 def _differences(before: dict, now: dict) -> list[str]:
     """Describe in what a run to be resumed differs.
 
     What its version did not know yet had the default.
     """
-    defaults = asdict(TrainingConfig()) | {"processes": 1, "started_from": None}
+    defaults = asdict(TrainingConfig()) | {"started_from": None}
     earlier = _as_json(defaults) | parameters.with_current_names(before)
     wanted = _as_json(now)
-    free = {"contents", "prediction", "recipe"}
+    free = {"contents", "launch", "prediction", "processes", "recipe"}
     if wanted["schedule"] == "constant" and not wanted["frozen_norm_share"]:
         free.add("epochs")  # nothing depends on the last epoch
     differences = [

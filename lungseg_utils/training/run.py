@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ class Run:
             "validation_cases": [case.name for case in validation],
             "contents": [_checksum(case) for case in (*training, *validation)],
             "processes": self.accelerator.num_processes,
+            "launch": os.environ.get("TORCHELASTIC_RUN_ID"),  # the same after a restart
             "started_from": start.get("digest"),
             "prediction": {name: start[name] for name in INHERITED if name in start},
         }

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 
 from lungseg_utils.components import drop_small, list_components
 from lungseg_utils.evaluation import dice, lesion_detection
@@ -17,6 +16,7 @@ from lungseg_utils.patches import TrainingCase
 from lungseg_utils.prediction import Predictor
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training.distributed import gather_shares
 
 MIN_OVERLAP = 0.5  # a lesion of which less is marked is a hard example
 
@@ -25,7 +25,7 @@ def validate(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig) 
     """Return mean Dice per case, share of lesions found, false positives a scan, on whole boxes.
 
     The whole way of prediction on the working grid, not a "pseudo-Dice" over patches, which
-    flatters. Several processes share the cases; all return the same.
+    flatters. Several processes share the cases; all return what one alone would.
     """
     if not cases:
         return {}
@@ -35,7 +35,7 @@ def validate(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig) 
         drop_small(truth, case.spacing_mm)  # crumbs that resampling has split off are no lesions
         row = {"dice": dice(np.asarray(case.label), mask)}
         rows.append(row | lesion_detection(truth, mask, case.spacing_mm))
-    rows = gather_object(rows)
+    rows = gather_shares(rows)
     found = sum(row["lesions_found"] for row in rows)
     true = sum(row["lesions_true"] for row in rows)
     return {
@@ -57,13 +57,9 @@ def add_hard_examples(
     """
     predicted = _predict_share(model, prepared, config)
     own = [find_hard_examples(np.asarray(case.label), mask) for case, mask in predicted]
-    everyone = gather_object([own])
-    found: list = [None] * len(cases)
-    for rank, examples in enumerate(everyone):
-        found[rank :: len(everyone)] = examples
     return [
         dataclasses.replace(case, hard_examples=[torch.from_numpy(voxels) for voxels in examples])
-        for case, examples in zip(cases, found, strict=True)
+        for case, examples in zip(cases, gather_shares(own), strict=True)
     ]
 
 

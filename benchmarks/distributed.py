@@ -1,0 +1,110 @@
+"""Train the same recipe by one, two and four processes and on two nodes, and compare the curves.
+
+    python benchmarks/distributed.py [--epochs 15]
+
+The recipe is that of params/quick.yaml on its own set. Two agents of torchrun on this machine's
+loopback stand for two nodes. The noise is what the seed changes: three trainings of one process.
+Writes benchmarks/results/distributed.json and distributed.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from processes import describe_machine
+from report import RESULTS, make_parser, markdown_table, write_results
+from scans import SCRATCH
+
+from lungseg_utils import phantom, runtime
+
+SEEDS = 3
+FOLDS = 4
+LAST = 5  # epochs whose mean is compared
+
+
+def make_set(root: Path) -> Path:
+    """Write the quick set with folds of its own, so that every seed trains on the same scans."""
+    if not (root / "dataset.json").is_file():
+        phantom.write_dataset(root)
+    described = json.loads((root / "dataset.json").read_text())
+    for number, entry in enumerate(described["training"]):
+        entry["fold"] = number % FOLDS
+    (root / "dataset.json").write_text(json.dumps(described))
+    return root
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def train(root: Path, run_dir: Path, epochs: int, *, processes: int, nodes: int, seed: int) -> dict:
+    """Train by `processes` on each of `nodes`; return the curves and the wall time in seconds."""
+    threads = max(1, (os.cpu_count() or 1) // (processes * nodes))
+    launch = ["--nproc-per-node", str(processes), "--local-addr", "127.0.0.1"]
+    if nodes > 1:
+        meeting = f"127.0.0.1:{free_port()}"
+        launch += ["--nnodes", str(nodes), "--rdzv-backend", "c10d", "--rdzv-id", run_dir.name]
+        launch += ["--rdzv-endpoint", meeting]
+    command = [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "lungseg_utils"]
+    command += ["train", str(root), "--run-dir", str(run_dir), "--epochs", str(epochs)]
+    command += ["-p", "seed", str(seed)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(runtime.ROOT),
+        "LUNGSEG_HOME": str(SCRATCH),
+        "OMP_NUM_THREADS": str(threads),
+    }
+    started = time.perf_counter()
+    agents = [subprocess.Popen(command, env=environment) for _node in range(nodes)]
+    codes = [agent.wait() for agent in agents]
+    if any(codes):
+        raise SystemExit(f"{' '.join(command)} failed")
+    with open(run_dir / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    curves = {name: [float(row[name]) for row in rows] for name in ("loss", "validation_dice")}
+    return curves | {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def row_of(name: str, run: dict) -> list[str]:
+    """Return the line of a training: means over its last epochs."""
+    loss, score = (np.mean(run[curve][-LAST:]) for curve in ("loss", "validation_dice"))
+    return [name, f"{loss:.3f}", f"{score:.3f}", f"{run['seconds']:.0f}"]
+
+
+def main() -> None:
+    """Train them all, write the table."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--epochs", type=int, default=15, help="(default 15)")
+    epochs = parser.parse_args().epochs
+    root = make_set(SCRATCH / "distributed_set")
+    trainings = {f"1 process, seed {seed}": (1, 1, seed) for seed in range(SEEDS)}
+    trainings |= {"2 processes": (2, 1, 0), "4 processes": (4, 1, 0), "2 nodes of 1": (1, 2, 0)}
+    found = {}
+    for name, (processes, nodes, seed) in trainings.items():
+        run_dir = SCRATCH / "distributed" / name.replace(" ", "_").replace(",", "")
+        options = {"processes": processes, "nodes": nodes, "seed": seed}
+        found[name] = train(root, run_dir, epochs, **options)
+    columns = ["training", "loss", "validation Dice", "seconds"]
+    table = markdown_table(columns, [row_of(name, run) for name, run in found.items()])
+    text = (
+        "# Training by several processes\n\n"
+        f"Made by `benchmarks/distributed.py` on {describe_machine('cpu')}, gloo on the loopback.\n"
+        f"params/quick.yaml, {epochs} epochs; loss and Dice are means of the last {LAST}. "
+        "The batch is the same; each process draws its share.\n\n"
+        f"{table}\n"
+    )
+    write_results(RESULTS / "distributed", found, text)
+
+
+if __name__ == "__main__":
+    main()
