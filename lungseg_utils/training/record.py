@@ -1,15 +1,18 @@
-"""What a run leaves for its readers: where it ran, JSON files, curves for TensorBoard."""
+"""What a run leaves for its readers: where it ran, JSON files, curves (PNG and TensorBoard)."""
 
 from __future__ import annotations
 
 import json
 import platform
+import time
 from pathlib import Path
 
 import torch
 
 from lungseg_utils import __version__
 from lungseg_utils.runtime import writing
+
+PICTURE_EVERY_S = 2.0  # at most, so that drawing takes little of the time
 
 
 def describe_environment(device: torch.device) -> dict:
@@ -30,6 +33,22 @@ def write_json(path: Path, content: dict) -> None:
     """Write `content` as indented JSON."""
     with writing(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def draw_history(history: list[dict], path: Path, *, is_last: bool) -> None:
+    """Draw the curves so far in the look of the course, unless they were drawn just now."""
+    if not is_last and path.exists() and time.time() - path.stat().st_mtime < PICTURE_EVERY_S:
+        return
+    import matplotlib
+
+    from lungseg_utils.plotting import plot_history, use_style
+    from lungseg_utils.plotting.style import png
+
+    with matplotlib.rc_context():
+        use_style()
+        picture = png(plot_history(history), dpi=100)
+    with writing(path) as partial:
+        partial.write_bytes(picture)
 
 
 def add_to_tensorboard(row: dict, run_dir: Path) -> None:
