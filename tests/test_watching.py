@@ -7,12 +7,14 @@ import sys
 
 import pytest
 from helpers_cases import TINY, make_prepared
+from helpers_sets import write_crops
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import Image as Picture
 from PIL import Image
 
-from lungseg_utils import checkpoint, course, plotting, training
-from lungseg_utils.training import loop, record, stopping, watching
+from lungseg_utils import checkpoint, course, decathlon, parameters, plotting, training
+from lungseg_utils.preprocess.cache import prepare_cases
+from lungseg_utils.training import loop, stopping, watching
 
 EPOCHS = TINY.epochs
 
@@ -45,8 +47,8 @@ def shown(monkeypatch):
         return Handle
 
     monkeypatch.setattr("IPython.display.display", display)
-    monkeypatch.setattr(watching, "SHORTEST_S", 0)
-    monkeypatch.setattr(record, "PICTURE_EVERY_S", 0)
+    monkeypatch.setattr(watching, "UPDATE_S", 0)
+    monkeypatch.setitem(watching.PICTURE_S, "watched", 0)
     for module in (watching, stopping):
         monkeypatch.setattr(module, "is_live", lambda: True)
     return shown
@@ -178,10 +180,10 @@ def test_auto_begins_again_where_the_settings_are_others(run, tmp_path, capsys):
 def test_a_model_that_a_notebook_needs_is_finished_by_notebook_04(tmp_path, shown, monkeypatch):
     """What the later notebooks say when their training is stopped is true."""
     monkeypatch.setenv("LUNGSEG_HOME", str(tmp_path))
-    monkeypatch.setattr(course, "more_to_validate", lambda *_: [])
-    dataset = course.ensure_dataset()
-    changes = {"spacing_mm": 8.0, "patch_size": [16, 16, 16], "channels": [2, 4], "workers": 1}
-    changes |= {"epochs": 2, "steps_per_epoch": 1, "batch_size": 1, "device": "cpu"}
+    dataset = decathlon.load(write_crops(tmp_path / "own"))
+    changes = {"dataset_dir": str(dataset.root), "device": "cpu", "workers": 1, "spacing_mm": 6.0}
+    changes |= {"patch_size": [8, 8, 8], "channels": [2, 4], "batch_size": 1}
+    changes |= {"epochs": 2, "steps_per_epoch": 1}
     stop_in_epoch(monkeypatch, 1)
     with pytest.raises(training.Stopped, match="Training stopped: run the cell again."):
         course.ensure_model("", dataset, changes)
@@ -190,14 +192,7 @@ def test_a_model_that_a_notebook_needs_is_finished_by_notebook_04(tmp_path, show
         course.ensure_model("", dataset, changes)
     best = course.ensure_model("", dataset, changes)
     assert checkpoint.load_weights(best)[1]["epoch"] == 1
-    settings = training.recipe.parameters.defaults() | changes
-    prepared = training.recipe._prepare([dataset], settings)
-    history = training.fit(
-        prepared[0][0],
-        prepared[1],
-        run_dir=best.parent,
-        config=training.training_config(settings),
-        device="cpu",
-        resume="auto",
-    )
+    parts = [prepare_cases(part, spacing_mm=6.0) for part in decathlon.split(dataset)]
+    config = training.training_config(parameters.defaults() | changes)
+    history = training.fit(*parts, run_dir=best.parent, config=config, device="cpu", resume="auto")
     assert [row["epoch"] for row in history] == [1, 2]

@@ -12,8 +12,6 @@ import torch
 from lungseg_utils import __version__
 from lungseg_utils.runtime import writing
 
-PICTURE_EVERY_S = 2.0  # at most, so that drawing takes little of the time
-
 
 def describe_environment(device: torch.device) -> dict:
     """Return the versions and the machine that a run depends on; no names, no paths."""
@@ -35,9 +33,9 @@ def write_json(path: Path, content: dict) -> None:
         partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def draw_history(history: list[dict], path: Path, *, is_last: bool) -> None:
-    """Draw the curves so far in the look of the course, unless they were drawn just now."""
-    if not is_last and path.exists() and time.time() - path.stat().st_mtime < PICTURE_EVERY_S:
+def draw_history(history: list[dict], path: Path, least_age_s: float = 0.0) -> None:
+    """Draw the curves so far in the look of the course, unless the picture is younger than that."""
+    if path.exists() and time.time() - path.stat().st_mtime < least_age_s:
         return
     import matplotlib
 
@@ -46,7 +44,7 @@ def draw_history(history: list[dict], path: Path, *, is_last: bool) -> None:
 
     with matplotlib.rc_context():
         use_style()
-        picture = png(plot_history(history), dpi=100)
+        picture = png(plot_history(history), dpi=80)
     with writing(path) as partial:
         partial.write_bytes(picture)
 

@@ -22,6 +22,7 @@ from lungseg_utils.training.record import (
     write_json,
 )
 from lungseg_utils.training.run import Run
+from lungseg_utils.training.watching import picture_age_s
 
 FILES = [
     "config.json",
@@ -99,7 +100,7 @@ def save(run: Run, run_dir: Path) -> None:
         _save_best(run, run_dir)
         _save_history(run.history, run_dir / "history.csv")
         is_last = run.epoch >= run.settings["epochs"]
-        draw_history(run.history, run_dir / "history.png", is_last=is_last)
+        draw_history(run.history, run_dir / "history.png", 0 if is_last else picture_age_s())
         _save_state(run, run_dir)
         add_to_tensorboard(run.history[-1], run_dir)
     run.accelerator.wait_for_everyone()

@@ -21,8 +21,9 @@ from accelerate import PartialState
 from lungseg_utils.live import is_live
 from lungseg_utils.runtime import progress
 
-SHORTEST_S = 0.25  # between two updates in a notebook
-WIDTH = 825  # of the curves, in pixels
+UPDATE_S = 0.4  # from one update of a notebook to the next, at least
+PICTURE_S = {"watched": 2.0, "alone": 10.0}  # so too of the curves: to draw them takes 0.2 s
+WIDTH = 860  # of the curves, in pixels
 
 Item = TypeVar("Item")
 
@@ -52,7 +53,7 @@ class Watch:
         """Show how far the work on the epoch is, unless that was shown just now."""
         from IPython.display import HTML
 
-        if done and time.perf_counter() < self.shown_s + SHORTEST_S:
+        if done and time.perf_counter() < self.shown_s + UPDATE_S:
             return
         bar = f'<progress value="{done}" max="{total}" style="width: 30em"></progress>'
         self.handle.update(HTML(f"{bar} {description}, {done} of {total}{self.curves}"))
@@ -83,6 +84,11 @@ def watched(picture: Path, epochs: int) -> Iterator[None]:
     finally:
         WATCH.reset(before)
         watch.close()
+
+
+def picture_age_s() -> float:
+    """Return how old the picture of the curves may become before it is drawn again."""
+    return PICTURE_S["watched" if WATCH.get() else "alone"]
 
 
 def show_curves(epoch: int) -> None:
