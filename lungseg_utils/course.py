@@ -24,7 +24,7 @@ from lungseg_utils.runtime import (
     warn,
     writing,
 )
-from lungseg_utils.training import TrainingConfig, set_aside, train
+from lungseg_utils.training import Stopped, TrainingConfig, set_aside, train
 
 INPUTS = ("dataset_dir", "checkpoint", "ct_path")
 TABLES = ("metrics.csv", "summary.json")
@@ -78,7 +78,13 @@ def ensure_model(
         print(f"no model in {short(folder)} yet: training one (notebook 04 shows how)")
     values = parameters.defaults() | dict(settings or {})
     also = more_to_validate(values["dataset_dir"], values["spacing_mm"])
-    train(dataset or ensure_dataset(), folder, values, validate_also=also)
+    try:
+        train(dataset or ensure_dataset(), folder, values, validate_also=also)
+    except Stopped:
+        act = "run the cell again"
+        if best.exists():
+            act = "notebook 04 goes on with it, and this cell, run again, takes it as it is"
+        raise Stopped(f"Training stopped: {act}.") from None
     return best
 
 

@@ -95,7 +95,7 @@ def test_a_run_whose_disk_fills_up_goes_on_when_there_is_room(tmp_path):
         )
 
     with pytest.raises(LungsegError, match="no room to write it"), full_disk(6000):
-        train(resume=False)  # best.safetensors and history.csv still fit in, last.pt does not
+        train(resume=False)  # best.safetensors and history.csv still fit in, history.png does not
     before = content(tmp_path)
     assert "last.pt" not in before and not any(".partial" in name for name in before)
     assert len(train()) == 4 and checkpoint.load_weights(tmp_path / "best.safetensors")

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lungseg_utils"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("runtime", "memory"),
-    ("parameters", "clock", "lessons", "on_ray"),
+    ("parameters", "clock", "lessons", "live", "on_ray"),
     ("components",),
     ("volume",),
     ("phantom", "decathlon"),
@@ -24,8 +24,8 @@ FLOORS = (
     ("checkpoint",),
     ("prediction",),
     ("evaluation",),
-    ("training",),
     ("plotting",),
+    ("training",),
     ("viewer",),
     ("course",),
     ("cli",),

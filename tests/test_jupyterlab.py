@@ -164,11 +164,12 @@ ASK = """async (code) => {
 }"""
 
 
-def run_notebook(page, lab, name):
-    """Open a notebook, run all its cells and return them."""
+def run_notebook(page, lab, name, meanwhile=lambda page: None):
+    """Open a notebook, run all its cells, look at it `meanwhile`, and return them."""
     page.goto(f"{lab[0]}/tree/{name}?reset")
     page.wait_for_function(READY, polling=500)
     page.evaluate(RUN_ALL)
+    meanwhile(page)
     page.wait_for_function("() => window.hasRun", polling=500, timeout=400_000)
     cells = page.evaluate(CELLS)
     outputs = [output for cell in cells for output in cell["outputs"]]
@@ -426,14 +427,87 @@ def test_a_reader_decides_clicks_paints_takes_back_and_saves(hands, tmp_path):
     assert ask(page, f"print(json.dumps(bool({same})))")
 
 
+# --- a training in the page -----------------------------------------------------------------------
+
+FIND_TRAINING = """() => {
+    const notebook = jupyterapp.shell.currentWidget.content;
+    const cells = notebook.model.sharedModel.cells;
+    notebook.deselectAll();
+    notebook.activeCellIndex = cells.findIndex(cell => cell.source.includes('resume="auto"'));
+    return notebook.scrollToItem(notebook.activeCellIndex, 'start');
+}"""
+RUN_CELL = """() => {
+    window.hasRun = false;
+    const run = jupyterapp.commands.execute('notebook:run-cell');
+    run.finally(() => { window.hasRun = true; });
+}"""
+SEEN = """() => {
+    const output = jupyterapp.shell.currentWidget.content.activeCell.outputArea.node;
+    const bar = output.querySelector('progress');
+    const epochs = output.querySelector('img[alt^="loss and scores of"]')?.alt.match(/[0-9]+/g);
+    return { part: bar && bar.value / bar.max, epochs: epochs?.map(Number) ?? [0, 0] };
+}"""
+OUTPUTS = (
+    """() => jupyterapp.shell.currentWidget.content.activeCell.model.sharedModel.getOutputs()"""
+)
+SENTENCE = "Training stopped: run the cell again to go on after the last whole epoch."
+
+
+def watch_training(page, until=3, of=EPOCHS):
+    """Look at the training until its curves have `until` epochs; return all that was seen."""
+    page.evaluate(FIND_TRAINING)
+    seen = [page.evaluate(SEEN)]
+    for _ in range(6000):
+        if seen[-1]["epochs"] >= [until, of] and seen[-1]["epochs"][1] == of:
+            return seen
+        page.wait_for_timeout(50)
+        seen.append(page.evaluate(SEEN))
+    raise TimeoutError(seen[-1])
+
+
+def check_that_it_moves(page):
+    """A bar moves within the epoch, and the curves have more epochs later."""
+    seen = watch_training(page)
+    shoot(page, "04_training")
+    assert any(0 < moment["part"] < 1 for moment in seen if moment["part"] is not None)
+    epochs = [moment["epochs"][0] for moment in seen if moment["part"] is not None]
+    assert {0, 1, 2} <= {*epochs} and epochs == sorted(epochs)
+
+
+def stop_training_and_go_on(page):
+    """The stop button ends it with a sentence; the same cell, run again, goes on from there."""
+    page.evaluate(FIND_TRAINING)
+    picture, lines = page.evaluate(OUTPUTS)
+    assert "image/png" in picture["data"] and len(lines["text"].splitlines()) == EPOCHS
+    ask(page, "config = dataclasses.replace(config, epochs=99); print(0)")
+    page.evaluate(RUN_CELL)
+    watch_training(page, EPOCHS + 1, 99)
+    page.locator('.jp-NotebookPanel-toolbar [data-command="notebook:interrupt-kernel"]').click()
+    page.wait_for_function("() => window.hasRun")
+    shoot(page, "04_stopped")
+    picture, lines, error = page.evaluate(OUTPUTS)
+    assert error["output_type"] == "error" and error["traceback"] == [SENTENCE]
+    assert "<progress" not in json.dumps(picture)
+    whole = EPOCHS + len(lines["text"].splitlines())
+    ask(page, f"config = dataclasses.replace(config, epochs={whole + 1}); print(0)")
+    page.evaluate(RUN_CELL)
+    page.wait_for_function("() => window.hasRun")
+    picture, lines = page.evaluate(OUTPUTS)
+    assert re.fullmatch(rf"epoch +{whole + 1} of {whole + 1}: .*\n", lines["text"])
+
+
 # --- the notebooks --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_through_and_what_moves_in_it_is_moved(page, lab, name):
     """Run All Cells: each cell has its number, none fails, pictures are there."""
-    cells = run_notebook(page, lab, name)
+    meanwhile = {"meanwhile": check_that_it_moves} if name.startswith("04") else {}
+    cells = run_notebook(page, lab, name, **meanwhile)
     outputs = [output for cell in cells for output in cell["outputs"]]
+    assert "<progress" not in json.dumps(outputs)
+    if name.startswith("04"):
+        stop_training_and_go_on(page)
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
     views = sum("lungseg_utils.viewer" in json.dumps(output.get("data", {})) for output in outputs)
     assert views == {"01": 1, "06": 3, "07": 1}.get(name[:2], 0)

@@ -61,7 +61,7 @@ def killed(tmp_path_factory):
 @pytest.mark.fault("kill -9")
 @pytest.mark.parametrize(
     ("job", "same", "count"),
-    [("caching", same_files, 3), ("training", same_run, 7), ("prediction", same_masks, 9)],
+    [("caching", same_files, 3), ("training", same_run, 8), ("prediction", same_masks, 9)],
 )
 def test_killed_at_any_moment_the_next_run_finishes_the_work(killed, job, same, count):
     undisturbed = killed / job / "undisturbed"

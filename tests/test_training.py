@@ -49,6 +49,7 @@ FILES = [
     "config.json",
     "environment.json",
     "history.csv",
+    "history.png",
     "last.pt",
     "previous.pt",
 ]

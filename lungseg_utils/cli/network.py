@@ -128,7 +128,7 @@ def train(options: argparse.Namespace) -> None:
     else:
         options.refuse_usage("DATASET is missing: name one, or --resume a run without --weights")
     if PartialState().is_main_process:
-        print(f"{printable(options.run_dir)}: best.safetensors, history.csv")
+        print(f"{printable(options.run_dir)}: best.safetensors, history.csv, history.png")
 
 
 def crossvalidate(options: argparse.Namespace) -> None:

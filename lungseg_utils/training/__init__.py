@@ -3,7 +3,7 @@
 from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.training.batches import epoch_batches
 from lungseg_utils.training.crossvalidation import crossvalidate
-from lungseg_utils.training.loop import fit, stop_on_sigterm, train_one_epoch
+from lungseg_utils.training.loop import fit, train_one_epoch
 from lungseg_utils.training.losses import make_loss
 from lungseg_utils.training.recipe import resume, train, training_config, unseen_cases
 from lungseg_utils.training.resume import restore
@@ -11,10 +11,12 @@ from lungseg_utils.training.run import Run, read_start, start_run, training_prec
 from lungseg_utils.training.run_folder import save, set_aside
 from lungseg_utils.training.schedule import learning_rate_at
 from lungseg_utils.training.step import update_ema
+from lungseg_utils.training.stopping import Stopped, stop_on_sigterm
 from lungseg_utils.training.validation import validate
 
 __all__ = [
     "Run",
+    "Stopped",
     "TrainingConfig",
     "crossvalidate",
     "epoch_batches",

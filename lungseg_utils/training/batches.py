@@ -16,9 +16,9 @@ from lungseg_utils.patches import (
     prefetch,
 )
 from lungseg_utils.preprocess import normalise
-from lungseg_utils.runtime import progress
 from lungseg_utils.training.distributed import seed_epoch, share_of_batch
 from lungseg_utils.training.run import Run
+from lungseg_utils.training.watching import count_off
 
 Step = tuple[int, Tensor, Tensor, list[str]]
 
@@ -49,7 +49,8 @@ def epoch_batches(
         )
 
     count = config.steps_per_epoch
-    batches = progress(prefetch(draw, count, run.device), f"epoch {epoch + 1}", count)
+    description = f"epoch {epoch + 1} of {config.epochs}: steps"
+    batches = count_off(prefetch(draw, count, run.device), description, count)
     for step, (hu, label, names) in enumerate(batches, start=epoch * count):
         image = normalise(hu).contiguous(memory_format=torch.channels_last_3d)
         yield step, image, label.float(), names

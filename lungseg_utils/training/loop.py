@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import shlex
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -23,7 +20,7 @@ from lungseg_utils.training.batches import epoch_batches
 from lungseg_utils.training.distributed import average_buffers
 from lungseg_utils.training.losses import make_loss
 from lungseg_utils.training.network import whole_batch_loss
-from lungseg_utils.training.resume import has_begun, restore
+from lungseg_utils.training.resume import has_begun, restore, restore_if_same
 from lungseg_utils.training.run import Run, read_start, start_run
 from lungseg_utils.training.run_folder import alone_in, begin_folder, save, save_start
 from lungseg_utils.training.schedule import learning_rate_at
@@ -34,7 +31,9 @@ from lungseg_utils.training.step import (
     stop_if_diverged,
     update_ema,
 )
+from lungseg_utils.training.stopping import stoppable
 from lungseg_utils.training.validation import add_hard_examples, validate
+from lungseg_utils.training.watching import show_curves, watched
 
 
 def train_one_epoch(
@@ -71,7 +70,7 @@ def fit(
     run_dir: str | Path,
     config: TrainingConfig | None = None,
     device: str = "auto",
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     model: SegUNet | None = None,
     weights: str | Path | None = None,
     recipe: Mapping | None = None,
@@ -79,10 +78,8 @@ def fit(
 ) -> list[dict]:
     """Train a SegUNet and return its history, a row an epoch; leave everything in `run_dir`.
 
-    config.json, environment.json, history.csv, last.pt (the state after the last whole epoch) and
-    best.safetensors (the running mean of the weights at the best validation Dice). With `resume` a
-    run goes on as if it had never stopped: on a CPU bit for bit. Without it an earlier run in the
-    folder is moved aside.
+    With `resume` a run goes on as if it had never stopped: on a CPU bit for bit. Without it an
+    earlier run in the folder is moved aside, with "auto" only one of other settings.
 
     It begins with random weights, with those of `model`, or with those of the file `weights`, to
     fine-tune them: their score is printed first, and they are the best until an epoch is better.
@@ -106,13 +103,16 @@ def fit(
     if recipe is not None:
         run.settings["recipe"] = dict(recipe)
     first_weights = copy.deepcopy(run.ema) if config.hard_example_share else None
-    with alone_in(run_dir):
-        if resume or has_begun(run, run_dir):
+    with alone_in(run_dir), stoppable(run, run_dir, resumes=bool(resume)):
+        if resume == "auto":
+            restore_if_same(run, run_dir)
+        elif resume or has_begun(run, run_dir):
             restore(run, run_dir)
         if run.epoch < config.epochs:
             cases = _training_cases(run, training, run_dir, config, first_weights)
             cases = _number_sets(cases, cases_per_set)
-            _train(run, cases, validation, run_dir, config)
+            with watched(run_dir / "history.png", config.epochs):
+                _train(run, cases, validation, run_dir, config)
     return run.history
 
 
@@ -158,29 +158,24 @@ def _train(
 ) -> None:
     """Train `run` to its last epoch; validate and save after each."""
     begin_folder(run, run_dir)
+    if run.history:
+        show_curves(run.epoch)
     if run.settings["started_from"] and not run.history:
         _validate_start(run, validation, run_dir, config)
     loss_function = make_loss(config.loss)
     started = time.perf_counter()
     first = run.epoch
-    with stop_on_sigterm():
-        try:
-            while run.epoch < config.epochs:
-                row = train_one_epoch(run, cases, loss_function, config)
-                if row["epoch"] % config.validate_every == 0:
-                    row |= validate(run.ema, validation, config)
-                run.history.append(row)
-                save(run, run_dir)
-                if run.accelerator.is_main_process:
-                    per_epoch = (time.perf_counter() - started) / (run.epoch - first)
-                    left_s = per_epoch * (config.epochs - run.epoch)
-                    print(_describe_row(row, config.epochs, left_s), flush=True)
-        except KeyboardInterrupt:
-            how = "resume goes on after the last whole epoch"
-            if "recipe" in run.settings:
-                how = f"to go on: lungseg train --run-dir {shlex.quote(str(run_dir))} --resume"
-            warn(f"{run_dir}: stopped; {how}")
-            raise
+    while run.epoch < config.epochs:
+        row = train_one_epoch(run, cases, loss_function, config)
+        if row["epoch"] % config.validate_every == 0:
+            row |= validate(run.ema, validation, config)
+        run.history.append(row)
+        save(run, run_dir)
+        if run.accelerator.is_main_process:
+            show_curves(run.epoch)
+            per_epoch = (time.perf_counter() - started) / (run.epoch - first)
+            left_s = per_epoch * (config.epochs - run.epoch)
+            print(_describe_row(row, config.epochs, left_s), flush=True)
 
 
 def _validate_start(
@@ -203,20 +198,3 @@ def _describe_row(row: dict, epochs: int, left_s: float) -> str:
 def _describe_score(row: dict) -> str:
     found = f"lesions found {row['validation_recall']:.0%}"
     return f"validation Dice {row['validation_dice']:.3f}, {found}"
-
-
-@contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C while the block runs, where the main thread allows it."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,9 +1,10 @@
-"""What a run leaves for its readers: where it ran, JSON files, curves for TensorBoard."""
+"""What a run leaves for its readers: where it ran, JSON files, curves (PNG and TensorBoard)."""
 
 from __future__ import annotations
 
 import json
 import platform
+import time
 from pathlib import Path
 
 import torch
@@ -30,6 +31,22 @@ def write_json(path: Path, content: dict) -> None:
     """Write `content` as indented JSON."""
     with writing(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def draw_history(history: list[dict], path: Path, least_age_s: float = 0.0) -> None:
+    """Draw the curves so far in the look of the course, unless the picture is younger than that."""
+    if path.exists() and time.time() - path.stat().st_mtime < least_age_s:
+        return
+    import matplotlib
+
+    from lungseg_utils.plotting import plot_history, use_style
+    from lungseg_utils.plotting.style import png
+
+    with matplotlib.rc_context():
+        use_style()
+        picture = png(plot_history(history), dpi=80)
+    with writing(path) as partial:
+        partial.write_bytes(picture)
 
 
 def add_to_tensorboard(row: dict, run_dir: Path) -> None:

@@ -18,6 +18,26 @@ from lungseg_utils.runtime import LungsegError, warn
 from lungseg_utils.training.run import Run
 from lungseg_utils.training.run_folder import facts_of
 
+STATES = ("last.pt", "previous.pt")
+
+
+class OtherSettingsError(LungsegError):
+    """A run in the folder that was made with other settings than those to go on with."""
+
+
+def restore_if_same(run: Run, run_dir: Path) -> None:
+    """Restore as `restore` does where the folder holds a run of the same settings.
+
+    In what another one differs is printed.
+    """
+    if not any((run_dir / name).exists() for name in STATES):
+        return
+    try:
+        restore(run, run_dir)
+    except OtherSettingsError as problem:
+        if run.accelerator.is_main_process:
+            print(f"starting again: {problem.cause}")
+
 
 def has_begun(run: Run, run_dir: Path) -> bool:
     """Return whether the `torchrun` of these processes has begun the run in `run_dir` already.
@@ -49,7 +69,7 @@ def restore(run: Run, run_dir: Path) -> None:
     in anything but the number of epochs (and in that too where the schedule depends on it) and of
     processes, when a case has other voxels now, or when both states are damaged.
     """
-    candidates = [run_dir / name for name in ("last.pt", "previous.pt")]
+    candidates = [run_dir / name for name in STATES]
     candidates = [path for path in candidates if path.exists()]
     if not candidates:
         warn(f"{run_dir}: no earlier run to resume; starting from the beginning")
@@ -59,7 +79,7 @@ def restore(run: Run, run_dir: Path) -> None:
         before = json.loads(state["settings"])
         differences = _differences(before, run.settings)
         if differences:
-            raise LungsegError(
+            raise OtherSettingsError(
                 path,
                 f"the run was made with other settings: {'; '.join(differences)}",
                 "Resume with the same ones or choose another run folder",

@@ -15,13 +15,20 @@ from accelerate.utils import gather_object
 
 from lungseg_utils import __version__, checkpoint
 from lungseg_utils.runtime import LungsegError, warn, writing
-from lungseg_utils.training.record import add_to_tensorboard, describe_environment, write_json
+from lungseg_utils.training.record import (
+    add_to_tensorboard,
+    describe_environment,
+    draw_history,
+    write_json,
+)
 from lungseg_utils.training.run import Run
+from lungseg_utils.training.watching import picture_age_s
 
 FILES = [
     "config.json",
     "environment.json",
     "history.csv",
+    "history.png",
     "last.pt",
     "previous.pt",
     "last.damaged.pt",
@@ -92,6 +99,8 @@ def save(run: Run, run_dir: Path) -> None:
     if run.accelerator.is_main_process:
         _save_best(run, run_dir)
         _save_history(run.history, run_dir / "history.csv")
+        is_last = run.epoch >= run.settings["epochs"]
+        draw_history(run.history, run_dir / "history.png", 0 if is_last else picture_age_s())
         _save_state(run, run_dir)
         add_to_tensorboard(run.history[-1], run_dir)
     run.accelerator.wait_for_everyone()

@@ -17,6 +17,7 @@ from lungseg_utils.prediction import Predictor
 from lungseg_utils.preprocess import Prepared
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training.distributed import gather_shares
+from lungseg_utils.training.watching import count_off
 
 MIN_OVERLAP = 0.5  # a lesion of which less is marked is a hard example
 
@@ -30,7 +31,7 @@ def validate(model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig) 
     if not cases:
         return {}
     rows = []
-    for case, mask in _predict_share(model, cases, config):
+    for case, mask in _predict_share(model, cases, config, "validating: scans"):
         truth = np.array(case.label)
         drop_small(truth, case.spacing_mm)  # crumbs that resampling has split off are no lesions
         row = {"dice": dice(np.asarray(case.label), mask)}
@@ -55,7 +56,7 @@ def add_hard_examples(
 
     Felzenszwalb et al. (2010) mine what was wrongly marked so; here what was missed counts as well.
     """
-    predicted = _predict_share(model, prepared, config)
+    predicted = _predict_share(model, prepared, config, "searching hard examples: scans")
     own = [find_hard_examples(np.asarray(case.label), mask) for case, mask in predicted]
     return [
         dataclasses.replace(case, hard_examples=[torch.from_numpy(voxels) for voxels in examples])
@@ -75,13 +76,14 @@ def find_hard_examples(label: np.ndarray, marked: np.ndarray) -> list[np.ndarray
 
 
 def _predict_share(
-    model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig
+    model: SegUNet, cases: Sequence[Prepared], config: TrainingConfig, description: str
 ) -> Iterator[tuple[Prepared, np.ndarray]]:
     """Yield this process's share of `cases`, each with its mask (D, H, W) on the working grid."""
     device = next(model.parameters()).device
     predictor = Predictor(model=model, facts={"spacing_mm": config.spacing_mm}, device=str(device))
     state = PartialState()
-    for case in cases[state.process_index :: state.num_processes]:
+    share = cases[state.process_index :: state.num_processes]
+    for case in count_off(share, description, len(share)):
         mask = (predictor.probabilities(case) >= 0.5).to(torch.uint8).cpu().numpy()
         drop_small(mask, case.spacing_mm)
         yield case, mask

@@ -5,8 +5,8 @@ nbval, nbconvert) the same calls work and return still figures: they look the sa
 and no widget state or voxel is stored.
 """
 
+from lungseg_utils.live import is_live
 from lungseg_utils.viewer.corrected import corrected_set
-from lungseg_utils.viewer.live import is_live
 from lungseg_utils.viewer.session import Session
 from lungseg_utils.viewer.show import browse, solid
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lungseg_utils.live import is_live
 from lungseg_utils.plotting import render_3d, show_planes
 from lungseg_utils.plotting.style import Figure
-from lungseg_utils.viewer.live import is_live
 
 if TYPE_CHECKING:
     from ipywidgets import DOMWidget

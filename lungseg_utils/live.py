@@ -1,4 +1,4 @@
-"""Whether anybody is there who could move a widget."""
+"""Whether anybody is there who sees what moves: a widget, a bar, a curve that grows."""
 
 from __future__ import annotations
 
