@@ -19,24 +19,20 @@ from pathlib import Path
 
 import worker_monai
 import worker_nnunet
-from stages import SECONDS, stage, time_calls
+from stages import SECONDS, stage, time_prediction
 
 
 def predict(request: argparse.Namespace) -> dict:
     """Run `lungseg predict SCAN -o OUT`, with a clock on each of its stages."""
     from lungseg_utils import cli
-    from lungseg_utils.prediction import Predictor, files
 
-    time_calls("read", files.volume, "read")
-    time_calls("preprocess", Predictor, "prepare")
-    time_calls("network", Predictor, "probabilities")
-    time_calls("write", Predictor, "mask")
-    time_calls("write", files, "measure_tumours")
-    time_calls("write", files, "_write")
+    time_prediction()
     command = ["predict", str(request.scan), "-o", str(request.out), "--device", request.device]
     with contextlib.redirect_stdout(sys.stderr):
         code = cli.main(command)
     assert code == 0, code
+    SECONDS["preprocess"] += SECONDS.pop("prepare")
+    SECONDS["write"] += SECONDS.pop("back")
     return {}
 
 
