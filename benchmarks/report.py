@@ -43,3 +43,11 @@ def write_results(path: Path, found: dict, text: str) -> None:
         with runtime.writing(path.with_suffix(suffix)) as partial:
             partial.write_text(content, encoding="utf-8")
     print(text)
+
+
+def put(page: Path, name: str, script: str, text: str) -> None:
+    """Replace what stands between the marks of `name` on a page."""
+    begin, end = f"<!-- {name}: made by {script} -->\n", f"<!-- end of {name} -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    page.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from helpers_bad_folders import Input
 
+from report import put
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 PAGE = ROOT / "benchmarks" / "results" / "robustness.md"
@@ -231,14 +233,6 @@ def faults_table() -> str:
     return "\n".join(lines)
 
 
-def put(name: str, table: str) -> None:
-    """Replace what stands between the marks of `name` on the page."""
-    begin, end = f"<!-- {name}: made by benchmarks/robustness.py -->\n", f"<!-- end of {name} -->"
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-    after = rest.partition(end)[2]
-    PAGE.write_text(f"{before}{begin}\n{table}\n\n{end}{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -251,7 +245,7 @@ def main() -> None:
     if options.scan:
         makers["cost"] = lambda: cost_table(options.scan)
     for name in options.only or makers:
-        put(name, makers[name]())
+        put(PAGE, name, "benchmarks/robustness.py", makers[name]())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A clock for the stages of one tool on one scan."""
+"""A clock for the stages of one tool on one scan, and where it is put in this project."""
 
 from __future__ import annotations
 
@@ -29,3 +29,16 @@ def time_calls(name: str, owner: object, attribute: str) -> None:
             return function(*arguments, **options)
 
     setattr(owner, attribute, timed)
+
+
+def time_prediction() -> None:
+    """Put a clock on the stages of `lungseg predict`: hash, read, prepare, network, back, write."""
+    from lungseg_utils.prediction import Predictor, reading, segmenting
+
+    time_calls("hash", reading, "content_of")  # of a folder's scans alone, for their manifest
+    time_calls("read", reading.volume, "read")
+    time_calls("prepare", Predictor, "prepare")
+    time_calls("network", Predictor, "probabilities")
+    time_calls("back", Predictor, "mask")
+    time_calls("back", segmenting, "measure_tumours")
+    time_calls("write", segmenting, "write")

@@ -19,24 +19,20 @@ from pathlib import Path
 
 import worker_monai
 import worker_nnunet
-from stages import SECONDS, stage, time_calls
+from stages import SECONDS, stage, time_prediction
 
 
 def predict(request: argparse.Namespace) -> dict:
     """Run `lungseg predict SCAN -o OUT`, with a clock on each of its stages."""
-    from lungseg_utils import cli, volume
-    from lungseg_utils.prediction import Predictor, segmenting
+    from lungseg_utils import cli
 
-    time_calls("read", volume, "read")
-    time_calls("preprocess", Predictor, "prepare")
-    time_calls("network", Predictor, "probabilities")
-    time_calls("write", Predictor, "mask")
-    time_calls("write", segmenting, "measure_tumours")
-    time_calls("write", segmenting, "write")
+    time_prediction()
     command = ["predict", str(request.scan), "-o", str(request.out), "--device", request.device]
     with contextlib.redirect_stdout(sys.stderr):
         code = cli.main(command)
     assert code == 0, code
+    SECONDS["preprocess"] += SECONDS.pop("prepare")
+    SECONDS["write"] += SECONDS.pop("back")
     return {}
 
 

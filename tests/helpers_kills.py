@@ -39,10 +39,10 @@ INPUTS = 3
 SHORT = dataclasses.replace(TINY, epochs=3)
 
 
-def make_inputs(folder: Path) -> list[Case]:
-    """Write some scans with a ball in them, their labels, and the weights of a network."""
+def make_inputs(folder: Path, count: int = INPUTS) -> list[Case]:
+    """Write `count` scans with a ball in them, their labels, and the weights of a network."""
     cases = []
-    for number in range(INPUTS):
+    for number in range(count):
         hu = np.random.default_rng(number).integers(-900, 200, (30, 34, 38)).astype(np.int16)
         affine = make_scan(hu).affine
         image = folder / "images" / f"scan_{number}.nii.gz"
@@ -58,9 +58,7 @@ def make_inputs(folder: Path) -> list[Case]:
 
 def do(job: str, inputs: Path, cases: list[Case], out: Path) -> None:
     """Do the job and leave its result in `out`; what an earlier run left there must be whole."""
-    for path in out.rglob("*"):
-        if path.is_file() and not path.name.startswith("."):
-            require_whole(path)
+    require_all_whole(out)
     if job == "caching":
         cache.prepare_cases(cases, folder=out)
     elif job == "training":
@@ -70,6 +68,13 @@ def do(job: str, inputs: Path, cases: list[Case], out: Path) -> None:
         options = {"checkpoint": inputs / "weights.safetensors", "device": "cpu", "skip_done": True}
         report = out / "report.jsonl"
         list(predict_files([inputs / "images"], out, probabilities=True, report=report, **options))
+
+
+def require_all_whole(out: Path) -> None:
+    """Fail where a file with a final name is not whole."""
+    for path in out.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            require_whole(path)
 
 
 def require_whole(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from test_training import same_run
 
+FOLDER_KILLS = 10
 KILLS = int(os.environ.get("LUNGSEG_KILLS", "2"))
 
 
@@ -40,22 +41,25 @@ def same_masks(one: Path, other: Path) -> bool:
     return content(one) == content(other)
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """The folder of `helpers_kills.py`: undisturbed runs, and those killed and finished later."""
+def run_script(name: str, folder: Path, kills: int) -> Path:
+    """Run a script of this folder that kills; return `folder`, which it has filled."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
-    folder = tmp_path_factory.mktemp("kills")
-    script = Path(__file__).with_name("helpers_kills.py")
     run = subprocess.run(
-        [sys.executable, str(script), str(folder), str(KILLS)],
+        [sys.executable, str(Path(__file__).with_name(name)), str(folder), str(kills)],
         text=True,
         capture_output=True,
-        timeout=600 + 120 * KILLS,  # on a busy machine
+        timeout=600 + 120 * kills,  # on a busy machine
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr[-2000:]
     return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder of `helpers_kills.py`: undisturbed runs, and those killed and finished later."""
+    return run_script("helpers_kills.py", tmp_path_factory.mktemp("kills"), KILLS)
 
 
 @pytest.mark.fault("kill -9")
@@ -77,3 +81,18 @@ def test_killed_at_any_moment_the_next_run_finishes_the_work(killed, job, same, 
 @pytest.mark.parametrize(("job", "same"), [("caching", same_files), ("prediction", same_masks)])
 def test_two_processes_at_once_are_both_right(killed, job, same):
     assert same(killed / job / "race", killed / job / "undisturbed")
+
+
+@pytest.mark.fault("kill -9")
+def test_a_folder_whose_runs_are_killed_ten_times_ends_as_undisturbed(tmp_path):
+    """Each run does only the rest: what had a row stays the same file until the end."""
+    run_script("helpers_folder_kills.py", tmp_path, FOLDER_KILLS)
+    assert same_masks(tmp_path / "killed", tmp_path / "undisturbed")
+    assert len((tmp_path / "killed" / "manifest.jsonl").read_text().splitlines()) == 24
+    assert not list(tmp_path.rglob(".partial*"))
+    *kills, end = json.loads((tmp_path / "kills.json").read_text())
+    counts = [len(kill["done"]) for kill in kills]
+    assert len(end["done"]) == 24 and len(kills) == FOLDER_KILLS
+    assert counts == sorted(counts) and 0 < counts[-1] < 24
+    for kill in kills:
+        assert kill["done"].items() <= end["done"].items()  # lists of JSON: inode and time

@@ -43,7 +43,9 @@ def pages():
 
 def test_it_has_lessons_reference_design_and_cards(pages):
     wanted = {f"notebooks/{name}.html" for name in NAMES}
-    wanted |= {f"docs/{name}.html" for name in ("index", "design", "robustness", "lecturers")}
+    wanted |= {
+        f"docs/{name}.html" for name in ("index", "design", "robustness", "scale", "lecturers")
+    }
     wanted |= {"CHANGELOG.html", "lungseg_utils/weights/README.html", "index.html", "search.html"}
     assert wanted <= {path.relative_to(SITE).as_posix() for path in pages}
     assert (SITE / "searchindex.js").is_file()
