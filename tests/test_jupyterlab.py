@@ -429,33 +429,31 @@ def test_a_reader_decides_clicks_paints_takes_back_and_saves(hands, tmp_path):
 
 # --- a training in the page -----------------------------------------------------------------------
 
-FIND_TRAINING = """() => {
+TRAINING = """() => jupyterapp.shell.currentWidget.content.widgets.find(
+    cell => cell.model.sharedModel.source.includes('resume="auto",'))"""
+CHOOSE = f"""() => {{
     const notebook = jupyterapp.shell.currentWidget.content;
-    const cells = notebook.model.sharedModel.cells;
-    notebook.deselectAll();
-    notebook.activeCellIndex = cells.findIndex(cell => cell.source.includes('resume="auto"'));
+    notebook.activeCellIndex = notebook.widgets.indexOf(({TRAINING})());
     return notebook.scrollToItem(notebook.activeCellIndex, 'start');
-}"""
+}}"""
 RUN_CELL = """() => {
     window.hasRun = false;
     const run = jupyterapp.commands.execute('notebook:run-cell');
     run.finally(() => { window.hasRun = true; });
 }"""
-SEEN = """() => {
-    const output = jupyterapp.shell.currentWidget.content.activeCell.outputArea.node;
+SEEN = f"""() => {{
+    const output = ({TRAINING})().outputArea.node;
     const bar = output.querySelector('progress');
     const epochs = output.querySelector('img[alt^="loss and scores of"]')?.alt.match(/[0-9]+/g);
-    return { part: bar && bar.value / bar.max, epochs: epochs?.map(Number) ?? [0, 0] };
-}"""
-OUTPUTS = (
-    """() => jupyterapp.shell.currentWidget.content.activeCell.model.sharedModel.getOutputs()"""
-)
+    return {{ part: bar && bar.value / bar.max, epochs: epochs?.map(Number) ?? [0, 0] }};
+}}"""
+OUTPUTS = f"() => ({TRAINING})().model.sharedModel.getOutputs()"
 SENTENCE = "Training stopped: run the cell again to go on after the last whole epoch."
 
 
 def watch_training(page, until=3, of=EPOCHS):
     """Look at the training until its curves have `until` epochs; return all that was seen."""
-    page.evaluate(FIND_TRAINING)
+    page.evaluate(CHOOSE)
     seen = [page.evaluate(SEEN)]
     for _ in range(6000):
         if seen[-1]["epochs"] >= [until, of] and seen[-1]["epochs"][1] == of:
@@ -476,7 +474,7 @@ def check_that_it_moves(page):
 
 def stop_training_and_go_on(page):
     """The stop button ends it with a sentence; the same cell, run again, goes on from there."""
-    page.evaluate(FIND_TRAINING)
+    page.evaluate(CHOOSE)
     picture, lines = page.evaluate(OUTPUTS)
     assert "image/png" in picture["data"] and len(lines["text"].splitlines()) == EPOCHS
     ask(page, "config = dataclasses.replace(config, epochs=99); print(0)")

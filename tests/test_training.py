@@ -774,10 +774,11 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from helpers_cases import TINY, make_prepared
-from lungseg_utils.training import fit
+from lungseg_utils.training import fit, watching
 import cc3d, monai.losses, lungseg_utils.evaluation  # here, not once in each child
 
 torch.set_num_threads(1)  # and no computation before the forks: they inherit no pool of threads
+watching.PICTURE_S["alone"] = 0  # the curves are drawn after each epoch, however fast it is
 folder, moments = Path(sys.argv[1]), [int(moment) for moment in sys.argv[2:]]
 for moment in [*moments, None]:
     child = os.fork()
@@ -808,8 +809,8 @@ for moment in [*moments, None]:
 def test_kill_9_at_any_write_and_resume_gives_the_same_run(tmp_path, straight):
     """A run is killed before one flush or rename after another, and resumed each time."""
     # Flushes and renames, counted from each start: before the first state is in place, twice
-    # between the two renames of a later one, and round the history.
-    moments = [9, 17, 8, 7]
+    # between the two renames of a later one, and before the history and its curves are in place.
+    moments = [11, 18, 9, 5, 7]
     subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "run"), *map(str, moments)],
         check=True,
