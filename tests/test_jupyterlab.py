@@ -482,6 +482,7 @@ def stop_training_and_go_on(page):
     watch_training(page, EPOCHS + 1, 99)
     page.locator('.jp-NotebookPanel-toolbar [data-command="notebook:interrupt-kernel"]').click()
     page.wait_for_function("() => window.hasRun")
+    page.get_by_text(SENTENCE).scroll_into_view_if_needed()
     shoot(page, "04_stopped")
     picture, lines, error = page.evaluate(OUTPUTS)
     assert error["output_type"] == "error" and error["traceback"] == [SENTENCE]
