@@ -23,9 +23,9 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stoppable(run: Run, run_dir: Path, *, resumes: bool) -> Iterator[None]:
-    """Say how a training that is stopped while the block runs goes on; `resumes`: if called again.
+    """Report how a training that is stopped while the block runs goes on; SIGTERM is as Ctrl-C.
 
-    SIGTERM counts as Ctrl-C.
+    `resumes`: the same call would go on.
     """
     with stop_on_sigterm():
         try:
