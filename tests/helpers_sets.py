@@ -7,6 +7,18 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from helpers_cases import ball
+
+LEARNS = {  # which finds the balls of `write_balls` within a second
+    "spacing_mm": "3",
+    "patch_size": "[16,16,16]",
+    "channels": "[4,8]",
+    "batch_size": "4",
+    "steps_per_epoch": "8",
+    "learning_rate": "0.01",
+    "device": "cpu",
+}
+LEARN = [word for name, value in LEARNS.items() for word in ("-p", name, value)]
 
 
 def write_crops(folder: Path, *, count=3, crops: object = True, seed=0) -> Path:
@@ -26,5 +38,24 @@ def write_crops(folder: Path, *, count=3, crops: object = True, seed=0) -> Path:
         listed.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     described = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "cancer"}}
     described |= {"crops": crops, "numTraining": count, "training": listed}
+    (folder / "dataset.json").write_text(json.dumps(described))
+    return folder
+
+
+def write_balls(folder: Path) -> Path:
+    """Write a set of six scans with a ball in them, three in each of two folds."""
+    shape, listed = (28, 26, 24), []
+    for number in range(6):
+        rng = np.random.default_rng(number)
+        label = ball(shape, rng.uniform(9, 15, 3), 5)
+        hu = np.where(label, 40, -850) + rng.normal(0, 60, shape)
+        entry = {kind: f"{kind}sTr/ball_{number}.nii.gz" for kind in ("image", "label")}
+        for path, array in zip(entry.values(), (hu.astype(np.int16), label.astype(np.uint8))):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            image = nibabel.Nifti1Image(array, np.diag([3.0, 3.0, 3.0, 1.0]))
+            nibabel.save(image, folder / path)
+        listed.append(entry | {"fold": number // 3})  # so that no seed deals them otherwise
+    described = {"name": "Balls", "modality": {"0": "CT"}, "numTraining": len(listed)}
+    described |= {"labels": {"0": "background", "1": "cancer"}, "training": listed, "test": []}
     (folder / "dataset.json").write_text(json.dumps(described))
     return folder

@@ -1,7 +1,6 @@
 """Under torchrun: any number of processes trains alike, and who dies is no loss."""
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -14,25 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_cases import TINY, ball, make_prepared, make_scan
+from helpers_cases import TINY, make_prepared
+from helpers_sets import LEARN, LEARNS, write_balls
 from torch.distributed import HashStore
 
-from lungseg_utils import checkpoint, cli, volume
+from lungseg_utils import checkpoint, cli
 from lungseg_utils.training import fit
 from lungseg_utils.training.rendezvous import agree_on_prefix
 
-SHAPE = (24, 26, 28)
-EPOCHS, STEPS = 8, 8
-SETTINGS = {
-    "spacing_mm": "3",
-    "patch_size": "[16,16,16]",
-    "channels": "[4,8]",
-    "batch_size": "4",
-    "steps_per_epoch": str(STEPS),
-    "learning_rate": "0.01",
-    "device": "cpu",
-}
-OPTIONS = [word for name, value in SETTINGS.items() for word in ("-p", name, value)]
+EPOCHS, STEPS = 8, int(LEARNS["steps_per_epoch"])
 PATIENCE_S = 900  # with what hangs, of whatever reason
 TESTS = Path(__file__).parent
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
@@ -40,27 +29,15 @@ LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Return a folder with `set`: six scans with a ball in them, and whose fold they are."""
+    """Return a folder with a `set` that is soon learned."""
     root = tmp_path_factory.mktemp("elastic")
-    training = []
-    for number in range(6):
-        rng = np.random.default_rng(number)
-        label = ball(SHAPE, rng.uniform(9, 15, 3), 5)
-        hu = np.where(label, 40, -850) + rng.normal(0, 60, SHAPE)
-        affine = make_scan(hu).affine
-        entry = {kind: f"{kind}sTr/c{number}.nii.gz" for kind in ("image", "label")}
-        volume.write_nifti(root / "set" / entry["image"], hu.astype(np.int16), affine)
-        volume.write_nifti(root / "set" / entry["label"], label.astype(np.uint8), affine)
-        training.append(entry | {"fold": number // 3})  # so that no seed deals them otherwise
-    described = {"name": "Balls", "modality": {"0": "CT"}, "numTraining": len(training)}
-    described |= {"labels": {"0": "background", "1": "cancer"}, "training": training, "test": []}
-    (root / "set" / "dataset.json").write_text(json.dumps(described))
+    write_balls(root / "set")
     return root
 
 
 def arguments_of(folder: Path, name: str) -> list[str]:
     run = ["--run-dir", str(folder / name), "--epochs", str(EPOCHS)]
-    return ["train", str(folder / "set"), *run, *OPTIONS]
+    return ["train", str(folder / "set"), *run, *LEARN]
 
 
 def torchrun(folder: Path, name: str, *options: str, **environment: str) -> subprocess.Popen:
@@ -132,7 +109,7 @@ def test_any_number_of_processes_and_nodes_has_the_curve_of_one(folder, two, noi
     middle, spread = noise.mean(0), np.ptp(noise, 0).max(0)
     for name in ("two", "four"):
         away = np.abs(np.array(curve_of(folder / name)) - middle).max(0)
-        assert (away < 3 * spread).all(), (name, away, spread)
+        assert (away < 2 * spread).all(), (name, away, spread)
 
 
 def test_who_is_killed_in_an_epoch_is_started_again_and_the_run_ends_as_it_should(folder, two):
