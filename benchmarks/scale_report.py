@@ -18,8 +18,8 @@ def tables(found: dict) -> str:
     parts = [
         "# What many scans cost",
         f"Measured by `benchmarks/scale.py` on {describe(found)}.",
-        "Seconds of one thread for a scan of 512 × 512, and their mean; that beside another such "
-        "process; that with as many threads as cores:",
+        "Seconds of one core for a scan of 512 × 512, and their mean; that beside another such "
+        "process; seconds on the clock with as many threads as cores:",
         stages_table(found),
         "Reading the same voxels from a gzipped and from a plain file, in the disk's cache:",
         sizes_table(found),
@@ -94,7 +94,7 @@ def overheads(found: dict) -> str:
         f"Plan and manifest take {1000 * manifest['first']:.1f} ms and {manifest['bytes']:.0f} "
         f"bytes a scan, and {1000 * manifest['again']:.1f} ms when a run finds it done."
     )
-    if "ray" not in found:
+    if not found.get("ray"):
         return text
     ray = found["ray"]
     return (
