@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -102,7 +103,6 @@ def predict(scans: Path, out: Path, *options: str, **environment: str) -> subpro
         [str(part) for part in command],
         env={**inherited, "PYTHONPATH": path, **environment},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
     )
 
 
@@ -128,8 +128,10 @@ def pass_door(door: str, scans: Path, device: str) -> dict | None:
             print(f"{door}: failed", flush=True)
             return None
         wall = time.time() - began
-        written = sorted(mask.stat().st_mtime for mask in Path(folder).glob("*.nii.gz"))
-    row = {"door": door, "wall": wall, "first": written[0] - began}
+        masks = sorted(Path(folder).glob("*.nii.gz"))
+        written = sorted(mask.stat().st_mtime for mask in masks)
+        checksum = zlib.crc32(b"".join(mask.read_bytes() for mask in masks))
+    row = {"door": door, "wall": wall, "first": written[0] - began, "checksum": checksum}
     row["rate"] = (len(written) - 1) / (written[-1] - written[0])
     print(f"{door}: {60 * row['rate']:.1f} scans a minute, {wall:.0f} s in all", flush=True)
     return row

@@ -71,7 +71,7 @@ def sizes_table(found: dict) -> str:
 
 
 def doors_table(found: dict) -> str:
-    """Return a row for each door."""
+    """Return a row for each door, and whether all left the same masks."""
     one = found["doors"][0]["rate"]
     lines = [
         [
@@ -84,7 +84,9 @@ def doors_table(found: dict) -> str:
         for row in found["doors"]
     ]
     heading = ["door", "scans a minute", "times one process", "first mask after (s)", "in all (s)"]
-    return markdown_table(heading, lines)
+    is_same = len({row["checksum"] for row in found["doors"]}) == 1
+    masks = "the same to the byte" if is_same else "**not** all the same"
+    return f"{markdown_table(heading, lines)}\n\nTheir masks are {masks}."
 
 
 def overheads(found: dict) -> str:
