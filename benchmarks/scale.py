@@ -24,20 +24,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 from processes import describe_machine
 from report import RESULTS, make_parser, write_results
+from scale_overheads import measure_manifest, measure_ray, seconds_of
 from scale_report import ACTORS, ONE, SHARDS, STAGES, tables
 from scans import SCRATCH, synthetic_scan
-from stages import SECONDS, time_prediction
+from stages import CLOCK, SECONDS, time_prediction
 
 from lungseg_utils import runtime, volume
-
-ITEMS = 2000  # that do nothing
-ROWS = 5000  # of a manifest
 
 
 def apart(work: Callable, *arguments: object, threads: int | None = 1) -> Future:
@@ -57,10 +56,17 @@ def apart(work: Callable, *arguments: object, threads: int | None = 1) -> Future
 
 
 def measure_stages(scans: Sequence[Path], device: str) -> list[dict[str, float]]:
-    """Return the seconds of each stage of each scan; the first one is done once more before."""
+    """Return the seconds of each stage of each scan; the first one is done once more before.
+
+    Of one thread on a CPU they are the core's, in which no other program has a share.
+    """
+    import torch
+
     from lungseg_utils.prediction import predict_files
 
     time_prediction()
+    if device == "cpu" and torch.get_num_threads() == 1:
+        CLOCK[0] = time.process_time
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for scan in (scans[0], *scans):
@@ -88,13 +94,6 @@ def measure_sizes(scans: Sequence[Path]) -> list[dict]:
     return rows
 
 
-def seconds_of(work: Callable) -> float:
-    """Return how long `work` takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def predict(scans: Path, out: Path, *options: str, **environment: str) -> subprocess.Popen:
     """Begin `lungseg predict`."""
     command = [sys.executable, "-m", "lungseg_utils", "predict", scans, "-o", out, *options]
@@ -104,12 +103,14 @@ def predict(scans: Path, out: Path, *options: str, **environment: str) -> subpro
         [str(part) for part in command],
         env={**inherited, "PYTHONPATH": path, **environment},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
     )
 
 
-def pass_door(door: str, scans: Path, device: str) -> dict:
-    """Predict a folder through one door; return its times, by those of the masks' files."""
+def pass_door(door: str, scans: Path, device: str) -> dict | None:
+    """Predict a folder through one door; return its times, by those of the masks' files.
+
+    None where it fails, as where Ray does not start on a busy machine.
+    """
     runs: list[tuple[list[str], dict[str, str]]] = [([], {})]
     if door == SHARDS:
         runs = [(["--shard", f"{one}/2"], {"OMP_NUM_THREADS": "1"}) for one in (1, 2)]
@@ -124,60 +125,16 @@ def pass_door(door: str, scans: Path, device: str) -> dict:
             for more, environment in runs
         ]
         if sum(process.wait() for process in running):
-            raise SystemExit(f"{door}: failed")
+            print(f"{door}: failed", flush=True)
+            return None
         wall = time.time() - began
-        written = sorted(mask.stat().st_mtime for mask in Path(folder).glob("*.nii.gz"))
-    row = {"door": door, "wall": wall, "first": written[0] - began}
+        masks = sorted(Path(folder).glob("*.nii.gz"))
+        written = sorted(mask.stat().st_mtime for mask in masks)
+        checksum = zlib.crc32(b"".join(mask.read_bytes() for mask in masks))
+    row = {"door": door, "wall": wall, "first": written[0] - began, "checksum": checksum}
     row["rate"] = (len(written) - 1) / (written[-1] - written[0])
     print(f"{door}: {60 * row['rate']:.1f} scans a minute, {wall:.0f} s in all", flush=True)
     return row
-
-
-def do_nothing() -> Callable:
-    """Return work that takes no time."""
-    return lambda item: item
-
-
-def measure_ray(count: int = ITEMS) -> dict[str, float]:
-    """Return the seconds until a first result, and those of an item more."""
-    from lungseg_utils.on_ray import work_on_ray
-
-    began = time.perf_counter()
-    came = [time.perf_counter() for _ in work_on_ray(range(count), do_nothing)]
-    return {"start": came[0] - began, "item": (came[-1] - came[0]) / (count - 1)}
-
-
-def measure_manifest(count: int = ROWS) -> dict[str, float]:
-    """Return the seconds that plan and manifest take of a scan: the first time, and when done."""
-    from lungseg_utils.prediction.ledger import Ledger
-    from lungseg_utils.prediction.plan import plan
-
-    with tempfile.TemporaryDirectory() as name:
-        scans, masks = Path(name, "scans"), Path(name, "masks")
-        for folder in (scans, masks):
-            folder.mkdir()
-        for number in range(count):
-            for folder in (scans, masks):
-                (folder / f"scan_{number:07d}.nii.gz").touch()
-
-        def begin() -> tuple[Ledger, list]:
-            jobs = plan([scans], masks)
-            return Ledger(jobs, masks / "manifest.jsonl", "0" * 64, {"threshold": 0.5}), jobs
-
-        def first() -> None:
-            ledger, jobs = begin()
-            for job in jobs:
-                ledger.add(job, {"tumours": [], "warnings": [], "stamp": "", "content": "0" * 32})
-            ledger.close()
-
-        def again() -> None:
-            ledger, jobs = begin()
-            ledger.not_done(jobs)
-            ledger.close()
-
-        took = {"first": seconds_of(first) / count, "again": seconds_of(again) / count}
-        took["bytes"] = (masks / "manifest.jsonl").stat().st_size / count
-    return took
 
 
 def fill(folder: Path, files: Sequence[Path], count: int) -> Path:
@@ -211,7 +168,8 @@ def measure(options: argparse.Namespace) -> dict:
     if importlib.util.find_spec("ray"):
         doors += ACTORS.values()
         found["ray"] = apart(measure_ray).result()
-    found["doors"] = [pass_door(door, scans, options.device) for door in doors]
+    rows = [pass_door(door, scans, options.device) for door in doors]
+    found["doors"] = [row for row in rows if row]
     return found
 
 

@@ -18,8 +18,8 @@ def tables(found: dict) -> str:
     parts = [
         "# What many scans cost",
         f"Measured by `benchmarks/scale.py` on {describe(found)}.",
-        "Seconds of one thread for a scan of 512 × 512, and their mean; that beside another such "
-        "process; that with as many threads as cores:",
+        "Seconds of one core for a scan of 512 × 512, and their mean; that beside another such "
+        "process; seconds on the clock with as many threads as cores:",
         stages_table(found),
         "Reading the same voxels from a gzipped and from a plain file, in the disk's cache:",
         sizes_table(found),
@@ -71,7 +71,7 @@ def sizes_table(found: dict) -> str:
 
 
 def doors_table(found: dict) -> str:
-    """Return a row for each door."""
+    """Return a row for each door, and whether all left the same masks."""
     one = found["doors"][0]["rate"]
     lines = [
         [
@@ -84,7 +84,9 @@ def doors_table(found: dict) -> str:
         for row in found["doors"]
     ]
     heading = ["door", "scans a minute", "times one process", "first mask after (s)", "in all (s)"]
-    return markdown_table(heading, lines)
+    is_same = len({row["checksum"] for row in found["doors"]}) == 1
+    masks = "the same to the byte" if is_same else "**not** all the same"
+    return f"{markdown_table(heading, lines)}\n\nTheir masks are {masks}."
 
 
 def overheads(found: dict) -> str:
@@ -94,7 +96,7 @@ def overheads(found: dict) -> str:
         f"Plan and manifest take {1000 * manifest['first']:.1f} ms and {manifest['bytes']:.0f} "
         f"bytes a scan, and {1000 * manifest['again']:.1f} ms when a run finds it done."
     )
-    if "ray" not in found:
+    if not found.get("ray"):
         return text
     ray = found["ray"]
     return (

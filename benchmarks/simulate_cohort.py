@@ -15,110 +15,20 @@ import json
 import random
 import statistics
 from collections import deque
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import simpy
 from report import RESULTS, make_parser
 from scale_report import ACTORS, ONE, SHARDS, STAGES
 from simulate_report import SPEED, WRITERS, Curves, draw, write_page
+from simulation import Cores, Flow, Stage, Step, simulate
 
-SLICE_S = 0.02  # of a core's time, until another may have it
 IN_PROCESS = 3  # scans on their way at a time: one is read, one segmented, one written
 IN_ACTOR = 2  # `lungseg_utils.on_ray.IN_HAND`
 SPEEDS = [2.0**power for power in range(9)]
 DEVICES = [2**power for power in range(7)]
 SEGMENTING = ("prepare", "network", "back")  # one scan at a time, in every door
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a seat does of a scan: seconds for each kind of scan, on each of `threads` cores."""
-
-    seconds: Sequence[float]
-    threads: int = 1
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of a scan's way: what is done there, step by step, and for how many at a time."""
-
-    name: str
-    steps: Sequence[Step]
-    seats: int = 1
-
-
-@dataclass
-class Flow:
-    """What a simulation has seen: when scans were finished, and how long each was on its way."""
-
-    finished: list[float] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    busy: dict[str, float] = field(default_factory=dict)  # seconds of all seats of a stage
-
-    @property
-    def rate(self) -> float:
-        """Return the scans a second between the first finished and the last."""
-        return (len(self.finished) - 1) / (self.finished[-1] - self.finished[0])
-
-
-@dataclass
-class Cores:
-    """The cores of a machine, each `slowdown` times as slow when another is busy too."""
-
-    count: int
-    slowdown: float = 1.0
-
-
-def simulate(
-    stages: Sequence[Stage],
-    queues: Sequence[deque[int]],
-    *,
-    in_hand: int,
-    cores: Cores | None = None,
-) -> Flow:
-    """Simulate a crew for each of `queues`, with at most `in_hand` scans on their way in each.
-
-    A queue holds the kinds of the scans to come; crews that share it are given the same one.
-    Without `cores` every seat has a core of its own.
-    """
-    environment = simpy.Environment()
-    machine = simpy.Resource(environment, cores.count) if cores else None
-    flow = Flow(busy=dict.fromkeys((stage.name for stage in stages), 0.0))
-
-    def use_core(seconds: float) -> Generator:
-        if machine is None or cores is None:
-            yield environment.timeout(seconds)
-            return
-        while seconds > 1e-9:
-            step = min(SLICE_S, seconds)
-            with machine.request() as core:
-                yield core
-                others = machine.count > 1
-                yield environment.timeout(step * (cores.slowdown if others else 1))
-            seconds -= step
-
-    def carry(queue: deque[int], seats: dict[str, simpy.Resource]) -> Generator:
-        while queue:
-            kind, begun = queue.popleft(), environment.now
-            for stage in stages:
-                with seats[stage.name].request() as seat:
-                    yield seat
-                    sat_down = environment.now
-                    for step in stage.steps:
-                        cores_used = [use_core(step.seconds[kind]) for _ in range(step.threads)]
-                        yield environment.all_of([environment.process(one) for one in cores_used])
-                    flow.busy[stage.name] += environment.now - sat_down
-            flow.finished.append(environment.now)
-            flow.times.append(environment.now - begun)
-
-    for queue in queues:
-        seats = {stage.name: simpy.Resource(environment, stage.seats) for stage in stages}
-        for _ in range(in_hand):
-            environment.process(carry(queue, seats))
-    environment.run()
-    return flow
 
 
 # --- the doors that scale.py has timed ------------------------------------------------------------
@@ -183,29 +93,40 @@ class Fleet:
     plain: bool = False  # whether the scans are plain files
 
 
+def reading(found: dict, *, plain: bool) -> list[float]:
+    """Return the seconds in which a reader hashes and reads each kind of scan."""
+    seconds = []
+    for row, scan in zip(found["alone"], found["scans"]):
+        hashing, rest = row["hash"], row["read"]
+        if plain:
+            hashing *= scan["plain_bytes"] / scan["bytes"]
+            rest -= scan["read"] - scan["read_plain"]
+        seconds.append(hashing + rest)
+    return seconds
+
+
 def simulate_fleet(found: dict, fleet: Fleet) -> float:
     """Return how many scans a second pass through `fleet`, of a random order of kinds."""
-    rows, kinds = found["alone"], range(len(found["scans"]))
-    read = total(rows, "hash", "read")
-    if fleet.plain:
-        read = [each - one["read"] + one["read_plain"] for each, one in zip(read, found["scans"])]
+    rows = found["alone"]
     segment = [each / fleet.speed for each in total(rows, *SEGMENTING)]
     stages = [
-        Stage("read", [Step(read)], fleet.readers),
+        Stage("read", [Step(reading(found, plain=fleet.plain))], fleet.readers),
         Stage("segment", [Step(segment)], fleet.devices),
         Stage("write", [Step(total(rows, "write"))], fleet.writers),
     ]
     in_hand = fleet.readers + 2 * fleet.devices + fleet.writers
-    queue = deque(random.Random(0).choices(kinds, k=1000 + 10 * in_hand))
+    queue = deque(random.Random(0).choices(range(len(rows)), k=1000 + 10 * in_hand))
     return simulate(stages, [queue], in_hand=in_hand).rate
 
 
 def means_of(found: dict) -> dict[str, float]:
     """Return the means of a scan: seconds of each stage, slices and bytes."""
     means = {stage: statistics.mean(total(found["alone"], stage)) for stage in STAGES}
-    for name in ("slices", "bytes", "plain_bytes", "read_plain"):
+    for name in ("slices", "bytes", "plain_bytes"):
         means[name] = statistics.mean(scan[name] for scan in found["scans"])
-    return means | {"read_gzip": statistics.mean(scan["read"] for scan in found["scans"])}
+    for name, plain in (("gzip", False), ("plain", True)):
+        means[name] = statistics.mean(reading(found, plain=plain))
+    return means
 
 
 def curves(found: dict) -> tuple[Curves, Curves]:

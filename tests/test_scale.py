@@ -10,7 +10,8 @@ pytest.importorskip("simpy", reason="needs the extra: pip install 'lungseg[bench
 sys.path.append(str(ROOT / "benchmarks"))
 
 import simulate_cohort as cohort
-from simulate_cohort import Cores, Fleet, Stage, Step, simulate
+from simulate_cohort import Fleet
+from simulation import Cores, Flow, Stage, Step, simulate
 
 SECONDS = {"read": 3.0, "segment": 5.0, "write": 1.0}
 
@@ -20,7 +21,7 @@ def stages(seats=(1, 1, 1), **seconds: float) -> list[Stage]:
     return [Stage(name, [Step([seconds[name]])], own) for name, own in zip(SECONDS, seats)]
 
 
-def run(own: list[Stage], scans=200, in_hand=20, crews=1, **options) -> cohort.Flow:
+def run(own: list[Stage], scans=200, in_hand=20, crews=1, **options) -> Flow:
     return simulate(own, [deque([0] * scans)] * crews, in_hand=in_hand, **options)
 
 
