@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -70,7 +71,7 @@ def ensure_model(
     if best.exists():
         try:
             checkpoint.load_weights(best)
-            print(f"model found in {short(folder)}")
+            print(f"model found in {short(folder)}{_unfinished(folder)}")
             return best
         except LungsegError as error:
             warn(f"{error} Training a new one")
@@ -86,6 +87,16 @@ def ensure_model(
             act = "notebook 04 goes on with it, and this cell, run again, takes it as it is"
         raise Stopped(f"Training stopped: {act}.") from None
     return best
+
+
+def _unfinished(folder: Path) -> str:
+    """Return what to say of a run that was stopped before its last epoch; "" of a whole one."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        epochs = json.loads((folder / "config.json").read_text(encoding="utf-8"))["epochs"]
+        done = len((folder / "history.csv").read_text(encoding="utf-8").splitlines()) - 1
+        if done < epochs:
+            return f", stopped after {done} of {epochs} epochs: notebook 04 goes on with it"
+    return ""
 
 
 def more_to_validate(dataset_dir: str, spacing_mm: float, count: int = 9) -> list[Prepared]:

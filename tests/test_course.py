@@ -1,6 +1,7 @@
 """The course: what a notebook needs is made where it is missing; all notebooks run in a row."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -79,7 +80,13 @@ def test_a_model_is_trained_once_and_again_when_it_is_damaged(home, capsys):
     best = course.ensure_model("runs/a b", dataset, TINY)
     assert best == home / "runs" / "a b" / "best.safetensors" and best.is_file()
     assert course.ensure_model("runs/a b", dataset, TINY) == best
-    assert capsys.readouterr().out.count("no model in runs/a b yet") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("no model in runs/a b yet") == 1
+    assert printed.endswith("model found in runs/a b\n")
+    settings = json.loads((best.parent / "config.json").read_text())
+    (best.parent / "config.json").write_text(json.dumps(settings | {"epochs": 7}))
+    course.ensure_model("runs/a b", dataset, TINY)
+    assert "found in runs/a b, stopped after 1 of 7 epochs: notebook" in capsys.readouterr().out
     best.write_bytes(best.read_bytes()[:100])
     course.ensure_model("runs/a b", dataset, TINY)
     printed = capsys.readouterr()
