@@ -15,7 +15,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +47,7 @@ def free_port() -> int:
 
 
 def train(root: Path, run_dir: Path, epochs: int, *, processes: int, nodes: int, seed: int) -> dict:
-    """Train by `processes` on each of `nodes`; return the curves and the wall time in seconds."""
+    """Train by `processes` on each of `nodes`; return the curves."""
     threads = max(1, (os.cpu_count() or 1) // (processes * nodes))
     launch = ["--nproc-per-node", str(processes), "--local-addr", "127.0.0.1"]
     if nodes > 1:
@@ -64,21 +63,19 @@ def train(root: Path, run_dir: Path, epochs: int, *, processes: int, nodes: int,
         "LUNGSEG_HOME": str(SCRATCH),
         "OMP_NUM_THREADS": str(threads),
     }
-    started = time.perf_counter()
     agents = [subprocess.Popen(command, env=environment) for _node in range(nodes)]
     codes = [agent.wait() for agent in agents]
     if any(codes):
         raise SystemExit(f"{' '.join(command)} failed")
     with open(run_dir / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    curves = {name: [float(row[name]) for row in rows] for name in ("loss", "validation_dice")}
-    return curves | {"seconds": round(time.perf_counter() - started, 1)}
+    return {name: [float(row[name]) for row in rows] for name in ("loss", "validation_dice")}
 
 
 def row_of(name: str, run: dict) -> list[str]:
     """Return the line of a training: means over its last epochs."""
     loss, score = (np.mean(run[curve][-LAST:]) for curve in ("loss", "validation_dice"))
-    return [name, f"{loss:.3f}", f"{score:.3f}", f"{run['seconds']:.0f}"]
+    return [name, f"{loss:.3f}", f"{score:.3f}"]
 
 
 def main() -> None:
@@ -94,13 +91,14 @@ def main() -> None:
         run_dir = SCRATCH / "distributed" / name.replace(" ", "_").replace(",", "")
         options = {"processes": processes, "nodes": nodes, "seed": seed}
         found[name] = train(root, run_dir, epochs, **options)
-    columns = ["training", "loss", "validation Dice", "seconds"]
+    columns = ["training", "loss", "validation Dice"]
     table = markdown_table(columns, [row_of(name, run) for name, run in found.items()])
     text = (
         "# Training by several processes\n\n"
         f"Made by `benchmarks/distributed.py` on {describe_machine('cpu')}, gloo on the loopback.\n"
         f"params/quick.yaml, {epochs} epochs; loss and Dice are means of the last {LAST}. "
-        "The batch is the same; each process draws its share.\n\n"
+        "The batch is the same; each process draws its share, which is all that its batch norms "
+        "see.\n\n"
         f"{table}\n"
     )
     write_results(RESULTS / "distributed", found, text)

@@ -143,7 +143,7 @@ def _compare_processes(run: Run, before: int, run_dir: Path) -> None:
         f"note: {run_dir}: {before} processes until epoch {run.epoch}, {now} from here on. "
         "The same: weights, optimiser, learning rate, batch size. Not the same: the patches drawn, "
         f"and batch-norm statistics, of {shares[1]} patches at a time instead of {shares[0]}; "
-        "numbers differ within the noise of another seed",
+        "so the numbers will differ",
         file=sys.stderr,
         flush=True,
     )
