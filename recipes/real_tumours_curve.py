@@ -1,7 +1,8 @@
 """Show what a real tumour is worth: cross-validated Dice against the number of real tumours.
 
     python recipes/real_tumours_curve.py REAL SYNTHETIC [SYNTHETIC …] --run-dir runs/worth
-        --weights WEIGHTS -f params/real.yaml [--counts 0 10 20 40 79] [--csv FILE] [--figure FILE]
+        --weights WEIGHTS -f params/real.yaml [--counts 0 10 20 40 79] [--counts-without 20 79] [--folds 0 1 2]
+        [--csv FILE] [--figure FILE]
 
 REAL is a set of outlined tumours. In each fold the network trains on 0, 10, 20 … of the others,
 twice: with synthetic chests, from WEIGHTS and beside the SYNTHETIC sets; and without, from random
@@ -89,21 +90,20 @@ def score(weights: Path | str, cases: Sequence[decathlon.Case], device: str) -> 
     return scores
 
 
-def measure(question: Question, counts: Sequence[int]) -> Scores:
-    """Return the scores of every arm and count; those of scores.json are not made again."""
+def measure(question: Question, points: Sequence[tuple[str, int]], folds: Sequence[int]) -> Scores:
+    """Return the scores of each arm and count; those of scores.json are not made again."""
     path = require_writable(question.run_dir) / "scores.json"
     found: Scores = json.loads(path.read_text()) if path.is_file() else {}
-    for fold in decathlon.list_folds(question.real):
+    for fold in folds:
         _, unseen = decathlon.split(question.real, fold=fold, seed=question.settings["seed"])
-        for count in counts:
-            for arm in ARMS if count else ARMS[:1]:
-                scores = found.setdefault(f"{arm}, {count}", {})
-                if all(case.id in scores for case in unseen):
-                    continue
-                weights = train(question, arm, count, fold)
-                scores |= score(weights, unseen, question.settings["device"])
-                with writing(path) as partial:
-                    partial.write_text(json.dumps(found, indent=1) + "\n")
+        for arm, count in points:
+            scores = found.setdefault(f"{arm}, {count}", {})
+            if all(case.id in scores for case in unseen):
+                continue
+            weights = train(question, arm, count, fold)
+            scores |= score(weights, unseen, question.settings["device"])
+            with writing(path) as partial:
+                partial.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
 
@@ -151,7 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--weights", default="synthetic", help="default: synthetic")
     parser.add_argument("-f", "--file", required=True, help="parameters of all trainings")
-    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="of real tumours")
+    parser.add_argument(
+        "--counts-without", type=int, nargs="*", help="without synthetic chests; default: the same"
+    )
+    parser.add_argument("--folds", type=int, nargs="+", help="that are scored; default: all")
     parser.add_argument("--csv", type=Path, help="write the points of the curves into this file")
     parser.add_argument("--figure", type=Path, help="draw the curves into this file")
     options = parser.parse_args(arguments)
@@ -162,7 +166,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.weights,
         options.run_dir,
     )
-    rows = summarise(measure(question, options.counts))
+    without = options.counts if options.counts_without is None else options.counts_without
+    points = [(ARMS[0], count) for count in options.counts]
+    points += [(ARMS[1], count) for count in without if count]
+    folds = options.folds or decathlon.list_folds(question.real)
+    rows = summarise(measure(question, points, folds))
     print(table(rows))
     if options.csv:
         write_csv(options.csv, rows)
