@@ -1,8 +1,8 @@
 """Show what a real tumour is worth: cross-validated Dice against the number of real tumours.
 
     python recipes/real_tumours_curve.py REAL SYNTHETIC [SYNTHETIC …] --run-dir runs/worth
-        --weights WEIGHTS -f params/real.yaml [--counts 0 10 20 40 79] [--counts-without 20 79] [--folds 0 1 2]
-        [--csv FILE] [--figure FILE]
+        --weights WEIGHTS -f params/real.yaml [--counts 0 10 20 40 79] [--counts-without 20 79]
+        [--folds 0 1 2] [--csv FILE] [--figure FILE]
 
 REAL is a set of outlined tumours. In each fold the network trains on 0, 10, 20 … of the others,
 twice: with synthetic chests, from WEIGHTS and beside the SYNTHETIC sets; and without, from random
