@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 COPY = ".lungseg"  # the file that makes a folder a copy of the course
 WARNINGS: ContextVar[list[str]] = ContextVar("WARNINGS")  # where somebody collects this thread's
+NO_BF16 = "SSE41 AVX AVX2 AVX2_VNNI AVX2_VNNI_2 AVX512_CORE AVX512_CORE_VNNI".split()  # of oneDNN
 
 
 class LungsegError(Exception):
@@ -236,15 +237,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 def pick_precision(device: torch.device) -> torch.dtype:
     """Return the fastest dtype that the hardware really has: bfloat16, else float32.
 
-    bfloat16 in emulation is slower than float32, so the processor is asked, never assumed.
+    bfloat16 in emulation is slower than float32, so the processor is asked, and oneDNN's limit.
     """
     import torch
 
+    has_bf16 = False
     if device.type == "cuda":
         with torch.cuda.device(device):  # of several GPUs each may be another
             has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
+    elif device.type == "cpu" and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in NO_BF16:
         has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        has_bf16 = False
     return torch.bfloat16 if has_bf16 else torch.float32

@@ -22,7 +22,7 @@ from lungseg_utils import checkpoint
 from lungseg_utils.parameters import OLD_NAMES
 from lungseg_utils.patches import make_training_case
 from lungseg_utils.patches.prefetch import prefetch
-from lungseg_utils.runtime import LungsegError
+from lungseg_utils.runtime import LungsegError, pick_precision
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.training import (
     TrainingConfig,
@@ -470,6 +470,21 @@ def test_a_cpu_trains_in_float32_where_a_stage_is_two_voxels_deep(
     monkeypatch.setattr(runs, "pick_precision", lambda _device: torch.bfloat16)
     config = dataclasses.replace(TINY, patch_size=(depth, 16, 16), channels=(4,) * stages)
     assert training_precision(torch.device(device), config) == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("", torch.bfloat16),
+        ("AVX512_CORE_AMX", torch.bfloat16),
+        ("avx2", torch.float32),
+        ("AVX512_CORE", torch.float32),
+    ],
+)
+def test_a_limit_of_onednn_without_bfloat16_is_heeded(monkeypatch, limit, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert pick_precision(torch.device("cpu")) == expected
 
 
 # --- resume ---------------------------------------------------------------------------------------
