@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 COPY = ".lungseg"  # the file that makes a folder a copy of the course
 WARNINGS: ContextVar[list[str]] = ContextVar("WARNINGS")  # where somebody collects this thread's
-NO_BF16 = "SSE41 AVX AVX2 AVX2_VNNI AVX2_VNNI_2 AVX512_CORE AVX512_CORE_VNNI".split()  # of oneDNN
+NO_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 class LungsegError(Exception):
