@@ -17,7 +17,7 @@ from report import ROOT, make_parser, markdown_table
 # An import may go down or stay on its floor; floors of one line are apart from each other.
 FLOORS = (
     ("runtime", "memory"),
-    ("parameters", "clock", "lessons", "on_ray"),
+    ("parameters", "clock", "lessons", "live", "on_ray"),
     ("components",),
     ("volume",),
     ("phantom", "decathlon"),
@@ -27,8 +27,8 @@ FLOORS = (
     ("checkpoint",),
     ("prediction",),
     ("evaluation",),
-    ("training",),
     ("plotting",),
+    ("training",),
     ("viewer",),
     ("course",),
     ("cli",),

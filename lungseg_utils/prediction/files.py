@@ -58,16 +58,14 @@ def predict_files(
     """Plan to segment every scan of `inputs` into `output`; return the rows to come, one a scan.
 
     `inputs` and `checkpoint` may be patterns. A row holds name, source, mask, tumours, seconds,
-    device, threshold, warnings, version and weights. The probabilities of several checkpoints are
-    averaged; "weights" then has all their digests, joined by "+". A scan that fails does not stop
-    the others: its error is raised after them, LungsegError of all at once; what is wrong with the
-    plan is raised here. `preview` draws a picture beside each mask. `report` names a file that gets
-    every row as a line of JSON.
+    device, threshold, warnings, version and weights: of several checkpoints, whose probabilities
+    are averaged, all digests joined by "+". What is wrong with the plan is raised here; a scan that
+    fails stops no other, and its error comes after all. `preview` draws a picture beside each mask.
+    `report` names a file for the rows, as lines of JSON.
 
-    A folder of masks gets a manifest: see `prediction.manifest`. With `skip_done` only what is
-    missing, failed or stale by it is done. `shard` is the part of the scans to do here, with a
-    manifest of its own; `process` is this one's part of that, in the manifest of all. With `ray`
-    the workers of a Ray cluster do them, the largest first.
+    A folder of masks gets a manifest (`prediction.manifest`). With `skip_done` only what is
+    missing, failed or stale by it is done. `shard` is the part to do here, with a manifest of its
+    own; `process` this one's part of that. With `ray` a cluster's workers do them, largest first.
     """
     jobs = plan(
         inputs,
@@ -81,19 +79,24 @@ def predict_files(
     if checkpoint not in (None, ""):
         files = [checkpoint] if isinstance(checkpoint, (str, Path)) else checkpoint
         checkpoint = [path for file in files for path in expand(file)]
-    folders = {job.mask.parent for job in jobs} | ({Path(report).parent} if report else set())
-    for each in folders:
-        require_writable(each)
     folder = None if jobs[0].mask == Path(output) else Path(output)
     if folder is None and (skip_done or shard):
         raise LungsegError(
             output, "one file: nothing to skip and no shards", "Name a folder for the masks"
         )
-    if report and folder and is_taken(Path(report)):
-        raise LungsegError(report, "a name of the masks' manifest", "Choose another for the report")
+    _require_places(jobs, folder, report)
     skips = folder is not None and (skip_done or ray or shard is not None)
     share = Share(report, folder, skips, shard, process, ray)
     return _predict_all(jobs, Options(checkpoint, device, series, threshold, preview), share)
+
+
+def _require_places(jobs: Sequence[Job], folder: Path | None, report: str | Path | None) -> None:
+    """Raise LungsegError where masks or report cannot be written, before the work begins."""
+    folders = {job.mask.parent for job in jobs} | ({Path(report).parent} if report else set())
+    for each in folders:
+        require_writable(each)
+    if report and folder and is_taken(Path(report)):
+        raise LungsegError(report, "a name of the masks' manifest", "Choose another for the report")
 
 
 def _predict_all(planned: Sequence[Job], options: Options, share: Share) -> Iterator[dict]:

@@ -86,8 +86,7 @@ def fit(
     `recipe` is written to config.json for who resumes. `cases_per_set` counts the training cases of
     each of several sets, which are given one set after another. Started by `accelerate launch` or
     `torchrun`, the processes share each batch and the first of them writes; restarted by
-    `torchrun`, the run goes on by itself. A second training in the folder at the same time is
-    refused.
+    `torchrun`, the run goes on by itself. A second one in the folder at the same time is refused.
     """
     config = config or TrainingConfig()
     run_dir = require_writable(run_dir)

@@ -34,16 +34,7 @@ def read_series(folder: str | Path, *, series: str | int | None = None) -> Volum
     `series` picks one of several, by its UID, number or description.
     """
     folder = Path(folder)
-    files = choose(folder, join_nameless(find_series(folder)), series).files
-    warn_of_class(folder, files)
-    slices = [
-        make_slice(path, header, dataset, frame)
-        for path, dataset in files
-        for frame, header in enumerate(frames_of(path, dataset))
-    ]
-    for unit in sorted({str(one.dataset.get("RescaleType") or "") for one in slices}):
-        check_rescale_type(folder, unit)
-    slices = sort_slices(slices)
+    slices = _find_slices(folder, series)
     levels = levels_of(slices)
     firsts = [level[0] for level in levels]
     affine = make_affine(folder, firsts)
@@ -81,6 +72,20 @@ def read_series(folder: str | Path, *, series: str | int | None = None) -> Volum
         _files_of(firsts),
         () if is_even else tuple(depths.tolist()),
     )
+
+
+def _find_slices(folder: Path, series: str | int | None) -> list[Slice]:
+    """Return the slices of the series that is asked for, from the feet upwards."""
+    files = choose(folder, join_nameless(find_series(folder)), series).files
+    warn_of_class(folder, files)
+    slices = [
+        make_slice(path, header, dataset, frame)
+        for path, dataset in files
+        for frame, header in enumerate(frames_of(path, dataset))
+    ]
+    for unit in sorted({str(one.dataset.get("RescaleType") or "") for one in slices}):
+        check_rescale_type(folder, unit)
+    return sort_slices(slices)
 
 
 def _files_of(slices: list[Slice]) -> tuple[Path, ...]:

@@ -36,14 +36,16 @@ NEEDED = (  # from the source
 )
 
 
+SEXES = ("M", "F", "O", "")  # as the standard has them
+
+
 def write_segmentation(
     path: str | Path, mask: np.ndarray, like: Volume, *, by_hand: bool = False
 ) -> None:
-    """Write a (D, H, W) mask as a binary DICOM SEG on the series of `like`.
+    """Write a (D, H, W) mask as a binary DICOM SEG on the series of `like`, a DICOM folder.
 
-    Of the patient and the study it holds what the standard asks to be copied from the source, no
-    more. An empty mask makes a SEG of empty frames. `like` must come from a DICOM folder. A mask
-    that was corrected `by_hand` is called semi-automatic.
+    Of the patient and the study it holds what the standard asks to be copied from the source. An
+    empty mask makes empty frames. One that was corrected `by_hand` is called semi-automatic.
     """
     if not like.slices:
         raise LungsegError(
@@ -77,8 +79,7 @@ def write_segmentation(
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # What reading does not need is wrong; the patient's data are not quoted.
-        sexes = ("M", "F", "O", "")
-        is_sex_wrong = any((source.PatientSex or "") not in sexes for source in sources)
+        is_sex_wrong = any((source.PatientSex or "") not in SEXES for source in sources)
         element = "PatientSex, " if is_sex_wrong else ""
         raise LungsegError(
             like.source,
