@@ -37,6 +37,7 @@ help:
 	@echo "make clean      remove .venv, build and caches (never data or runs)"
 
 setup: $(READY)
+	@echo "Set up. In each terminal: source $(BIN)/activate; then: lungseg --help, or: jupyter lab notebooks"
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python: none from 3.10 on with venv was found." \

@@ -24,7 +24,7 @@ from lungseg_utils.segunet import SegUNet
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = WEIGHTS / "segunet.safetensors"
 SYNTHETIC = WEIGHTS / "synthetic.safetensors"
-NAMED = {"synthetic": SYNTHETIC}  # what stands for a path
+NAMED = {"shipped": SHIPPED, "synthetic": SYNTHETIC}  # what stands for a path
 TRAINED_ON = {SHIPPED: "synthetic scans and 79 real tumours", SYNTHETIC: "synthetic scans only"}
 LARGEST_BYTES = 4 * 2**30
 AGAIN = "copy or download it again, or train again"
@@ -184,7 +184,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
 
 
 def find(path: str | Path) -> Path:
-    """Return the file of weights that `path` means: "synthetic" is one of those shipped."""
+    """Return the file that `path` means: "shipped" is the default's, "synthetic" the other one."""
     path = Path(path)
     is_name = path.parent in (Path(), home()) and not path.exists()
     return NAMED.get(path.name, path) if is_name else path

@@ -131,6 +131,7 @@ def test_the_synthetic_weights_keep_their_digest_and_have_the_names_of_today():
 def test_a_file_called_as_the_weights_that_are_shipped_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert checkpoint.find("synthetic") == checkpoint.SYNTHETIC
+    assert checkpoint.find("shipped") == checkpoint.SHIPPED
     checkpoint.save_weights("synthetic", tiny(), {"spacing_mm": 3.0})
     assert checkpoint.load_weights("synthetic")[1]["spacing_mm"] == 3.0
     assert checkpoint.find("elsewhere/synthetic").parent.name == "elsewhere"

@@ -420,7 +420,9 @@ def test_a_reader_decides_clicks_paints_takes_back_and_saves(hands, tmp_path):
     ask(page, f"session.folder = {str(tmp_path)!r}; print(0)")
     hands.answered(lambda: hands.press("Save"))
     saved = next(tmp_path.glob("*.nii.gz"))
-    assert saved.name in hands.text(".lv-message")
+    assert hands.text(".lv-message") == f"saved in {tmp_path.as_posix()}: {saved.name}"
+    assert is_whole(page, hands.root)
+    assert hands.root.evaluate("root => root.scrollWidth <= root.clientWidth")  # a long message
     same = f"np.array_equal(volume.read_label({str(saved)!r}, like=scan), reference.mask)"
     ask(page, "reference = viewer.Session(scan, probability, truth=truth); print(0)")
     ask(page, f"reference.drop({false + 1}); reference.add(missed); print(0)")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lungseg_utils.runtime import LungsegError
+from lungseg_utils.runtime import LungsegError, home
 from lungseg_utils.viewer.packing import pack_runs
 from lungseg_utils.viewer.session import Session
 from lungseg_utils.viewer.widget import MOST_ROWS, ScanView, list_row, scan_traits
@@ -103,7 +103,9 @@ def act(session: Session, content: dict[str, Any]) -> str:
         session.undo()
     elif kind == "save":
         files = session.save()
-        return f"saved in {files[0].parent.name}: " + ", ".join(path.name for path in files)
+        folder = files[0].parent
+        shown = folder.relative_to(home()) if folder.is_relative_to(home()) else folder
+        return f"saved in {shown.as_posix()}: " + ", ".join(path.name for path in files)
     return ""
 
 

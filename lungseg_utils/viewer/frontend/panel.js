@@ -19,9 +19,9 @@ function element(tag, name, attributes = {}, ...children) {
   return made;
 }
 
-// A real minus sign where there is a number.
+// A real minus sign where there is a number; a hyphen in a file's name stays.
 function signed(text) {
-  return text.replace(/-(?=\d)/g, "−");
+  return text.replace(/(^|\s)-(?=\d)/g, "$1−");
 }
 
 function buttons(names, chosen, choose) {

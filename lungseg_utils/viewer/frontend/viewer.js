@@ -154,7 +154,7 @@ class Viewer {
     this.scores.replaceChildren(...scoreText(state.scores).map(([value, name]) =>
       element("div", "", {}, element("b", "", {}, value), element("span", "", {}, name))));
     this.undo.disabled = !state.canUndo;
-    this.message.textContent = signed(state.message);
+    this.message.textContent = this.message.title = signed(state.message);
   }
 
   _showHu({ kind, place, hu }) {
