@@ -58,7 +58,7 @@ def _add_weights(add: Callable) -> None:
     add(
         "--weights",
         metavar="FILE",
-        help="start from these, to fine-tune them: a file, shipped or synthetic (default: random ones)",
+        help="a file, shipped or synthetic: start from these, to fine-tune them (default: random)",
     )
 
 
