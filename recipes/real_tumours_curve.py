@@ -94,8 +94,10 @@ def measure(question: Question, points: Sequence[tuple[str, int]], folds: Sequen
     """Return the scores of each arm and count; those of scores.json are not made again."""
     path = require_writable(question.run_dir) / "scores.json"
     found: Scores = json.loads(path.read_text()) if path.is_file() else {}
+    asked: set[str] = set()
     for fold in folds:
         _, unseen = decathlon.split(question.real, fold=fold, seed=question.settings["seed"])
+        asked |= {case.id for case in unseen}
         for arm, count in points:
             scores = found.setdefault(f"{arm}, {count}", {})
             if all(case.id in scores for case in unseen):
@@ -104,18 +106,22 @@ def measure(question: Question, points: Sequence[tuple[str, int]], folds: Sequen
             scores |= score(weights, unseen, question.settings["device"])
             with writing(path) as partial:
                 partial.write_text(json.dumps(found, indent=1) + "\n")
-    return found
+    names = [f"{arm}, {count}" for arm, count in points]
+    return {name: {id: found[name][id] for id in sorted(asked)} for name in names}
 
 
-def summarise(found: Scores) -> list[dict]:
-    """Return a row for each point of the curves: means with their intervals (95 %), medians."""
+def summarise(found: Scores, most: int) -> list[dict]:
+    """Return a row for each point of the curves: means with their intervals (95 %), medians.
+
+    No fold has more than `most` tumours to train on.
+    """
     rows = []
     for name, scores in found.items():
         arm, count = name.split(", ")
         values = np.array(list(scores.values()))
         low, high = bootstrap_interval(values)
         numbers = {"mean": values.mean(), "low": low, "high": high, "median": np.median(values)}
-        row = {"arm": arm, "real_tumours": int(count)}
+        row = {"arm": arm, "real_tumours": min(int(count), most)}
         row |= {name: round(float(number), 4) for name, number in numbers.items()}
         rows.append(row | {"missed": int((values < 0.1).sum()), "scored": len(values)})
     return sorted(rows, key=lambda row: (row["real_tumours"], row["arm"]))
@@ -170,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     points = [(ARMS[0], count) for count in options.counts]
     points += [(ARMS[1], count) for count in without if count]
     folds = options.folds or decathlon.list_folds(question.real)
-    rows = summarise(measure(question, points, folds))
+    seed = question.settings["seed"]
+    most = max(len(decathlon.split(question.real, fold=fold, seed=seed)[0]) for fold in folds)
+    rows = summarise(measure(question, points, folds), most)
     print(table(rows))
     if options.csv:
         write_csv(options.csv, rows)

@@ -241,6 +241,6 @@ def plot_worth_of_tumours(rows: Sequence[dict]) -> Figure:
         )
         counts = [int(row["real_tumours"]) for row in points]
         axes.errorbar(counts, mean, (mean - low, high - mean), marker=marker, capsize=3, label=arm)
-    axes.set(xlabel="real tumours trained on", ylabel="cross-validated Dice", ylim=(0, 1))
-    axes.legend(loc="lower right")
+    axes.set(xlabel="real tumours trained on", ylabel="cross-validated Dice")
+    axes.legend(loc="lower left")
     return figure
