@@ -228,6 +228,25 @@ def agent_ports() -> dict[str, int]:
     return ports
 
 
+def start_cluster():
+    """Start two nodes, at the third attempt at the latest: Ray gives each 30 s, load or no load."""
+    from ray.cluster_utils import Cluster  # which reads the environment
+
+    options = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    head = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
+    for is_last in (False, False, True):
+        whole = Cluster()
+        try:
+            whole.add_node(**options, **head, **agent_ports())
+            whole.add_node(**options, **agent_ports())
+            return whole
+        except Exception:
+            whole.shutdown()
+            if is_last:
+                raise
+    raise AssertionError
+
+
 @pytest.fixture(scope="module")
 def cluster(scans):
     """A cluster of two nodes on this machine, loopback only; without a password of HOME's."""
@@ -240,12 +259,7 @@ def cluster(scans):
         "PYTHONPATH": os.pathsep.join(paths),
         "SLOW_S": "0.3",
     }
-    options = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    head = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
-    from ray.cluster_utils import Cluster  # which reads them
-
-    whole = Cluster(initialize_head=True, head_node_args=options | head | agent_ports())
-    whole.add_node(**options, **agent_ports())
+    whole = start_cluster()
     yield whole
     whole.shutdown()
     os.environ.clear()
