@@ -47,7 +47,7 @@ def test_a_notebook_refuses_wrong_parameters_in_its_first_cell(tmp_path):
             progress_bar=False,
             cwd=str(tmp_path),
         )
-    assert caught.value.exec_count <= 3  # parameters, papermill's own, validation
+    assert caught.value.exec_count <= 4  # Colab's, parameters, papermill's own, validation
     assert "unknown parameter epoch; did you mean epochs?" in caught.value.evalue
     for name, value in WRONG.items():
         assert f"{name} = {value!r}" in caught.value.evalue
