@@ -10,7 +10,7 @@ STAGES = ("hash", "read", "prepare", "network", "back", "write")
 ONE = "one process"
 SHARDS = "two shards at once"
 ACTORS = {1: "`--ray`, 1 actor", 2: "`--ray`, 2 actors"}
-QUIET = 1.0  # the load, a minute after other work
+QUIET = 1.0  # load of a machine with nothing else to do, a minute after other work
 
 
 def tables(found: dict) -> str:
