@@ -26,6 +26,7 @@ from lungseg_utils.runtime import (
     writing,
 )
 from lungseg_utils.training import Stopped, TrainingConfig, set_aside, train
+from lungseg_utils.training.run_folder import epochs_done
 
 INPUTS = ("dataset_dir", "checkpoint", "ct_path")
 TABLES = ("metrics.csv", "summary.json")
@@ -93,7 +94,7 @@ def _unfinished(folder: Path) -> str:
     """Return what to say of a run that was stopped before its last epoch; "" of a whole one."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         epochs = json.loads((folder / "config.json").read_text(encoding="utf-8"))["epochs"]
-        done = len((folder / "history.csv").read_text(encoding="utf-8").splitlines()) - 1
+        done = epochs_done(folder)
         if done < epochs:
             return f", stopped after {done} of {epochs} epochs: notebook 04 goes on with it"
     return ""

@@ -234,7 +234,7 @@ def start_cluster():
 
     options = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     head = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
-    for is_last in (False, False, True):
+    for attempt in range(3):
         whole = Cluster()
         try:
             whole.add_node(**options, **head, **agent_ports())
@@ -242,9 +242,8 @@ def start_cluster():
             return whole
         except Exception:
             whole.shutdown()
-            if is_last:
+            if attempt == 2:
                 raise
-    raise AssertionError
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The repository as a whole: one place for each defence, nothing of a machine, sound versions."""
 
 import ast
+import csv
 import re
 import subprocess
 import sys
@@ -256,3 +257,17 @@ def test_the_table_of_networks_is_the_one_that_was_measured():
     for name, *_, dice, _, _, false_positives in measured[1:]:
         dice, false_positives = dice.split()[0], false_positives.split()[0]
         assert re.search(rf"{re.escape(name)} \| {dice} \| \d+% \| {false_positives} ", text), name
+
+
+def test_the_table_of_real_tumours_worth_is_the_one_that_was_measured():
+    text = (ROOT / "docs" / "synthetic_to_real.md").read_text(encoding="utf-8")
+    with open(ROOT / "lungseg_utils" / "weights" / "real_tumours.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 7
+    for row in rows:
+        mean, low, high, median = (float(row[name]) for name in ("mean", "low", "high", "median"))
+        cell = f" {mean:.3f} ({low:.2f} – {high:.2f}), {median:.3f} |"
+        start = f"| {row['real_tumours']} |"
+        (line,) = [line for line in text.splitlines() if line.startswith(start)]
+        columns = dict(zip(("with synthetic chests", "without"), line.split("|")[2:4]))
+        assert f"{columns[row['arm']]}|" == cell

@@ -6,9 +6,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lungseg_utils.prediction.plan import Job
 from lungseg_utils.runtime import LungsegError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,11 @@ class Shard:
 
     def of(self, jobs: Sequence[Job]) -> list[Job]:
         """Return this shard's jobs: the same on every machine, however it lists the scans."""
-        return sorted(jobs, key=lambda job: os.fspath(job.mask))[self.number - 1 :: self.count]
+        return self.part_of(sorted(jobs, key=lambda job: os.fspath(job.mask)))
+
+    def part_of(self, items: Sequence[Item]) -> list[Item]:
+        """Return every nth of `items`, from this shard's own on."""
+        return list(items[self.number - 1 :: self.count])
 
 
 def parse_shard(text: str) -> Shard:

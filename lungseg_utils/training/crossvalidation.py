@@ -21,6 +21,7 @@ from lungseg_utils.prediction.shards import Shard, torchrun_process
 from lungseg_utils.preprocess.cache import prepare_cases
 from lungseg_utils.runtime import LungsegError, home, printable, progress, require_writable
 from lungseg_utils.training.recipe import Datasets, train
+from lungseg_utils.training.run_folder import epochs_done
 
 FOLDS = 5
 
@@ -56,7 +57,7 @@ def crossvalidate(
         raise LungsegError(
             sets[0].root, "it has one fold: nothing to cross-validate", "Use `lungseg train`"
         )
-    own = folds[shard.number - 1 :: shard.count] if shard else folds
+    own = shard.part_of(folds) if shard else folds
     _do_all(work, own, ray)
     PartialState().wait_for_everyone()  # of the processes of `torchrun`, which share the masks
     if not all(work.is_finished(fold) for fold in folds):
@@ -122,13 +123,12 @@ class FoldWork:
         folder = self.run_dir / f"fold{fold}"
         try:
             digest = checkpoint.load_weights(folder / "best.safetensors")[1]["digest"]
-            epochs = len((folder / "history.csv").read_text(encoding="utf-8").splitlines()) - 1
-        except (OSError, LungsegError):
+        except LungsegError:
             return False
         rows = read_manifests(self.masks)
         states = [rows.get(f"{case.id}.nii.gz", {}) for case in self.unseen(fold)]
         is_segmented = all((r.get("status"), r.get("weights")) == ("done", digest) for r in states)
-        return is_segmented and epochs >= self.settings["epochs"]
+        return is_segmented and epochs_done(folder) >= self.settings["epochs"]
 
 
 def _here(work: FoldWork, folds: Sequence[int]) -> Outcomes:

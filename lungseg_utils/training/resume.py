@@ -64,8 +64,8 @@ def restore(run: Run, run_dir: Path) -> None:
     """Bring `run` to where the folder's last whole epoch left it.
 
     Where last.pt is damaged, to the epoch before, with a warning; it is then renamed, as the next
-    one would move it over the only good state. Best
-    weights that are missing or damaged are replaced. Raises LungsegError when the settings differ
+    one would move it over the only good state. Best weights that are missing or damaged are
+    replaced. Raises LungsegError when the settings differ
     in anything but the number of epochs (and in that too where the schedule depends on it) and of
     processes, when a case has other voxels now, or when both states are damaged.
     """

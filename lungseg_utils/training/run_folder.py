@@ -94,6 +94,14 @@ def set_aside(run_dir: Path) -> None:
     warn(f"{run_dir}: an earlier run was moved to {folder.name}")
 
 
+def epochs_done(run_dir: Path) -> int:
+    """Return how many whole epochs the run in a folder has; 0 where there is none."""
+    try:
+        return len((run_dir / "history.csv").read_text(encoding="utf-8").splitlines()) - 1
+    except OSError:
+        return 0
+
+
 def save(run: Run, run_dir: Path) -> None:
     """Write the run after an epoch, in the first process; the others wait for it."""
     if run.accelerator.is_main_process:
