@@ -98,4 +98,5 @@ def test_it_holds_the_cards_of_the_weights_and_no_tests(environment):
     (package,) = environment.rglob("lungseg_utils")
     held = {path.name for path in (package / "weights").iterdir()}
     assert held >= {"segunet.safetensors", "synthetic.safetensors", "README.md", "metadata.json"}
+    assert "real_tumours.csv" in held  # notebook 07 draws it
     assert not list(package.parent.glob("tests"))
