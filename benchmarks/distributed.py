@@ -3,7 +3,8 @@
     python benchmarks/distributed.py [--epochs 15]
 
 The recipe is that of params/quick.yaml on its own set. Two agents of torchrun on this machine's
-loopback stand for two nodes. The noise is what the seed changes: three trainings of one process.
+loopback stand for two nodes. The noise is what the seed changes: three trainings of each. "Split"
+is one process whose batch norms see half of the batch at a time, as those of two processes do.
 Writes benchmarks/results/distributed.json and distributed.md.
 """
 
@@ -18,11 +19,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from processes import describe_machine
 from report import RESULTS, make_parser, markdown_table, write_results
 from scans import SCRATCH
 
-from lungseg_utils import phantom, runtime
+from lungseg_utils import acceleration, cli, phantom, runtime
 
 SEEDS = 3
 FOLDS = 4
@@ -46,7 +48,29 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def train(root: Path, run_dir: Path, epochs: int, *, processes: int, nodes: int, seed: int) -> dict:
+def split_batch_norms() -> None:
+    """Let the batch norms of this process's trainings see half of a batch at a time."""
+    normalise = acceleration._normalise
+
+    def split(x: torch.Tensor, norm: torch.nn.Module) -> torch.Tensor:
+        if not norm.training or len(x) < 2:
+            return normalise(x, norm)
+        halves = torch.cat([normalise(half, norm) for half in x.chunk(2)])
+        return halves.contiguous(memory_format=torch.channels_last_3d)
+
+    acceleration._normalise = split
+
+
+def train(
+    root: Path,
+    run_dir: Path,
+    epochs: int,
+    *,
+    processes: int = 1,
+    nodes: int = 1,
+    seed: int = 0,
+    split: bool = False,
+) -> dict:
     """Train by `processes` on each of `nodes`; return the curves."""
     threads = max(1, (os.cpu_count() or 1) // (processes * nodes))
     launch = ["--nproc-per-node", str(processes), "--local-addr", "127.0.0.1"]
@@ -54,7 +78,8 @@ def train(root: Path, run_dir: Path, epochs: int, *, processes: int, nodes: int,
         meeting = f"127.0.0.1:{free_port()}"
         launch += ["--nnodes", str(nodes), "--rdzv-backend", "c10d", "--rdzv-id", run_dir.name]
         launch += ["--rdzv-endpoint", meeting]
-    command = [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "lungseg_utils"]
+    program = [__file__, "--split"] if split else ["-m", "lungseg_utils"]
+    command = [sys.executable, "-m", "torch.distributed.run", *launch, *program]
     command += ["train", str(root), "--run-dir", str(run_dir), "--epochs", str(epochs)]
     command += ["-p", "seed", str(seed)]
     environment = {
@@ -84,13 +109,18 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15, help="(default 15)")
     epochs = parser.parse_args().epochs
     root = make_set(SCRATCH / "distributed_set")
-    trainings = {f"1 process, seed {seed}": (1, 1, seed) for seed in range(SEEDS)}
-    trainings |= {"2 processes": (2, 1, 0), "4 processes": (4, 1, 0), "2 nodes of 1": (1, 2, 0)}
+    ways: dict[str, dict] = {"1 process": {}, "1 process, split": {"split": True}}
+    ways |= {"2 processes": {"processes": 2}}
+    trainings = {
+        f"{name}, seed {seed}": {**way, "seed": seed}
+        for name, way in ways.items()
+        for seed in range(SEEDS)
+    }
+    trainings |= {"4 processes": {"processes": 4}, "2 nodes of 1": {"nodes": 2}}
     found = {}
-    for name, (processes, nodes, seed) in trainings.items():
+    for name, way in trainings.items():
         run_dir = SCRATCH / "distributed" / name.replace(" ", "_").replace(",", "")
-        options = {"processes": processes, "nodes": nodes, "seed": seed}
-        found[name] = train(root, run_dir, epochs, **options)
+        found[name] = train(root, run_dir, epochs, **way)
     columns = ["training", "loss", "validation Dice"]
     table = markdown_table(columns, [row_of(name, run) for name, run in found.items()])
     text = (
@@ -105,4 +135,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--split"]:
+        split_batch_norms()
+        sys.exit(cli.main(sys.argv[2:]))
     main()

@@ -380,3 +380,13 @@ def test_the_real_sets_parameters_go_through_every_notebook(tmp_path, monkeypatc
     out = course.run_course(parameters.read(ROOT / "params" / "msd.yaml") | small, tmp_path / "out")
     assert [path.stem for path in sorted(out.glob("*.ipynb"))] == NAMES
     assert (out / "metrics.csv").is_file()
+
+
+def test_slides_describe_their_pictures(tmp_path):
+    command = ["nbconvert", "--config", "docs/slides/config.json", f"--output-dir={tmp_path}"]
+    command = [sys.executable, "-m", *command, "notebooks/05_evaluate.ipynb"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    page = (tmp_path / "05_evaluate.slides.html").read_text(encoding="utf-8")
+    pictures = re.findall(r"<img[^>]*?alt=\"([^\"]*)\"", page)
+    assert page.count("<img") == len(pictures) > 2
+    assert all(len(alt.split()) > 3 and "No description" not in alt for alt in pictures)
