@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from lungseg_utils.prediction.ledger import Ledger, write_report
 from lungseg_utils.prediction.manifest import is_taken, manifest_name
 from lungseg_utils.prediction.plan import Job, plan
 from lungseg_utils.prediction.predictor import Predictor
-from lungseg_utils.prediction.reading import identify_and_read, read_ahead, read_scan
+from lungseg_utils.prediction.reading import Reading, identify_and_read, read_ahead, read_scan
 from lungseg_utils.prediction.segmenting import Draw, Options, Outbox, ScanWork, segment
 from lungseg_utils.prediction.shards import Shard
 from lungseg_utils.prediction.sources import size_of
@@ -103,23 +103,30 @@ def _predict_all(planned: Sequence[Job], options: Options, share: Share) -> Iter
     """Carry out this process's share of the jobs that are planned; yield a row a scan."""
     shared = share.shard.of(planned) if share.shard else planned
     jobs = share.process.of(shared) if share.process else shared
-    if share.ray:
-        _, facts = load_networks(options.checkpoint or SHIPPED)
-    else:
-        predictor = Predictor(options.checkpoint, options.device)
-        facts = predictor.facts
     manifest = share.folder / manifest_name(share.shard) if share.folder else None
-    settings = {"threshold": options.threshold, "series": options.series}
-    ledger = Ledger(planned, manifest, facts["digest"], settings)
-    todo = jobs
-    if share.skip_done:
-        todo = ledger.not_done(jobs)
-        count = len(jobs) - len(todo)
-        print(f"note: {count} of {len(jobs)} scans are done already", file=sys.stderr, flush=True)
-    if share.ray:
-        yield from _predict_on_ray(todo, options, ledger)
-    else:
-        yield from _predict_here(todo, options, predictor, ledger)
+    read = partial(identify_and_read if manifest else read_scan, series=options.series)
+    with ThreadPoolExecutor(1) as reader:
+        scans = None
+        if not share.ray and not share.skip_done:  # it reads while the network is made ready
+            scans = read_ahead(reader, jobs, read)
+        if share.ray:
+            _, facts = load_networks(options.checkpoint or SHIPPED)
+        else:
+            predictor = Predictor(options.checkpoint, options.device)
+            facts = predictor.facts
+        settings = {"threshold": options.threshold, "series": options.series}
+        ledger = Ledger(planned, manifest, facts["digest"], settings)
+        todo = ledger.not_done(jobs) if share.skip_done else jobs
+        if share.skip_done:
+            count = len(jobs) - len(todo)
+            print(
+                f"note: {count} of {len(jobs)} scans are done already", file=sys.stderr, flush=True
+            )
+        if share.ray:
+            yield from _predict_on_ray(todo, options, ledger)
+        else:
+            scans = scans or read_ahead(reader, todo, read)
+            yield from _predict_here(todo, scans, options, predictor, ledger)
     ledger.close()
     if share.report:
         write_report(share.report, ledger.done(shared))
@@ -141,13 +148,15 @@ def _predict_on_ray(jobs: Sequence[Job], options: Options, ledger: Ledger) -> It
 
 
 def _predict_here(
-    jobs: Sequence[Job], options: Options, predictor: Predictor, ledger: Ledger
+    jobs: Sequence[Job],
+    scans: Iterator[tuple[Job, Future[Reading]]],
+    options: Options,
+    predictor: Predictor,
+    ledger: Ledger,
 ) -> Iterator[dict]:
-    """Segment `jobs` in this process; yield a row a scan."""
-    read = partial(identify_and_read if ledger.path else read_scan, series=options.series)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    """Segment `jobs` in this process, as their `scans` are read; yield a row a scan."""
+    with ThreadPoolExecutor(1) as writer:
         outbox = Outbox(writer, options.preview, ledger)
-        scans = read_ahead(reader, jobs, read)
         for job, coming in progress(scans, "segmenting", total=len(jobs)):
             try:
                 reading = coming.result()

@@ -89,8 +89,12 @@ def _read_zip(scan: Scan, series: str | int | None, warnings: list[str]) -> Read
 def read_ahead(
     reader: ThreadPoolExecutor, jobs: Sequence[Job], read: Callable[[Scan], Reading]
 ) -> Iterator[tuple[Job, Future[Reading]]]:
-    """Return each job with its scan to be, while `reader` reads the next one."""
+    """Return each job with its scan to be, while `reader`, which begins at once, reads the next."""
     coming = [reader.submit(read, job.scan) for job in jobs[:1]]
-    for number, job in enumerate(jobs, start=1):
-        coming += [reader.submit(read, following.scan) for following in jobs[number : number + 1]]
-        yield job, coming.pop(0)
+
+    def rest() -> Iterator[tuple[Job, Future[Reading]]]:
+        for number, job in enumerate(jobs, start=1):
+            coming.extend(reader.submit(read, each.scan) for each in jobs[number : number + 1])
+            yield job, coming.pop(0)
+
+    return rest()
