@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from helpers_recipes import load_recipe
 from helpers_sets import write_crops
 
 from lungseg_utils import checkpoint, decathlon, parameters
-from lungseg_utils.runtime import ROOT
+from lungseg_utils.runtime import ROOT, pick_precision
 from lungseg_utils.training import train
 
 TINY = """
@@ -132,6 +133,10 @@ def test_a_part_for_which_no_time_is_left_is_left_out_and_an_unknown_one_refused
     assert bash("benchmarks/on_gpu.sh", tmp_path, "speed", PYTHON="echo").returncode == 2
 
 
+@pytest.mark.skipif(
+    pick_precision(torch.device("cpu")) == torch.float32,
+    reason="this processor emulates bfloat16, a hundred times slower",
+)
 def test_precisions_are_compared_and_a_training_comes_out_the_same_twice(
     tmp_path, monkeypatch, capsys
 ):
