@@ -199,6 +199,16 @@ def test_a_click_reaches_so_far_and_no_farther(scan):
         assert len(voxels) and apart.max() <= reach_mm
 
 
+def test_the_networks_peak_beyond_the_reach_of_a_click_is_not_taken(scan):
+    probability = np.zeros(scan.hu.shape, np.float32)
+    probability[5:8, 22:26, 22:26] = 0.4  # from 5.7 mm on
+    voxels, how = segment_at(scan, probability, (6, 20, 20), reach_mm=5.0)
+    without, _ = segment_at(scan, np.zeros_like(probability), (6, 20, 20), reach_mm=5.0)
+    assert how.startswith("region growing") and np.array_equal(voxels, without)
+    voxels, how = segment_at(scan, probability, (6, 20, 20), reach_mm=30.0)
+    assert how.startswith("the network") and np.array_equal(voxels, np.flatnonzero(probability))
+
+
 def test_a_click_into_lung_or_beside_the_scan_is_refused(session):
     with pytest.raises(LungsegError, match="-850 HU.*Click on the tumour itself"):
         session.add((6, 20, 10))
