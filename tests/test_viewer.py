@@ -307,6 +307,23 @@ def test_a_set_of_others_and_another_scan_of_the_same_name_are_left_alone(sessio
     assert description.read_text() == foreign
 
 
+def test_a_set_that_a_killed_run_or_a_hand_left_incomplete_is_extended_again(
+    session, scan, tmp_path
+):
+    """A half-written label is no case; neither is a scan without its label, nor the other way."""
+    second = viewer.Session(replace(scan, name="second"), session.probability)
+    third = viewer.Session(replace(scan, name="third"), session.probability)
+    mine = viewer.corrected_set(tmp_path / "mine", [session, second, third])
+    labels = mine.root / "labelsTr"
+    (labels / ".partial-1.0a1b2c3d-fourth.nii.gz").write_bytes(b"half")
+    (labels / "second.nii.gz").unlink()
+    (mine.root / "imagesTr" / "third.nii.gz").unlink()
+    mine = viewer.corrected_set(tmp_path / "mine", [session])
+    assert [case.id for case in mine.training] == ["toy"]
+    mine = viewer.corrected_set(tmp_path / "mine", [third])
+    assert [case.id for case in mine.training] == ["third", "toy"]
+
+
 # --- what the front end is sent, and sends back ---------------------------------------------------
 
 
