@@ -237,8 +237,46 @@ def test_what_is_painted_is_kept_and_what_is_erased_is_gone(session, probability
     session.drop(2)
     session.brush([(4.5, 24.5, 25.5)], 5, plane="axial")  # over the dropped one
     assert session.mask[4, 24:26, 25:27].all() and session.marks[1].is_by_hand
+    session.drop(1)
+    session.brush([(5, 14, 9)], 1)  # beside a dropped one, which it joins
+    assert session.mask[5, 14, 9]
     session.brush([(5, 12, 9)], 30, erase=True)
     assert not session.mask[:, 5:20, 5:14].any()
+
+
+def test_what_is_left_of_a_dropped_mark_stays_dropped_wherever_it_is_erased(session, scan):
+    """Also where its peak was, or the bridge between two parts; a painted mark too."""
+    session.drop(1)
+    session.brush([(5, 12, 9)], 2, erase=True)  # the peak, and more
+    assert [mark.is_kept for mark in session.marks] == [False, True]
+    assert session.mask.sum() == 8
+    painted = viewer.Session(scan)
+    painted.brush([(6, 12, 20), (6, 30, 20)], 3)
+    painted.drop(1)
+    painted.brush([(6, 12, 20)], 6, erase=True)  # its first voxels
+    painted.brush([(6, 22, 20)], 6, erase=True)  # its middle
+    assert len(painted.marks) == 2 and not painted.mask.any()
+    painted.undo()
+    assert len(painted.marks) == 1 and not painted.mask.any()
+
+
+def test_what_is_left_of_an_uncertain_mark_stays_kept_wherever_it_is_erased(scan, probability):
+    probability[5, 25, 26] = 0.7
+    session = viewer.Session(scan, probability, min_peak=0.8)
+    session.keep(2)
+    session.brush([(5, 25, 26)], 1, erase=True)
+    assert session.mask.sum() == 27 + 7
+
+
+def test_a_mark_that_a_higher_threshold_splits_stays_dropped(scan):
+    probability = np.zeros(scan.hu.shape, np.float32)
+    probability[4:7, 10:30, 18:22] = 0.4
+    probability[4:7, 10:14, 18:22] = 0.9
+    probability[4:7, 26:30, 18:22] = 0.8
+    session = viewer.Session(scan, probability, threshold=0.3)
+    session.drop(1)
+    session.threshold = 0.6
+    assert len(session.marks) == 2 and not session.mask.any()
 
 
 # --- save, and train on it ------------------------------------------------------------------------

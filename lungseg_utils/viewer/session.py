@@ -117,7 +117,7 @@ class Session:
                 "number", f"there is no mark {number}", f"Give one from 1 to {len(self._marks)}"
             )
         state = self._states[-1]
-        decision = (self._marks[number - 1].peak, is_kept)
+        decision = (self._marks[number - 1].voxels, is_kept)
         verb = "kept" if is_kept else "dropped"
         self._enter(
             replace(state, decisions=(*state.decisions, decision)), f"mark {number} is {verb}"
@@ -163,11 +163,9 @@ class Session:
 
     def _edit(self, edit: Edit, message: str) -> None:
         state = self._states[-1]
-        decisions = tuple(
-            (anchor, is_kept)
-            for anchor, is_kept in state.decisions
-            if is_kept or not edit.is_paint or not np.isin(anchor, edit.voxels)
-        )  # what is painted over is no longer dropped
+        decisions = state.decisions
+        if edit.is_paint:  # what is painted over is no longer dropped
+            decisions = (*decisions, (edit.voxels, True))
         self._enter(State(state.threshold, decisions, (*state.edits, edit)), message)
 
     def _enter(self, state: State, message: str) -> None:
