@@ -401,14 +401,15 @@ def test_the_widget_shows_what_the_session_holds_and_does_what_it_is_asked(sessi
     assert np.array_equal(unpack_runs(view.kept), np.flatnonzero(session.mask))
     assert view.scan["centre"] == view.state["rows"][0]["centre"]
     assert [row["kind"] for row in view.state["rows"]] == ["prediction", "prediction", "missed"]
+    second = view.state["rows"][1]["peak"]
     session.threshold = 0.7  # a call in another cell is seen
     assert view.state["threshold"] == 0.7 and unpack_runs(view.kept).size == 27
     stroke = {"points": [[6, 20, 10]], "radius": 6, "plane": "axial", "erase": False}
     for asked, (content, message) in enumerate(
         (
             ({"kind": "threshold", "value": 0.5}, ""),
-            ({"kind": "drop", "number": 2}, "mark 2 is dropped"),
-            ({"kind": "keep", "number": 2}, "mark 2 is kept"),
+            ({"kind": "drop", "peak": second}, "mark 2 is dropped"),
+            ({"kind": "keep", "peak": second}, "mark 2 is kept"),
             ({"kind": "add", "place": [6, 20, 10]}, "which is lung or air"),
             ({"kind": "add", "place": [7, 28, 30]}, "lung or air"),
             ({"kind": "brush", **stroke}, "painted"),
@@ -421,6 +422,26 @@ def test_the_widget_shows_what_the_session_holds_and_does_what_it_is_asked(sessi
         kept = [row["kept"] for row in view.state["rows"] if row["kind"] == "prediction"]
         assert kept == [mark.is_kept for mark in session.marks]
         assert np.array_equal(unpack_runs(view.kept), np.flatnonzero(session.mask))
+
+
+def test_a_mark_that_is_ticked_while_the_threshold_moves_is_the_one_that_was_seen(
+    scan, probability
+):
+    """The list that the reader saw is older than the marks that Python has."""
+    probability[4:8, 20:34, 10:14] = 0.4  # below 0.5, larger than the second
+    session = viewer.Session(scan, probability)
+    view = Link(session).view
+    second = view.state["rows"][1]
+    assert second["centre"] == [4, 24, 25]
+    view._handle_custom_msg({"kind": "threshold", "value": 0.3, "asked": 1}, [])
+    view._handle_custom_msg({"kind": "drop", "peak": second["peak"], "asked": 2}, [])
+    (dropped,) = (row for row in view.state["rows"] if not row["kept"])
+    assert dropped["centre"] == second["centre"] and dropped["number"] == 3
+    view._handle_custom_msg({"kind": "threshold", "value": 0.8, "asked": 3}, [])
+    before = session.mask
+    view._handle_custom_msg({"kind": "keep", "peak": second["peak"], "asked": 4}, [])
+    assert np.array_equal(session.mask, before)
+    assert view.state["message"] == "that mark is no longer there"
 
 
 def test_the_widget_answers_with_the_very_hu(session, monkeypatch):
