@@ -293,6 +293,39 @@ def test_it_is_saved_on_the_scans_own_grid(session, scan, tmp_path):
         session.save(tmp_path / "mask.dcm")
 
 
+def test_scans_of_one_name_never_share_a_mask_and_the_same_scan_replaces_its_own(
+    session, scan, tmp_path
+):
+    """As P1/ct.nii.gz and P2/ct.nii.gz, whose grids may be the same too."""
+
+    def save(source: str, hu_above: int, place: tuple) -> str:
+        own = replace(scan, source=tmp_path / source, name="ct", hu=scan.hu + np.int16(hu_above))
+        one = viewer.Session(own, folder=tmp_path / "out")
+        one.brush([place], 5)
+        (path,) = one.save()
+        assert np.array_equal(volume.read_label(path, like=own), one.mask)
+        return path.name
+
+    assert save("P1/ct.nii.gz", 0, (6, 12, 20)) == "ct_corrected.nii.gz"
+    first = (tmp_path / "out" / "ct_corrected.nii.gz").read_bytes()
+    assert save("P2/ct.nii.gz", 1, (6, 30, 20)) == "P2_ct_corrected.nii.gz"
+    assert (tmp_path / "out" / "ct_corrected.nii.gz").read_bytes() == first
+    assert save("P2/ct.nii.gz", 1, (6, 20, 20)) == "P2_ct_corrected.nii.gz"
+    assert save("moved/ct.nii.gz", 0, (6, 20, 20)) == "ct_corrected.nii.gz"  # the first again
+    with pytest.raises(LungsegError, match="P2_ct.*another scan.*Name the file: session.save"):
+        save("other/P2/ct.nii.gz", 2, (6, 12, 20))
+    note = (tmp_path / "out" / "P2_ct_corrected.txt").read_text()
+    assert str(tmp_path / "P2" / "ct.nii.gz") in note
+
+
+def test_a_mask_of_which_nothing_says_whose_it_is_is_left_alone(session, tmp_path):
+    session.folder = tmp_path
+    (tmp_path / "toy_corrected.nii.gz").write_bytes(b"whose?")
+    (path,) = session.save()
+    assert path.name == f"{Path.cwd().name}_toy_corrected.nii.gz"
+    assert (tmp_path / "toy_corrected.nii.gz").read_bytes() == b"whose?"
+
+
 def test_of_a_dicom_series_a_dicom_seg_is_saved_too(session, scan, tmp_path, monkeypatch):
     from lungseg_utils.volume import dicom_seg
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungseg_utils.prediction import Segmentation, measure_tumours
-from lungseg_utils.runtime import LungsegError, require_writable, resolve
+from lungseg_utils.runtime import LungsegError
 from lungseg_utils.viewer.growing import segment_at
 from lungseg_utils.viewer.marks import Candidates, Edit, Mark, State
+from lungseg_utils.viewer.saving import default_targets
 from lungseg_utils.viewer.strokes import stroke_voxels
 from lungseg_utils.viewer.truth import Truth
 from lungseg_utils.volume import Volume, write_mask
@@ -215,14 +216,10 @@ class Session:
         """Write the corrected mask on the scan's own grid; return the files.
 
         `path` ends in .nii or .nii.gz, or in .dcm for a DICOM SEG, which needs a scan that was a
-        DICOM series. Without it both are written to `folder`, the latter where it can be.
+        DICOM series. Without it both are written to `folder`, the latter where it can be; what is
+        replaced there is a mask of the same scan.
         """
-        if path:
-            targets = [Path(path)]
-        else:
-            folder = require_writable(resolve(self.folder, "runs/corrected"))
-            endings = (".nii.gz", ".dcm") if self.scan.slices else (".nii.gz",)
-            targets = [folder / f"{self.scan.name}_corrected{ending}" for ending in endings]
+        targets = [Path(path)] if path else default_targets(self.folder, self.scan)
         for target in targets:
             if target.suffix.lower() == ".dcm":
                 from lungseg_utils.volume.dicom_seg import write_segmentation
