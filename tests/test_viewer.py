@@ -326,6 +326,22 @@ def test_a_mask_of_which_nothing_says_whose_it_is_is_left_alone(session, tmp_pat
     assert (tmp_path / "toy_corrected.nii.gz").read_bytes() == b"whose?"
 
 
+def test_a_mask_is_never_saved_over_its_scan(scan, tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    volume.write_nifti(path, scan.hu, scan.affine)
+    stored = path.read_bytes()
+    (tmp_path / "link.nii.gz").symlink_to(path)
+    session = viewer.Session(volume.read(path))
+    for name in ("ct.nii.gz", "link.nii.gz", "missing/../ct.nii.gz"):
+        with pytest.raises(LungsegError, match="it would overwrite the scan. Choose another name"):
+            session.save(tmp_path / name)
+    slices = (tmp_path / "CT" / "1.dcm", tmp_path / "CT" / "2.dcm")
+    session.scan = replace(scan, source=tmp_path / "CT", slices=slices)
+    with pytest.raises(LungsegError, match="2.dcm: it would overwrite the scan"):
+        session.save(slices[1])
+    assert path.read_bytes() == stored
+
+
 def test_of_a_dicom_series_a_dicom_seg_is_saved_too(session, scan, tmp_path, monkeypatch):
     from lungseg_utils.volume import dicom_seg
 

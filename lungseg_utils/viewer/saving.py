@@ -1,9 +1,10 @@
-"""Where a corrected mask goes: never over the mask of another scan."""
+"""Where a corrected mask goes: never over the scan, nor over the mask of another one."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lungseg_utils.runtime import LungsegError, printable, require_writable, resolve, writing
@@ -33,3 +34,11 @@ def default_targets(folder: str | Path, scan: Volume) -> list[Path]:
         "the mask of another scan of this name is there",
         "Name the file: session.save(path)",
     )
+
+
+def refuse_the_scan(targets: Sequence[Path], scan: Volume) -> None:
+    """Raise LungsegError where one of `targets` is the scan's own file, or one of its slices."""
+    files = {os.path.realpath(file) for file in (scan.source, *scan.slices)}
+    for target in targets:
+        if os.path.realpath(target) in files:
+            raise LungsegError(target, "it would overwrite the scan", "Choose another name")

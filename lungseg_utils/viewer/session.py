@@ -17,7 +17,7 @@ from lungseg_utils.prediction import Segmentation, measure_tumours
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.viewer.growing import segment_at
 from lungseg_utils.viewer.marks import Candidates, Edit, Mark, State
-from lungseg_utils.viewer.saving import default_targets
+from lungseg_utils.viewer.saving import default_targets, refuse_the_scan
 from lungseg_utils.viewer.strokes import stroke_voxels
 from lungseg_utils.viewer.truth import Truth
 from lungseg_utils.volume import Volume, write_mask
@@ -217,9 +217,10 @@ class Session:
 
         `path` ends in .nii or .nii.gz, or in .dcm for a DICOM SEG, which needs a scan that was a
         DICOM series. Without it both are written to `folder`, the latter where it can be; what is
-        replaced there is a mask of the same scan.
+        replaced there is a mask of the same scan. Raises LungsegError for the scan's own file.
         """
         targets = [Path(path)] if path else default_targets(self.folder, self.scan)
+        refuse_the_scan(targets, self.scan)
         for target in targets:
             if target.suffix.lower() == ".dcm":
                 from lungseg_utils.volume.dicom_seg import write_segmentation
