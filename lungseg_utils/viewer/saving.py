@@ -17,7 +17,7 @@ def default_targets(folder: str | Path, scan: Volume) -> list[Path]:
     A scan keeps its name there. Where another scan has it, that of its own folder goes before it.
     """
     folder = require_writable(resolve(folder, "runs/corrected"))
-    digest = hashlib.blake2b(scan.hu.ravel(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(scan.hu.ravel().data, digest_size=16).hexdigest()
     endings = (".nii.gz", ".dcm") if scan.slices else (".nii.gz",)
     source = scan.source.absolute()
     names = [f"{scan.name}_corrected", f"{source.parent.name}_{scan.name}_corrected"]
