@@ -139,6 +139,21 @@ def test_an_output_that_was_not_asked_for_before_is_missing(scans, capsys):
     assert status(scans, capsys)[1]["missing"] == ["b"]
 
 
+def test_a_side_output_of_other_weights_is_missing(scans, capsys):
+    """A probability map that has stayed beside the mask of a later run is none of that mask."""
+    one, map_file = scans / "b.nii.gz", scans.parent / "out" / "b_probability.nii.gz"
+    other = write_weights(scans.parent / "other.safetensors", seed=1)
+    predict(scans, one, "--probabilities")
+    before = map_file.read_bytes()
+    predict(scans, one, "--checkpoint", other)
+    for count, state in enumerate(("missing", "done")):
+        again = ["--skip-done", "--probabilities", "--checkpoint", other]
+        assert predict(scans, one, *again) == 0, state
+        assert f"note: {count} of 1 scans are done" in capsys.readouterr().err
+    assert map_file.read_bytes() != before
+    assert status(scans, capsys) == (0, {"done": ["b"]})
+
+
 @pytest.mark.fault("damaged manifest")
 def test_a_scan_that_fails_has_a_row_that_says_why(scans, capsys):
     whole = (scans / "b.nii.gz").read_bytes()

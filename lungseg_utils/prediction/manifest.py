@@ -107,7 +107,8 @@ def state_of(planned: Row, row: Row | None, folder: Path) -> str:
         return "missing"
     if row.get("status") != "done":
         return "failed"
-    if not all((folder / name).is_file() for name in planned["outputs"]):
+    is_of_this_row = set(planned["outputs"]) <= set(row["outputs"])  # not left by an earlier one
+    if not is_of_this_row or not all((folder / name).is_file() for name in planned["outputs"]):
         return "missing"
     is_same_way = all(row.get(name) == planned[name] for name in ("weights", "settings"))
     return "done" if is_same_way and not _has_changed(planned["path"], row) else "stale"
