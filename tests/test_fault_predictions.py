@@ -97,6 +97,44 @@ def test_no_segmentation_is_written_among_the_slices_of_a_scan(dataset, tmp_path
     assert content(series) == before
 
 
+def test_a_report_takes_the_place_of_no_slice_and_of_no_dataset_json(dataset, tmp_path):
+    """Slices need no ending; a report of its own ending may lie among them, a second time too."""
+    series = series_of_three(tmp_path)[0]
+    for path in series.glob("*.dcm"):
+        path.rename(path.with_suffix(""))
+    before = content(series) | content(dataset)
+    for inputs, report, cause in (
+        ([series], next(series.iterdir()), "among the slices of a scan"),
+        ([dataset], dataset / "dataset.json", "the description of a dataset has this name"),
+    ):
+        with pytest.raises(LungsegError, match=cause):
+            predict(dataset, tmp_path / "out", inputs, report=report)
+    assert content(series) | content(dataset) == before
+    for _ in range(2):
+        predict(dataset, tmp_path / "out", [series], report=series / "report.json")
+    assert names_in(series / "report.json") == [series.name]
+
+
+def test_no_mask_lies_among_the_scans_or_labels_of_a_dataset(dataset, tmp_path):
+    """Masks may fill a folder that holds none of them, such as labelsTs, and be made again there."""
+    before = content(dataset)
+    scan = dataset / "imagesTr" / "toy_0.nii.gz"
+    (tmp_path / "link").symlink_to(dataset / "labelsTr")
+    for output in (
+        dataset / "labelsTr",
+        dataset / "labelsTr" / "new.nii.gz",
+        dataset / "imagesTr" / "new.nii.gz",
+        tmp_path / "link",
+    ):
+        with pytest.raises(LungsegError, match="among the scans or labels of a dataset"):
+            predict(dataset, output, [scan])
+    assert content(dataset) == before
+    own = shutil.copytree(dataset, tmp_path / "own")
+    for output in ("labelsTs", "labelsTs", "masks"):
+        predict(dataset, own / output, [scan])
+        assert (own / output / "toy_0.nii.gz").is_file()
+
+
 def test_probabilities_are_named_by_their_mask_and_no_prediction_to_evaluate(dataset, tmp_path):
     (tmp_path / "truth").mkdir()
     for name in ("toy_0.nii.gz", "toy_1.nii.gz"):

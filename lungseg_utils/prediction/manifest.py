@@ -13,12 +13,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lungseg_utils.prediction.plan import Job
+from lungseg_utils.prediction.plan import PLAN, Job
 from lungseg_utils.prediction.shards import Shard
 from lungseg_utils.prediction.sources import content_of, stamp_of
 from lungseg_utils.runtime import LungsegError, writing
 
-PLAN = "plan.jsonl"
 MANIFESTS = "manifest*.jsonl"
 PLANNED = {"name", "source", "path", "mask", "outputs", "weights", "settings"}
 STATES = ("done", "missing", "failed", "stale")

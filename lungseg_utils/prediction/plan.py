@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lungseg_utils import volume
+from lungseg_utils.decathlon.source import FOLDERS
 from lungseg_utils.prediction.inputs import Scan, list_scans
 from lungseg_utils.prediction.patients import NIFTI
+from lungseg_utils.prediction.sources import RESULTS
 from lungseg_utils.runtime import LungsegError
 
 FORMAT = re.compile(
@@ -20,6 +22,7 @@ OTHER_WAYS = {
     ".dcm": "; --dicom-seg adds a DICOM SEG to a NIfTI mask",
     ".png": "; --preview adds pictures to NIfTI masks",
 }
+PLAN = "plan.jsonl"  # in a folder of masks, what was to be done
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,10 @@ def _outputs_of(jobs: Sequence[Job]) -> list[Path]:
 
 
 def _refuse_report(report: Path, outputs: Sequence[Path]) -> None:
+    if report.name == "dataset.json":
+        raise LungsegError(
+            report, "the description of a dataset has this name", "Choose another for the report"
+        )
     is_output = os.path.realpath(report) in map(os.path.realpath, outputs)
     if is_output or os.path.isdir(report):
         raise LungsegError(
@@ -128,11 +135,21 @@ def _refuse_report(report: Path, outputs: Sequence[Path]) -> None:
 def _refuse_overwriting(outputs: Sequence[Path], scans: Sequence[Scan]) -> None:
     originals = {os.path.realpath(scan.source) for scan in scans}
     for path in outputs:
-        real = os.path.realpath(path)
-        if real in originals:
-            raise LungsegError(path, "it would overwrite a scan", "Choose another output")
-        is_among_slices = any(str(folder) in originals for folder in Path(real).parents)
-        if path.suffix == ".dcm" and is_among_slices:
-            raise LungsegError(
-                path, "it would lie among the slices of a scan", "Choose another output"
-            )
+        folder = Path(os.path.realpath(path.parent))
+        is_among_slices = any(str(each) in originals for each in (folder, *folder.parents))
+        is_nifti = path.name.lower().endswith(NIFTI)
+        cause = ""
+        if os.path.realpath(path) in originals:
+            cause = "it would overwrite a scan"
+        elif is_among_slices and not path.name.lower().endswith(RESULTS):
+            cause = "it would lie among the slices of a scan"
+        elif is_nifti and any(map(_is_of_dataset, (folder, path.absolute().parent))):
+            cause = "it would lie among the scans or labels of a dataset"
+        if cause:
+            raise LungsegError(path, cause, "Choose another output")
+
+
+def _is_of_dataset(folder: Path) -> bool:
+    """Return whether scans or labels of a dataset are in `folder`, not masks of an earlier run."""
+    is_named_so = folder.name in FOLDERS and (folder.parent / "dataset.json").is_file()
+    return is_named_so and any(folder.glob("*.nii*")) and not (folder / PLAN).is_file()

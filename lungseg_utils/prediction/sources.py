@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from lungseg_utils.prediction.patients import files_below
 
-RESULTS = (".nii", ".nii.gz", ".png", ".jsonl")  # which may lie among a series' slices
+RESULTS = (".nii", ".nii.gz", ".png", ".json", ".jsonl")  # which may lie among a series' slices
 CHUNK = 1 << 20
 
 
