@@ -116,7 +116,7 @@ def test_a_report_takes_the_place_of_no_slice_and_of_no_dataset_json(dataset, tm
 
 
 def test_no_mask_lies_among_the_scans_or_labels_of_a_dataset(dataset, tmp_path):
-    """Masks may fill a folder that holds none of them, such as labelsTs, and be made again there."""
+    """They may fill a folder that holds none, such as labelsTs, and be made again there."""
     before = content(dataset)
     scan = dataset / "imagesTr" / "toy_0.nii.gz"
     (tmp_path / "link").symlink_to(dataset / "labelsTr")

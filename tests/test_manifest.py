@@ -305,6 +305,14 @@ def test_shards_do_each_scan_once_in_whatever_order_they_are_named(scans, capsys
     assert predict(scans, "--shard", "9/9") == 0  # more shards than scans: this one has none
 
 
+def test_shards_that_share_a_report_leave_the_rows_of_all_in_it(scans):
+    report = scans.parent / "report.jsonl"
+    for number in (1, 2):
+        assert predict(scans, "--shard", f"{number}/2", "--json", report) == 0
+    names = [json.loads(line)["name"] for line in report.read_text().splitlines()]
+    assert sorted(names) == sorted(NAMES)
+
+
 def test_a_stale_row_of_one_shard_gives_way_to_the_later_of_another(scans, capsys):
     assert predict(scans, "--shard", "1/1", "--threshold", "0.4") == 0
     assert predict(scans, "--skip-done") == 0

@@ -15,7 +15,7 @@ from lungseg_utils.checkpoint import SHIPPED, load_networks
 from lungseg_utils.on_ray import work_on_ray
 from lungseg_utils.prediction.failures import raise_all
 from lungseg_utils.prediction.inputs import Scan, expand
-from lungseg_utils.prediction.ledger import Ledger, write_report
+from lungseg_utils.prediction.ledger import Ledger
 from lungseg_utils.prediction.manifest import is_taken, manifest_name
 from lungseg_utils.prediction.plan import Job, plan
 from lungseg_utils.prediction.predictor import Predictor
@@ -129,7 +129,7 @@ def _predict_all(planned: Sequence[Job], options: Options, share: Share) -> Iter
             yield from _predict_here(todo, scans, options, predictor, ledger)
     ledger.close()
     if share.report:
-        write_report(share.report, ledger.done(shared))
+        ledger.write_report(share.report, planned)
     raise_all(ledger.failures, len(jobs))
 
 

@@ -90,9 +90,12 @@ class Ledger:
         }
         return [rows[mask] for mask in masks if states[mask] == "done"]
 
+    def write_report(self, path: str | Path, jobs: Sequence[Job]) -> None:
+        """Write what `--json` asks for: a line for each of `jobs` that is done.
 
-def write_report(path: str | Path, rows: Sequence[manifest.Row]) -> None:
-    """Write what `--json` asks for: a line for each scan."""
-    lines = [json.dumps({name: row[name] for name in REPORTED}) + "\n" for row in rows]
-    with writing(path) as partial:
-        partial.write_text("".join(lines), encoding="utf-8")
+        Of several processes that write one report the last writes the rows of all.
+        """
+        with manifest.locked(self.path.parent) if self.path else contextlib.nullcontext():
+            lines = [json.dumps({name: row[name] for name in REPORTED}) for row in self.done(jobs)]
+            with writing(path) as partial:
+                partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
