@@ -218,6 +218,23 @@ def test_other_scans_may_follow_into_the_same_folder(scans, capsys):
     assert status(scans, capsys) == (0, {"done": sorted(NAMES)}) and len(rows(scans)) == 4
 
 
+def test_a_scan_does_not_replace_the_mask_of_another_of_its_name(scans, capsys):
+    """Unless it is a copy, or that mask is not wanted any more."""
+    one, other, copy = (
+        scans.parent / folder / "ct.nii.gz" for folder in ("first", "second", "third")
+    )
+    for path, seed in ((one, 0), (other, 1), (copy, 0)):
+        write_scan(path, seed)
+    assert predict(scans, one) == predict(scans, copy) == 0
+    before = content(scans.parent / "out")
+    for options in ([], ["--skip-done"], ["--shard", "1/1"]):
+        assert predict(scans, other, *options) == 1
+        assert f"ct.nii.gz: the mask of another scan, {copy}, and not" in capsys.readouterr().err
+    assert content(scans.parent / "out") == before
+    (scans.parent / "out" / "ct.nii.gz").unlink()
+    assert predict(scans, other) == 0
+
+
 @pytest.mark.fault("two processes at once")
 def test_runs_at_once_into_one_folder_lose_no_row(scans, capsys):
     """Here one run lies within another: it begins after and ends before it."""

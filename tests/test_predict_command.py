@@ -147,10 +147,25 @@ def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path):
 def test_scans_of_one_name_in_several_folders_are_called_by_their_folders(tmp_path):
     for patient in ("p1", "p2"):
         write_scan(tmp_path / patient / "ct.nii.gz")
-    names = [scan.name for scan in list_scans([f"{tmp_path}/*/ct.nii.gz"])]
-    assert names == ["p1", "p2"]
-    with pytest.raises(LungsegError, match="ct.nii.gz would be named as that of"):
-        plan([tmp_path / "p1" / "ct.nii.gz", tmp_path / "p2" / "ct.nii.gz"], tmp_path / "out")
+        write_scan(tmp_path / patient / "below" / "ct.nii.gz")
+    files = [tmp_path / patient / "ct.nii.gz" for patient in ("p1", "p2")]
+    for inputs in ([f"{tmp_path}/*/ct.nii.gz"], files):  # as a pattern, and as the shell expands it
+        assert [scan.name for scan in list_scans(inputs)] == ["p1", "p2"]
+    assert [scan.name for scan in list_scans(files[:1] * 2)] == ["ct", "ct"]
+    with pytest.raises(LungsegError, match="ct.nii.gz would be named as that of .*of their own"):
+        plan([tmp_path / patient / "below" / "ct.nii.gz" for patient in ("p1", "p2")], tmp_path)
+
+
+def test_series_of_one_name_are_called_by_their_folders_and_patients_as_they_are(tmp_path):
+    for hospital in ("a", "b"):
+        for number in (1, 2):
+            write_patient(tmp_path / hospital / f"p{number}", number)
+    series = [tmp_path / "a" / f"p{number}" / "series" for number in (1, 2)]
+    assert [scan.name for scan in list_scans(series)] == ["p1", "p2"]
+    shutil.rmtree(tmp_path / "b" / "p2")
+    write_patient(tmp_path / "b" / "p3", 3)
+    with pytest.raises(LungsegError, match="p1.nii.gz would be named as that of"):
+        plan([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
 
 
 def test_checkpoints_may_be_a_pattern(tmp_path):

@@ -16,7 +16,7 @@ from lungseg_utils.on_ray import work_on_ray
 from lungseg_utils.prediction.failures import raise_all
 from lungseg_utils.prediction.inputs import Scan, expand
 from lungseg_utils.prediction.ledger import Ledger
-from lungseg_utils.prediction.manifest import is_taken, manifest_name
+from lungseg_utils.prediction.manifest import is_taken, manifest_name, refuse_other_scans
 from lungseg_utils.prediction.plan import Job, plan
 from lungseg_utils.prediction.predictor import Predictor
 from lungseg_utils.prediction.reading import Reading, identify_and_read, read_ahead, read_scan
@@ -92,6 +92,8 @@ def predict_files(
 
 def _require_places(jobs: Sequence[Job], folder: Path | None, report: str | Path | None) -> None:
     """Raise LungsegError where masks or report cannot be written, before the work begins."""
+    if folder:
+        refuse_other_scans(folder, jobs)
     folders = {job.mask.parent for job in jobs} | ({Path(report).parent} if report else set())
     for each in folders:
         require_writable(each)

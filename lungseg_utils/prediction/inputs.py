@@ -45,14 +45,9 @@ class Scan:
 
 def list_scans(inputs: Sequence[str | Path | Scan]) -> list[Scan]:
     """Return the scans of all `inputs`, some of which may be patterns; a Scan keeps its name."""
-    scans = []
-    for given in inputs:
-        if isinstance(given, Scan):
-            scans.append(given)
-            continue
-        paths = expand(given)
-        found = [scan for path in paths for scan in find_scans(path)]
-        scans += _name_by_folder(found) if len(paths) > 1 else found
+    scans = [given for given in inputs if isinstance(given, Scan)]
+    paths = [path for given in inputs if not isinstance(given, Scan) for path in expand(given)]
+    scans += _name_by_folder([scan for path in paths for scan in find_scans(path)], paths)
     nnunet.refuse_channels([scan.path for scan in scans])
     return scans
 
@@ -118,10 +113,18 @@ def _scans_of_dataset(root: str) -> list[Scan]:
     return scans
 
 
-def _name_by_folder(scans: list[Scan]) -> list[Scan]:
-    """Return `scans` with names that repeat, as of "patients/*/ct.nii.gz", from their folders."""
-    counts = Counter(scan.name for scan in scans)
-    return [
-        replace(scan, name=scan.path.absolute().parent.name) if counts[scan.name] > 1 else scan
+def _name_by_folder(scans: list[Scan], paths: Sequence[str]) -> list[Scan]:
+    """Return `scans` with names that repeat, as of "patients/*/ct.nii.gz", from their folders.
+
+    They stay as they are where that tells them no better; a series below `paths` has the name of
+    its patient's folder already.
+    """
+    places = {scan.path.absolute(): scan.name for scan in scans}
+    counts = Counter(places.values())
+    named = [
+        replace(scan, name=scan.path.absolute().parent.name)
+        if counts[scan.name] > 1 and (scan.source in paths or not scan.is_dicom)
+        else scan
         for scan in scans
     ]
+    return named if len({scan.name for scan in named}) == len(places) else scans

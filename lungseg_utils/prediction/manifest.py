@@ -136,6 +136,22 @@ def is_taken(path: Path) -> bool:
     return path.name == PLAN or path.match(MANIFESTS)
 
 
+def refuse_other_scans(folder: Path, jobs: Iterable[Job]) -> None:
+    """Raise LungsegError where a mask would replace that of another scan, which is still there."""
+    rows = read_manifests(folder)
+    for job in jobs:
+        row = rows.get(job.mask.name, {})
+        is_kept = row.get("status") == "done" and job.mask.is_file()
+        if not is_kept or row["path"] == os.path.abspath(job.scan.source):
+            continue
+        if os.path.lexists(row["path"]) and _has_changed(job.scan.source, row):
+            raise LungsegError(
+                job.mask,
+                f"the mask of another scan, {row['path']}, and not of {job.scan.source}",
+                "Name another folder, or remove this mask",
+            )
+
+
 def _has_changed(source: str, row: Row) -> bool:
     """Return whether the scan is another than the one that was segmented."""
     try:

@@ -115,7 +115,7 @@ def _outputs_of(jobs: Sequence[Job]) -> list[Path]:
                 raise LungsegError(
                     job.scan.source,
                     f"{path.name} would be named as that of {other}",
-                    "Predict them one by one",
+                    "Predict them into folders of their own",
                 )
     return list(taken)
 
