@@ -69,6 +69,16 @@ def test_a_series_that_no_dicom_seg_can_refer_to_does_not_stop_the_others(
     assert "earlier run" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["pipe.nii.gz", "pipe.zip"])
+def test_a_named_pipe_is_refused_and_not_waited_for(name, dataset, tmp_path, lungseg):
+    """In a process of its own, which a timeout ends where it waits for a writer."""
+    os.mkfifo(tmp_path / name)
+    weights = ["--checkpoint", dataset.parent / "tiny.safetensors", "--device", "cpu"]
+    run = lungseg("predict", tmp_path / name, "-o", tmp_path / "out", *weights)
+    assert run.returncode == 1 and f"error: {tmp_path / name}: " in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_an_error_that_nobody_foresaw_is_that_scan_s_alone(dataset, tmp_path, monkeypatch):
     def prepare(scan, **options):
         if scan.name == "toy_1":

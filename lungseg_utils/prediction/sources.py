@@ -51,8 +51,13 @@ def size_of(source: str) -> int:
 
 
 def _files_of(source: str) -> Iterator[tuple[str, str]]:
-    """Yield each file of a scan: its name below `source` and its path."""
+    """Yield each file of a scan: its name below `source` and its path.
+
+    Raises OSError for what is no file either, such as a named pipe, which would never end.
+    """
     if not os.path.isdir(source):
+        if not os.path.isfile(source):
+            raise FileNotFoundError(f"{source}: no regular file")
         yield "", source
         return
     for path in files_below(source):

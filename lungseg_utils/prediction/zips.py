@@ -30,6 +30,8 @@ def extract(archive: Path, folder: Path) -> None:
     links, encryption, for what swells like a bomb or has no room here, and for a damaged archive.
     """
     try:
+        if archive.exists() and not archive.is_file():  # a named pipe would never end
+            raise LungsegError(archive, "not a regular file", "Give a .zip archive or a folder")
         with zipfile.ZipFile(archive) as opened:
             members = [member for member in _judged(opened, archive) if not _is_junk(member)]
             needed = sum(member.file_size for member in members)
