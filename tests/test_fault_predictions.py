@@ -69,6 +69,17 @@ def test_a_series_that_no_dicom_seg_can_refer_to_does_not_stop_the_others(
     assert "earlier run" not in capsys.readouterr().err
 
 
+def test_a_name_too_long_for_a_mask_fails_its_own_scan_alone(dataset, tmp_path):
+    scan = dataset / "imagesTr" / "toy_0.nii.gz"
+    for patient in ("p" * 250, "q", "r"):
+        (tmp_path / "in" / patient).mkdir(parents=True)
+        shutil.copy(scan, tmp_path / "in" / patient / "ct.nii.gz")
+    with pytest.raises(LungsegError) as failure:
+        predict(dataset, tmp_path / "out", [tmp_path / "in"])
+    assert failure.value.subject.endswith("p.nii.gz") and " of 3 scans" not in str(failure.value)
+    assert sorted(masks_in(tmp_path / "out")) == ["q.nii.gz", "r.nii.gz"]
+
+
 @pytest.mark.parametrize("name", ["pipe.nii.gz", "pipe.zip"])
 def test_a_named_pipe_is_refused_and_not_waited_for(name, dataset, tmp_path, lungseg):
     """In a process of its own, which a timeout ends where it waits for a writer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,8 @@ class Ledger:
         self.failures.append(failure)
         row = {"host": platform.node(), "status": "failed", "error": str(failure)}
         self._note(job, row)
-        if job.mask.exists() and job.mask.stat().st_mtime < self.begun:
+        # unlike pathlib, os.path does not raise for a name that is too long
+        if os.path.exists(job.mask) and os.path.getmtime(job.mask) < self.begun:
             warn(f"{job.mask}: is left from an earlier run; this one made none")
 
     def _note(self, job: Job, row: Mapping) -> None:
