@@ -271,6 +271,25 @@ def test_masks_beside_a_patient_s_scan_are_left_out(tmp_path):
     assert scans == [("p1", "imaging.nii.gz"), ("p2", "imaging.nii.gz")]
 
 
+@pytest.mark.parametrize("place", ["masks", "p1/masks"])
+def test_masks_below_patients_are_no_patient_of_the_next_run(place, bright, tmp_path, capsys):
+    root = tmp_path / "patients"
+    write_scan(root / "p1" / "ct.nii.gz")
+    for options in ([], ["--probabilities", "--preview"]):
+        assert predict(root, "-o", root / place, *options) == 0
+        assert predict(root, "-o", root / place, *options, "--skip-done") == 0
+        assert "note: 1 of 1 scans are done already" in capsys.readouterr().err
+        assert cli.main(["status", str(root / place)]) == 0
+
+
+def test_a_dicom_seg_below_patients_is_no_patient_of_the_next_run(bright, tmp_path):
+    for number in (1, 2):
+        write_patient(tmp_path / f"p{number}", number)
+    for _ in range(2):
+        assert predict(tmp_path, "-o", tmp_path / "masks", "--dicom-seg") == 0
+    assert written(tmp_path / "masks") == ["p1.dcm", "p1.nii.gz", "p2.dcm", "p2.nii.gz"]
+
+
 def test_a_patient_with_two_scans_is_a_failure_of_its_own(bright, tmp_path, capsys):
     root = tmp_path / "patients"
     for name in ("p1/ct", "p2/before", "p2/after", "p3/ct"):

@@ -16,10 +16,11 @@ from lungseg_utils.on_ray import work_on_ray
 from lungseg_utils.prediction.failures import raise_all
 from lungseg_utils.prediction.inputs import Scan, expand
 from lungseg_utils.prediction.ledger import Ledger
-from lungseg_utils.prediction.manifest import is_taken, manifest_name, refuse_other_scans
+from lungseg_utils.prediction.manifest import manifest_name, refuse_other_scans
 from lungseg_utils.prediction.plan import Job, plan
 from lungseg_utils.prediction.predictor import Predictor
 from lungseg_utils.prediction.reading import Reading, identify_and_read, read_ahead, read_scan
+from lungseg_utils.prediction.rows import is_taken
 from lungseg_utils.prediction.segmenting import Draw, Options, Outbox, ScanWork, segment
 from lungseg_utils.prediction.shards import Shard
 from lungseg_utils.prediction.sources import size_of

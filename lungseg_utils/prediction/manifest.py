@@ -13,17 +13,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lungseg_utils.prediction.plan import PLAN, Job
+from lungseg_utils.prediction.plan import Job
+from lungseg_utils.prediction.rows import MANIFESTS, PLAN, Row, Rows, by_mask, read_rows
 from lungseg_utils.prediction.shards import Shard
 from lungseg_utils.prediction.sources import content_of, stamp_of
 from lungseg_utils.runtime import LungsegError, writing
 
-MANIFESTS = "manifest*.jsonl"
-PLANNED = {"name", "source", "path", "mask", "outputs", "weights", "settings"}
 STATES = ("done", "missing", "failed", "stale")
-
-Row = dict
-Rows = dict[str, Row]  # by the name of the mask
 
 
 def manifest_name(shard: Shard | None) -> str:
@@ -64,23 +60,12 @@ def write_plan(folder: Path, planned: Sequence[Row]) -> None:
 
 def read_plan(folder: Path) -> Rows:
     """Return the lines of the folder's plan."""
-    rows = _read_rows(folder / PLAN)
-    return {mask: row for mask, row in rows.items() if row.keys() >= PLANNED}
+    return read_rows(folder / PLAN)
 
 
 def read_manifests(folder: Path) -> Rows:
     """Return the latest row of each scan, of all manifests of the folder."""
-    return by_mask(row for path in folder.glob(MANIFESTS) for row in _read_rows(path).values())
-
-
-def by_mask(rows: Iterable[Row]) -> Rows:
-    """Return the latest of the rows of each mask."""
-    latest: Rows = {}
-    for row in rows:
-        other = latest.get(row["mask"])
-        if other is None or row.get("finished", "") >= other.get("finished", ""):
-            latest[row["mask"]] = row
-    return latest
+    return by_mask(row for path in folder.glob(MANIFESTS) for row in read_rows(path).values())
 
 
 def add_row(path: Path, row: Row) -> None:
@@ -97,7 +82,7 @@ def add_row(path: Path, row: Row) -> None:
 def complete(path: Path, rows: Rows) -> None:
     """Write the manifest whole: its own rows and `rows`, the latest of each scan."""
     with locked(path.parent):
-        _write_rows(path, by_mask([*_read_rows(path).values(), *rows.values()]))
+        _write_rows(path, by_mask([*read_rows(path).values(), *rows.values()]))
 
 
 def state_of(planned: Row, row: Row | None, folder: Path) -> str:
@@ -131,11 +116,6 @@ def states(folder: str | Path) -> dict[str, list[Row]]:
     return found
 
 
-def is_taken(path: Path) -> bool:
-    """Return whether a file of that name would be a plan or a manifest."""
-    return path.name == PLAN or path.match(MANIFESTS)
-
-
 def refuse_other_scans(folder: Path, jobs: Iterable[Job]) -> None:
     """Raise LungsegError where a mask would replace that of another scan, which is still there."""
     rows = read_manifests(folder)
@@ -158,21 +138,6 @@ def _has_changed(source: str, row: Row) -> bool:
         return row.get("stamp") != stamp_of(source) and row.get("content") != content_of(source)
     except OSError:
         return False  # it was moved away: the mask is still that of it
-
-
-def _read_rows(path: Path) -> Rows:
-    """Return the rows of a file; what is not a whole row, as after a kill, is left out."""
-    rows = []
-    with (
-        contextlib.suppress(FileNotFoundError),
-        open(path, encoding="utf-8", errors="replace") as f,
-    ):
-        for line in f:
-            with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(line)
-                if isinstance(row, dict) and row.keys() >= PLANNED:
-                    rows.append(row)
-    return by_mask(rows)
 
 
 def _write_rows(path: Path, rows: Rows) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungseg_utils import volume
+from lungseg_utils.prediction.rows import results_in
 from lungseg_utils.runtime import LungsegError, warn
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ def patients_in(folder: str) -> dict[str, str | LungsegError]:
     where `folder` does not hold patients' folders, but one series, or one study of one patient.
     """
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    others = results_in(folder) | {"DICOMDIR"}
     entries = [entry for entry in entries if not entry.name.startswith(JUNK)]
     subfolders = [entry.path for entry in entries if entry.is_dir()]
-    files = [entry.path for entry in entries if entry.is_file() and entry.name != "DICOMDIR"]
+    files = [entry.path for entry in entries if entry.is_file() and entry.name not in others]
     if not subfolders or any(_read_header(path) is not None for path in files):
         return {}
     below = [_look_into(path) for path in subfolders]
@@ -142,7 +144,10 @@ def _read_header(path: str) -> Dataset | None:
 
 
 def files_below(folder: str) -> Iterator[str]:
-    """Find the files below `folder`, in order, each folder once whatever links lead to it."""
+    """Find the files below `folder`, in order, each folder once whatever links lead to it.
+
+    What earlier predictions have left there is left out.
+    """
     visited = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -151,7 +156,7 @@ def files_below(folder: str) -> Iterator[str]:
             folders.clear()
             continue
         visited.add(real)
-        for name in sorted(names):
+        for name in sorted({*names} - results_in(root)):
             path = os.path.join(root, name)
             if not name.startswith(JUNK) and os.path.isfile(path):
                 yield path

@@ -12,6 +12,7 @@ from lungseg_utils import volume
 from lungseg_utils.decathlon.source import FOLDERS
 from lungseg_utils.prediction.inputs import Scan, list_scans
 from lungseg_utils.prediction.patients import NIFTI
+from lungseg_utils.prediction.rows import PLAN
 from lungseg_utils.prediction.sources import RESULTS
 from lungseg_utils.runtime import LungsegError
 
@@ -22,7 +23,6 @@ OTHER_WAYS = {
     ".dcm": "; --dicom-seg adds a DICOM SEG to a NIfTI mask",
     ".png": "; --preview adds pictures to NIfTI masks",
 }
-PLAN = "plan.jsonl"  # in a folder of masks, what was to be done
 
 
 @dataclass(frozen=True)
