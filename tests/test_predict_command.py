@@ -282,6 +282,29 @@ def test_masks_below_patients_are_no_patient_of_the_next_run(place, bright, tmp_
         assert cli.main(["status", str(root / place)]) == 0
 
 
+def test_masks_beside_slices_scans_or_patients_are_left_out_by_the_next_run(
+    bright, tmp_path, capsys
+):
+    write_series(tmp_path / "series", chest((6, 22, 24)))
+    write_scan(tmp_path / "scans" / "lung_001_0000.nii.gz")  # whose mask is lung_001.nii.gz
+    for number in (1, 2):
+        write_patient(tmp_path / "patients" / f"p{number}", number)
+    for folder, option in (
+        (tmp_path / "series", "--preview"),
+        (tmp_path / "scans", "--probabilities"),
+        (tmp_path / "patients", "--dicom-seg"),
+    ):
+        assert predict(folder, "-o", folder, option) == 0
+        assert predict(folder, "-o", folder, option, "--skip-done") == 0
+        assert re.search(r"note: (\d) of \1 scans are done", capsys.readouterr().err), folder
+
+
+def test_a_folder_of_masks_alone_holds_no_scan(bright, tmp_path):
+    assert predict(write_scan(tmp_path / "ct.nii.gz"), "-o", tmp_path / "out") == 0
+    with pytest.raises(LungsegError, match="out: holds results of predictions only"):
+        find_scans(tmp_path / "out")
+
+
 def test_a_dicom_seg_below_patients_is_no_patient_of_the_next_run(bright, tmp_path):
     for number in (1, 2):
         write_patient(tmp_path / f"p{number}", number)

@@ -13,6 +13,7 @@ from lungseg_utils import decathlon, volume
 from lungseg_utils.decathlon.source import read_json
 from lungseg_utils.prediction import nnunet
 from lungseg_utils.prediction.patients import has_more_slices, is_nifti, patients_in
+from lungseg_utils.prediction.rows import results_in
 from lungseg_utils.runtime import LungsegError
 
 
@@ -76,10 +77,13 @@ def find_scans(path: str | Path) -> list[Scan]:
         return [Scan(Path(source).stem if is_zip else nnunet.case_of(source), source)]
     if os.path.isfile(os.path.join(source, "dataset.json")):
         return _scans_of_dataset(source)
-    names = sorted(os.listdir(source))
+    results = results_in(source)
+    names = sorted({*os.listdir(source)} - results)
     if not names:
         raise LungsegError(
-            source, "the folder is empty", "Give a scan, a folder of scans or of one DICOM series"
+            source,
+            "holds results of predictions only" if results else "the folder is empty",
+            "Give a scan, a folder of scans or of one DICOM series",
         )
     found = [os.path.join(source, name) for name in names if is_nifti(name)]
     if found and has_more_slices(source, len(found)):  # a SEG beside each is ours
