@@ -168,6 +168,16 @@ def test_series_of_one_name_are_called_by_their_folders_and_patients_as_they_are
         plan([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
 
 
+def test_a_linked_series_has_the_link_s_own_name(tmp_path, monkeypatch):
+    for patient in ("A", "B"):
+        (tmp_path / "pacs" / patient).mkdir(parents=True)
+        write_series(tmp_path / "pacs" / patient / "series", chest((4, 8, 8)))
+        (tmp_path / patient).symlink_to(tmp_path / "pacs" / patient / "series")
+    assert [scan.name for scan in list_scans([tmp_path / "A", f"{tmp_path}/B/"])] == ["A", "B"]
+    monkeypatch.chdir(tmp_path / "pacs" / "A" / "series")
+    assert [scan.name for scan in list_scans(["."])] == ["series"]
+
+
 def test_checkpoints_may_be_a_pattern(tmp_path):
     from lungseg_utils import checkpoint
 

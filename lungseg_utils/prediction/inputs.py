@@ -94,7 +94,7 @@ def find_scans(path: str | Path) -> list[Scan]:
         )
     if found:
         return [Scan(nnunet.case_of(file), file) for file in found]
-    own_name = os.path.basename(os.path.realpath(source))
+    own_name = os.path.basename(os.path.abspath(source))
     patients = patients_in(source) or {own_name: source}
     return [
         Scan(name, os.path.join(source, name), fault=found)
