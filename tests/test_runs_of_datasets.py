@@ -139,6 +139,16 @@ def test_folds_that_fail_are_named_and_the_others_are_finished(command, dataset,
     assert said.count("epoch   1 of 1") == 1 and "3 scans: mean Dice" in said
 
 
+def test_a_fold_killed_while_its_state_was_written_goes_on_where_it_was(command, dataset, tmp_path):
+    folder = tmp_path / "cv"
+    words = ["crossvalidate", dataset, "--run-dir", folder, "--shard", "1/3", *OPTIONS]
+    command(*words, "-p", "epochs", "1")
+    (folder / "fold0" / "last.pt").replace(folder / "fold0" / "previous.pt")
+    said = command(*words, "-p", "epochs", "2")
+    assert "epoch   2 of 2" in said and "epoch   1" not in said
+    assert not (folder / "fold0" / "earlier-1").exists()
+
+
 def test_masks_of_other_scans_are_refused_before_the_training(command, dataset, tmp_path):
     masks = tmp_path / "cv" / "masks"
     masks.mkdir(parents=True)

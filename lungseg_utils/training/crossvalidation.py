@@ -21,6 +21,7 @@ from lungseg_utils.prediction.shards import Shard, torchrun_process
 from lungseg_utils.preprocess.cache import prepare_cases
 from lungseg_utils.runtime import LungsegError, home, printable, progress, require_writable
 from lungseg_utils.training.recipe import Datasets, train
+from lungseg_utils.training.resume import STATES
 from lungseg_utils.training.run_folder import epochs_done
 
 FOLDS = 5
@@ -105,7 +106,7 @@ class FoldWork:
             self.sets,
             folder,
             {**self.settings, "fold": fold},
-            resume=(folder / "last.pt").exists(),
+            resume=any((folder / state).exists() for state in STATES),
             weights=self.weights,
         )
         rows = predict_files(
