@@ -7,6 +7,7 @@ import pytest
 
 from lungseg_utils import checkpoint, cli, phantom
 from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training import crossvalidation, recipe
 
 TINY = {
     "spacing_mm": "8",
@@ -137,6 +138,21 @@ def test_folds_that_fail_are_named_and_the_others_are_finished(command, dataset,
     (tmp_path / "cv" / "fold1").unlink()
     said = command(*words)
     assert said.count("epoch   1 of 1") == 1 and "3 scans: mean Dice" in said
+
+
+def test_a_fold_without_memory_is_named_and_the_others_are_finished(
+    command, dataset, tmp_path, monkeypatch
+):
+    def train(sets, folder, settings, **options):
+        if settings["fold"] == 1:
+            raise RuntimeError("CUDA out of memory")
+        return recipe.train(sets, folder, settings, **options)
+
+    monkeypatch.setattr(crossvalidation, "train", train)
+    words = ["crossvalidate", dataset, "--run-dir", tmp_path / "cv", "-p", "epochs", "1", *OPTIONS]
+    said = command(*words, code=1)
+    assert "1 of 3 folds failed: fold 1: " in said and "RuntimeError: CUDA out of memory" in said
+    assert "fold 0: lung_" in said and "fold 2: lung_" in said
 
 
 def test_a_fold_killed_while_its_state_was_written_goes_on_where_it_was(command, dataset, tmp_path):
