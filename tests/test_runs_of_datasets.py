@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -82,6 +83,39 @@ def test_fine_tuned_weights_keep_the_facts_that_change_prediction(
         assert facts["min_peak"] == 0.75 and facts["test_time_mirroring"] is True
     said = command("train", "--run-dir", tmp_path / "run", "--resume", "--epochs", "2")
     assert "epoch   2 of 2" in said and "before the first step" not in said
+
+
+def test_a_run_is_resumed_where_the_weights_that_it_started_from_are_gone(
+    command, dataset, weights, tmp_path
+):
+    run_dir = tmp_path / "run"
+    start = ["--weights", weights, *OPTIONS]
+    command("train", dataset, "--run-dir", run_dir, "--epochs", "1", *start)
+    shutil.copytree(run_dir, tmp_path / "copy")
+    command("train", "--run-dir", tmp_path / "copy", "--resume", "--epochs", "2")
+    weights.unlink()
+    said = command("train", "--run-dir", run_dir, "--resume", "--epochs", "2")
+    assert "epoch   2 of 2" in said and "before the first step" not in said
+    (here, facts), (there, expected) = (
+        checkpoint.load_weights(path / "last.pt") for path in (run_dir, tmp_path / "copy")
+    )
+    assert facts == expected and facts["min_peak"] == 0.75
+    assert all((there.state_dict()[name] == one).all() for name, one in here.state_dict().items())
+    assert "gone: no such file" in command(*_resumed(run_dir, "gone", dataset), code=1)
+
+
+def test_hard_examples_need_the_weights_that_the_run_started_from(
+    command, dataset, weights, tmp_path
+):
+    start = ["--weights", weights, *OPTIONS, "-p", "hard_example_share", "0.3"]
+    command("train", dataset, "--run-dir", tmp_path / "run", "--epochs", "1", *start)
+    weights.unlink()
+    said = command("train", "--run-dir", tmp_path / "run", "--resume", "--epochs", "2", code=1)
+    assert f"{weights.name}: no such file" in said
+
+
+def _resumed(run_dir, weights, dataset):
+    return ["train", dataset, "--run-dir", run_dir, "--resume", "--weights", weights, *OPTIONS]
 
 
 def test_the_weights_to_start_from_are_the_best_until_an_epoch_is_better(

@@ -18,7 +18,7 @@ from lungseg_utils.preprocess.cache import prepare_cases
 from lungseg_utils.runtime import LungsegError, file_error, require_writable, warn
 from lungseg_utils.training.distributed import start_accelerator
 from lungseg_utils.training.loop import fit
-from lungseg_utils.training.run import read_start
+from lungseg_utils.training.resume import read_start_of
 
 Datasets = decathlon.Dataset | Sequence[decathlon.Dataset]
 
@@ -44,7 +44,7 @@ def train(
     config = training_config(settings)
     _check_shares(sets, config)
     if weights is not None:
-        read_start(weights, config)  # whether they fit is known before the scans are prepared
+        read_start_of(run_dir, weights, config, resume)  # whether they fit is known first
     accelerator = start_accelerator(settings["device"])
     prepared = None
     failure = None
