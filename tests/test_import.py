@@ -546,6 +546,22 @@ def test_pairs_keep_voxels_and_affine(folders, channel, tmp_path):
         assert np.array_equal(written.affine, image.affine)
 
 
+@pytest.mark.parametrize("names", [["a_0000"], ["a_0000", "a_0002"], ["a_0000", "a_0001"]])
+def test_pairs_of_equal_names_that_end_as_a_channel_does(names, tmp_path):
+    expected = []
+    for number, name in enumerate(names):
+        for seed, (part, case) in enumerate((("Tr", name), ("Ts", f"t{name}"))):
+            write_nifti(tmp_path / f"source/images{part}/{case}.nii.gz", chest(2 * number + seed))
+            write_nifti(tmp_path / f"source/labels{part}/{case}.nii.gz", tumour())
+            expected.append((case, part))
+    cases = decathlon.import_set(tmp_path / "source", tmp_path / "out")
+    assert sorted((case.name, case.part) for case in cases) == sorted(expected)
+    written = decathlon.load(tmp_path / "out")
+    labels = [volume.read_label(case.label) for case in (*written.training, *written.test)]
+    assert len(labels) == len(expected)
+    assert all(np.array_equal(label, tumour()) for label in labels)
+
+
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     """A set of four scans and a fifth to test on, in the Decathlon's layout."""
