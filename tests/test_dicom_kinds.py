@@ -442,6 +442,15 @@ def test_enhanced_ct_without_its_places_is_refused(tmp_path, tag):
     refuse(tmp_path, "one.dcm: .*(truncated|cut short)")
 
 
+@pytest.mark.fault("DICOM: sound, but refused for a false cause")
+@pytest.mark.parametrize("tag", ["PatientID", "FrameOfReferenceUID"])
+def test_an_element_that_is_empty_in_some_slices_and_absent_in_others(tmp_path, tag):
+    """Anonymised headers: neither names another patient or place."""
+    for number, path in enumerate(write_series(tmp_path)):
+        change(path, **{tag: ""}) if number % 2 else without(path, tag)
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+
+
 def pad(path, value, *, stored=None, vr="US", **tags) -> None:
     """Put the padding `value` into a slice's header, and what is `stored` of it in a corner."""
     one = dcmread(path)
