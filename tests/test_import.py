@@ -612,6 +612,36 @@ def test_a_class_of_several_is_a_roi_and_what_a_set_states_is_kept(tmp_path):
     assert volume.read_label(case.label).sum() == ((tumour() > 0) | (chest() < -900)).sum()
 
 
+@pytest.mark.parametrize("rois", [(), ("tumour",)])
+@pytest.mark.parametrize(
+    "labels, value",
+    [
+        ({"0": "background", "2": "tumour"}, 2),  # as the Decathlon declares it
+        ({"background": 0, "tumour": 2}, 2),  # as nnU-Net does
+        ({"background": 0, "tumour": [1, 2]}, 2),
+        ({"0": "background", "1": "tumour"}, 1),
+    ],
+)
+def test_the_only_class_of_a_set_has_any_value(labels, value, rois, tmp_path):
+    _, _, label = import_one(one_class(tmp_path / "source", labels, value), tmp_path / "out", *rois)
+    assert np.array_equal(label, tumour())
+
+
+def test_a_value_beside_the_only_class_of_1_is_refused(tmp_path):
+    source = one_class(tmp_path / "source", {"0": "background", "1": "tumour"}, 2)
+    refuse(source, tmp_path / "out", "a.nii.gz: not a label of 0 and 1: it holds 2")
+
+
+def one_class(root, labels, value):
+    """Write a set of one case whose tumour has `value`."""
+    write_nifti(root / "imagesTr/a.nii.gz", chest())
+    write_nifti(root / "labelsTr/a.nii.gz", tumour() * np.uint8(value))
+    entry = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
+    content = {"labels": labels, "numTraining": 1, "training": [entry], "test": []}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
 def test_scans_without_labels_in_imagests_are_test_scans(tmp_path):
     for number, part in enumerate(("Tr", "Ts")):
         write_nifti(tmp_path / f"source/images{part}/c{number}.nii.gz", chest(number))

@@ -92,7 +92,8 @@ def _outlines_of(
     if len(classes) > 1:
         outlines = [of_label(label, name, values) for name, values in classes.items()]
     else:
-        outlines = [of_label(label, next(iter(classes), stem(label)))]
+        name, values = next(iter(classes.items()), (stem(label), []))
+        outlines = [of_label(label, name, values if values != [1] else ())]
     return select(label, outlines, wanted)
 
 
