@@ -627,6 +627,13 @@ def test_the_only_class_of_a_set_has_any_value(labels, value, rois, tmp_path):
     assert np.array_equal(label, tumour())
 
 
+@pytest.mark.parametrize("odd", [{"²": "tumour"}, {"tumour": "²"}, {"tumour": ["1", "①"]}])
+def test_a_class_without_a_number_is_passed_over(odd, tmp_path):
+    """Digits that are no decimal number are a name at most."""
+    source = one_class(tmp_path / "source", {"0": "background"} | odd, 1)
+    assert np.array_equal(import_one(source, tmp_path / "out")[2], tumour())
+
+
 def test_a_value_beside_the_only_class_of_1_is_refused(tmp_path):
     source = one_class(tmp_path / "source", {"0": "background", "1": "tumour"}, 2)
     refuse(source, tmp_path / "out", "a.nii.gz: not a label of 0 and 1: it holds 2")

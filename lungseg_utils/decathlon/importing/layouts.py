@@ -79,9 +79,9 @@ def _classes_of(content: dict) -> dict[str, list[int]]:
     labels = content.get("labels")
     classes = {}
     for key, value in (labels if isinstance(labels, dict) else {}).items():
-        name, numbers = (value, key) if str(key).isdigit() else (key, value)
+        name, numbers = (value, key) if str(key).isdecimal() else (key, value)
         numbers = numbers if isinstance(numbers, list) else [numbers]
-        if all(str(number).isdigit() for number in numbers) and str(name) != "ignore":
+        if all(str(number).isdecimal() for number in numbers) and str(name) != "ignore":
             classes[str(name)] = [int(number) for number in numbers]
     return {name: numbers for name, numbers in classes.items() if numbers != [0]}
 
