@@ -14,7 +14,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     generate_uid,
 )
-from test_dicom import CORONAL, FRAME, change, chest, make_slice, refuse, write_series
+from test_dicom import AXIAL, CORONAL, FRAME, change, chest, make_slice, refuse, write_series
 
 from lungseg_utils import volume
 from lungseg_utils.runtime import LungsegError
@@ -325,6 +325,16 @@ def test_a_segmentation_of_empty_or_missing_elements_is_written(tmp_path, tag, i
     for path in write_series(tmp_path):
         without(path, tag) if is_deleted else change(path, **{tag: None})
     assert not segment(tmp_path).get(tag)
+
+
+@pytest.mark.parametrize("orientation, step", [(AXIAL, (0, 0, 3.0)), (CORONAL, (0, 3.0, 0))])
+def test_a_segmentation_of_slices_without_a_thickness_has_their_distance(
+    tmp_path, orientation, step
+):
+    for path in write_series(tmp_path, orientation=orientation, step=step):
+        without(path, "SliceThickness")
+    (measures,) = segment(tmp_path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert measures.SliceThickness == 3 and list(measures.PixelSpacing) == [0.8, 0.7]
 
 
 @pytest.mark.fault("DICOM SEG from sound or anonymised headers")
