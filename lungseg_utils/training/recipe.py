@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,8 @@ def _names_of(sets: Sequence[decathlon.Dataset]) -> list[str]:
     names: list[str] = []
     for dataset in sets:
         folder = dataset.root.resolve().name
-        taken = sum(name.split(" ")[0] == folder for name in names)
-        names.append(f"{folder} {taken + 1}" if taken else folder)
+        numbered = (f"{folder} {number}" for number in count(2))
+        names.append(next(name for name in chain([folder], numbered) if name not in names))
     return names
 
 
