@@ -22,11 +22,11 @@ from test_dicom_kinds import bare
 
 from lungseg_utils import cli, decathlon, volume
 from lungseg_utils.evaluation import evaluate
-from lungseg_utils.plotting.preview import MOST_TUMOURS, preview
+from lungseg_utils.plotting.preview import MOST_TUMOURS, preview, save_preview
 from lungseg_utils.prediction import Predictor, files, measure_tumours, predict_files, zips
 from lungseg_utils.prediction.inputs import expand, find_scans, list_scans
 from lungseg_utils.prediction.plan import plan
-from lungseg_utils.runtime import LungsegError
+from lungseg_utils.runtime import LungsegError, printable
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.volume import CANONICAL
 
@@ -699,6 +699,16 @@ def test_the_axial_slice_of_a_preview_is_numbered_as_the_file_is(tmp_path):
         mask = (stored.hu > 0).astype(np.uint8)
         assert f"slice: {number} of 12" in texts(preview(stored, mask))
         assert measure_tumours(mask, stored)[0]["slice"] == number
+
+
+@pytest.mark.parametrize("name", ["$x_{$", "caf\udce9", "肺\t1"])
+def test_a_preview_of_a_scan_of_any_name_is_drawn_without_a_warning(name, tmp_path, recwarn):
+    """No formula, though matplotlib sets what is between dollars; no UTF-8; glyphs of no font."""
+    scan = replace(balls((6, 10, 9)), name=name)
+    for mask in ((scan.hu > 0).astype(np.uint8), np.zeros(scan.hu.shape, np.uint8)):
+        save_preview(tmp_path / "mask.png", scan, mask)
+        assert printable(name) in texts(preview(scan, mask))
+    assert not [str(warning.message) for warning in recwarn]
 
 
 def test_a_preview_takes_no_other_file_s_place(tmp_path):

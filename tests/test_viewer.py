@@ -199,6 +199,16 @@ def test_a_click_reaches_so_far_and_no_farther(scan):
         assert len(voxels) and apart.max() <= reach_mm
 
 
+def test_the_networks_peak_beyond_the_reach_of_a_click_is_not_taken(scan):
+    probability = np.zeros(scan.hu.shape, np.float32)
+    probability[5:8, 22:26, 22:26] = 0.4  # from 5.7 mm on
+    voxels, how = segment_at(scan, probability, (6, 20, 20), reach_mm=5.0)
+    without, _ = segment_at(scan, np.zeros_like(probability), (6, 20, 20), reach_mm=5.0)
+    assert how.startswith("region growing") and np.array_equal(voxels, without)
+    voxels, how = segment_at(scan, probability, (6, 20, 20), reach_mm=30.0)
+    assert how.startswith("the network") and np.array_equal(voxels, np.flatnonzero(probability))
+
+
 def test_a_click_into_lung_or_beside_the_scan_is_refused(session):
     with pytest.raises(LungsegError, match="-850 HU.*Click on the tumour itself"):
         session.add((6, 20, 10))
@@ -227,8 +237,46 @@ def test_what_is_painted_is_kept_and_what_is_erased_is_gone(session, probability
     session.drop(2)
     session.brush([(4.5, 24.5, 25.5)], 5, plane="axial")  # over the dropped one
     assert session.mask[4, 24:26, 25:27].all() and session.marks[1].is_by_hand
+    session.drop(1)
+    session.brush([(5, 14, 9)], 1)  # beside a dropped one, which it joins
+    assert session.mask[5, 14, 9]
     session.brush([(5, 12, 9)], 30, erase=True)
     assert not session.mask[:, 5:20, 5:14].any()
+
+
+def test_what_is_left_of_a_dropped_mark_stays_dropped_wherever_it_is_erased(session, scan):
+    """Also where its peak was, or the bridge between two parts; a painted mark too."""
+    session.drop(1)
+    session.brush([(5, 12, 9)], 2, erase=True)  # the peak, and more
+    assert [mark.is_kept for mark in session.marks] == [False, True]
+    assert session.mask.sum() == 8
+    painted = viewer.Session(scan)
+    painted.brush([(6, 12, 20), (6, 30, 20)], 3)
+    painted.drop(1)
+    painted.brush([(6, 12, 20)], 6, erase=True)  # its first voxels
+    painted.brush([(6, 22, 20)], 6, erase=True)  # its middle
+    assert len(painted.marks) == 2 and not painted.mask.any()
+    painted.undo()
+    assert len(painted.marks) == 1 and not painted.mask.any()
+
+
+def test_what_is_left_of_an_uncertain_mark_stays_kept_wherever_it_is_erased(scan, probability):
+    probability[5, 25, 26] = 0.7
+    session = viewer.Session(scan, probability, min_peak=0.8)
+    session.keep(2)
+    session.brush([(5, 25, 26)], 1, erase=True)
+    assert session.mask.sum() == 27 + 7
+
+
+def test_a_mark_that_a_higher_threshold_splits_stays_dropped(scan):
+    probability = np.zeros(scan.hu.shape, np.float32)
+    probability[4:7, 10:30, 18:22] = 0.4
+    probability[4:7, 10:14, 18:22] = 0.9
+    probability[4:7, 26:30, 18:22] = 0.8
+    session = viewer.Session(scan, probability, threshold=0.3)
+    session.drop(1)
+    session.threshold = 0.6
+    assert len(session.marks) == 2 and not session.mask.any()
 
 
 # --- save, and train on it ------------------------------------------------------------------------
@@ -243,6 +291,55 @@ def test_it_is_saved_on_the_scans_own_grid(session, scan, tmp_path):
     assert session.save(tmp_path / "mask.nii") == [tmp_path / "mask.nii"]
     with pytest.raises(LungsegError, match="not a DICOM series"):
         session.save(tmp_path / "mask.dcm")
+
+
+def test_scans_of_one_name_never_share_a_mask_and_the_same_scan_replaces_its_own(
+    session, scan, tmp_path
+):
+    """As P1/ct.nii.gz and P2/ct.nii.gz, whose grids may be the same too."""
+
+    def save(source: str, hu_above: int, place: tuple) -> str:
+        own = replace(scan, source=tmp_path / source, name="ct", hu=scan.hu + np.int16(hu_above))
+        one = viewer.Session(own, folder=tmp_path / "out")
+        one.brush([place], 5)
+        (path,) = one.save()
+        assert np.array_equal(volume.read_label(path, like=own), one.mask)
+        return path.name
+
+    assert save("P1/ct.nii.gz", 0, (6, 12, 20)) == "ct_corrected.nii.gz"
+    first = (tmp_path / "out" / "ct_corrected.nii.gz").read_bytes()
+    assert save("P2/ct.nii.gz", 1, (6, 30, 20)) == "P2_ct_corrected.nii.gz"
+    assert (tmp_path / "out" / "ct_corrected.nii.gz").read_bytes() == first
+    assert save("P2/ct.nii.gz", 1, (6, 20, 20)) == "P2_ct_corrected.nii.gz"
+    assert save("moved/ct.nii.gz", 0, (6, 20, 20)) == "ct_corrected.nii.gz"  # the first again
+    with pytest.raises(LungsegError, match="P2_ct.*another scan.*Name the file: session.save"):
+        save("other/P2/ct.nii.gz", 2, (6, 12, 20))
+    note = (tmp_path / "out" / "P2_ct_corrected.txt").read_text()
+    assert str(tmp_path / "P2" / "ct.nii.gz") in note
+
+
+def test_a_mask_of_which_nothing_says_whose_it_is_is_left_alone(session, tmp_path):
+    session.folder = tmp_path
+    (tmp_path / "toy_corrected.nii.gz").write_bytes(b"whose?")
+    (path,) = session.save()
+    assert path.name == f"{Path.cwd().name}_toy_corrected.nii.gz"
+    assert (tmp_path / "toy_corrected.nii.gz").read_bytes() == b"whose?"
+
+
+def test_a_mask_is_never_saved_over_its_scan(scan, tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    volume.write_nifti(path, scan.hu, scan.affine)
+    stored = path.read_bytes()
+    (tmp_path / "link.nii.gz").symlink_to(path)
+    session = viewer.Session(volume.read(path))
+    for name in ("ct.nii.gz", "link.nii.gz", "missing/../ct.nii.gz"):
+        with pytest.raises(LungsegError, match="it would overwrite the scan. Choose another name"):
+            session.save(tmp_path / name)
+    slices = (tmp_path / "CT" / "1.dcm", tmp_path / "CT" / "2.dcm")
+    session.scan = replace(scan, source=tmp_path / "CT", slices=slices)
+    with pytest.raises(LungsegError, match="2.dcm: it would overwrite the scan"):
+        session.save(slices[1])
+    assert path.read_bytes() == stored
 
 
 def test_of_a_dicom_series_a_dicom_seg_is_saved_too(session, scan, tmp_path, monkeypatch):
@@ -297,6 +394,23 @@ def test_a_set_of_others_and_another_scan_of_the_same_name_are_left_alone(sessio
     assert description.read_text() == foreign
 
 
+def test_a_set_that_a_killed_run_or_a_hand_left_incomplete_is_extended_again(
+    session, scan, tmp_path
+):
+    """A half-written label is no case; neither is a scan without its label, nor the other way."""
+    second = viewer.Session(replace(scan, name="second"), session.probability)
+    third = viewer.Session(replace(scan, name="third"), session.probability)
+    mine = viewer.corrected_set(tmp_path / "mine", [session, second, third])
+    labels = mine.root / "labelsTr"
+    (labels / ".partial-1.0a1b2c3d-fourth.nii.gz").write_bytes(b"half")
+    (labels / "second.nii.gz").unlink()
+    (mine.root / "imagesTr" / "third.nii.gz").unlink()
+    mine = viewer.corrected_set(tmp_path / "mine", [session])
+    assert [case.id for case in mine.training] == ["toy"]
+    mine = viewer.corrected_set(tmp_path / "mine", [third])
+    assert [case.id for case in mine.training] == ["third", "toy"]
+
+
 # --- what the front end is sent, and sends back ---------------------------------------------------
 
 
@@ -336,14 +450,15 @@ def test_the_widget_shows_what_the_session_holds_and_does_what_it_is_asked(sessi
     assert np.array_equal(unpack_runs(view.kept), np.flatnonzero(session.mask))
     assert view.scan["centre"] == view.state["rows"][0]["centre"]
     assert [row["kind"] for row in view.state["rows"]] == ["prediction", "prediction", "missed"]
+    second = view.state["rows"][1]["peak"]
     session.threshold = 0.7  # a call in another cell is seen
     assert view.state["threshold"] == 0.7 and unpack_runs(view.kept).size == 27
     stroke = {"points": [[6, 20, 10]], "radius": 6, "plane": "axial", "erase": False}
     for asked, (content, message) in enumerate(
         (
             ({"kind": "threshold", "value": 0.5}, ""),
-            ({"kind": "drop", "number": 2}, "mark 2 is dropped"),
-            ({"kind": "keep", "number": 2}, "mark 2 is kept"),
+            ({"kind": "drop", "peak": second}, "mark 2 is dropped"),
+            ({"kind": "keep", "peak": second}, "mark 2 is kept"),
             ({"kind": "add", "place": [6, 20, 10]}, "which is lung or air"),
             ({"kind": "add", "place": [7, 28, 30]}, "lung or air"),
             ({"kind": "brush", **stroke}, "painted"),
@@ -356,6 +471,26 @@ def test_the_widget_shows_what_the_session_holds_and_does_what_it_is_asked(sessi
         kept = [row["kept"] for row in view.state["rows"] if row["kind"] == "prediction"]
         assert kept == [mark.is_kept for mark in session.marks]
         assert np.array_equal(unpack_runs(view.kept), np.flatnonzero(session.mask))
+
+
+def test_a_mark_that_is_ticked_while_the_threshold_moves_is_the_one_that_was_seen(
+    scan, probability
+):
+    """The list that the reader saw is older than the marks that Python has."""
+    probability[4:8, 20:34, 10:14] = 0.4  # below 0.5, larger than the second
+    session = viewer.Session(scan, probability)
+    view = Link(session).view
+    second = view.state["rows"][1]
+    assert second["centre"] == [4, 24, 25]
+    view._handle_custom_msg({"kind": "threshold", "value": 0.3, "asked": 1}, [])
+    view._handle_custom_msg({"kind": "drop", "peak": second["peak"], "asked": 2}, [])
+    (dropped,) = (row for row in view.state["rows"] if not row["kept"])
+    assert dropped["centre"] == second["centre"] and dropped["number"] == 3
+    view._handle_custom_msg({"kind": "threshold", "value": 0.8, "asked": 3}, [])
+    before = session.mask
+    view._handle_custom_msg({"kind": "keep", "peak": second["peak"], "asked": 4}, [])
+    assert np.array_equal(session.mask, before)
+    assert view.state["message"] == "that mark is no longer there"
 
 
 def test_the_widget_answers_with_the_very_hu(session, monkeypatch):

@@ -15,6 +15,7 @@ from lungseg_utils.components import Box
 from lungseg_utils.plotting.slices import PLANES, array_and_spacing, centre_of, show_slice
 from lungseg_utils.plotting.style import ERROR_COLOURS, Figure, new_figure
 from lungseg_utils.plotting.windows import LUNG_WINDOW_HU, Window, window_text
+from lungseg_utils.runtime import printable
 
 if TYPE_CHECKING:
     from lungseg_utils.preprocess import Prepared
@@ -59,9 +60,10 @@ def show_planes(
         )
         number = f"{centre[cut.across] + 1} of {array.shape[cut.across]}"
         axes.set_title(f"{name.capitalize()}, slice {number}", fontsize=11)
-    title = title or getattr(volume, "name", "")
+    title = title or printable(getattr(volume, "name", ""))
     text = window_text(window_hu)
-    figure.suptitle(f"{title}: {text}" if title else text, fontsize=12)
+    # the names of scans and cases are no formulas, whatever is between dollars
+    figure.suptitle(f"{title}: {text}" if title else text, fontsize=12, parse_math=False)
     _legend(figure, panels[0].get_legend_handles_labels()[0])
     return figure
 

@@ -15,7 +15,7 @@ from lungseg_utils.plotting.style import YELLOW, Figure, new_figure, png
 from lungseg_utils.plotting.windows import LUNG_WINDOW_HU, window_text
 from lungseg_utils.prediction.diameters import Diameters, axial_diameters, longest_mm
 from lungseg_utils.prediction.tumours import largest_first
-from lungseg_utils.runtime import writing
+from lungseg_utils.runtime import printable, writing
 from lungseg_utils.volume import Volume
 
 MOST_TUMOURS = 10  # further ones are small, and counted in the title
@@ -35,11 +35,13 @@ def preview(scan: Volume, mask: np.ndarray) -> Figure:
     The axial plane is the tumour's largest slice, with both of its diameters. Without a tumour the
     planes are those through the middle of the scan.
     """
+    name = printable(scan.name)
     tumours = largest_first(mask)
     lung_window = f"lung {window_text(LUNG_WINDOW_HU)}"
     if not tumours:
         figure = show_planes(scan)
-        figure.suptitle(f"{scan.name}: no tumour marked; {lung_window}", fontsize=13)
+        title = f"{name}: no tumour marked; {lung_window}"
+        figure.suptitle(title, fontsize=13, parse_math=False)
         return figure
     shown = tumours[:MOST_TUMOURS]
     figure = new_figure(13, 0.7 + 4.7 * len(shown))
@@ -50,7 +52,8 @@ def preview(scan: Volume, mask: np.ndarray) -> Figure:
     if len(shown) < len(tumours):
         count += f" (the {len(shown)} largest are shown)"
     total = _volume_ml(sum(map(len, tumours)), scan)
-    figure.suptitle(f"{scan.name}: {count}, {total:.1f} mL; {lung_window}", fontsize=13)
+    title = f"{name}: {count}, {total:.1f} mL; {lung_window}"
+    figure.suptitle(title, fontsize=13, parse_math=False)
     return figure
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -78,7 +79,11 @@ def png(figure: matplotlib.figure.Figure, dpi: float, *, few_colours: bool = Fal
     `few_colours` makes a file of half the size, whose greys look the same.
     """
     page = io.BytesIO()
-    figure.savefig(page, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(
+            page, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None}
+        )
     if not few_colours:
         return page.getvalue()
     return _indexed_png(*_reduce_colours(np.asarray(Image.open(page).convert("RGB"))))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lungseg_utils import decathlon
+from lungseg_utils.decathlon.source import read_json
 from lungseg_utils.runtime import LungsegError, require_writable, writing
 from lungseg_utils.viewer.session import Session
 from lungseg_utils.volume import Volume, nifti, read, write_mask
@@ -23,7 +24,8 @@ def corrected_set(folder: str | Path, sessions: Sequence[Session]) -> decathlon.
     again has its mask replaced. Raises LungsegError where another scan of that name is there.
     """
     folder = Path(folder)
-    if (folder / "dataset.json").exists() and decathlon.load(folder).name != NAME:
+    described = folder / "dataset.json"
+    if described.exists() and read_json(described).get("name") != NAME:
         raise LungsegError(folder, "a set of another origin is there", "Choose another folder")
     for part in ("imagesTr", "labelsTr"):
         require_writable(folder / part)
@@ -33,7 +35,11 @@ def corrected_set(folder: str | Path, sessions: Sequence[Session]) -> decathlon.
         _require_same_scan(image, scan)
         nifti.write(image, scan.hu, scan.grid)
         write_mask(folder / "labelsTr" / image.name, session.mask, scan)
-    names = sorted(path.name for path in (folder / "labelsTr").glob("*.nii.gz"))
+    images, labels = (
+        {path.name for path in (folder / part).glob("[!.]*.nii.gz")}  # hidden: half-written
+        for part in ("imagesTr", "labelsTr")
+    )
+    names = sorted(images & labels)
     content = {
         "name": NAME,
         "description": "Lung tumours as a reader corrected them",
@@ -46,7 +52,7 @@ def corrected_set(folder: str | Path, sessions: Sequence[Session]) -> decathlon.
         ],
         "test": [],
     }
-    with writing(folder / "dataset.json") as partial:
+    with writing(described) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return decathlon.load(folder)
 

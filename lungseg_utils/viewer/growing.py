@@ -67,7 +67,7 @@ def _surroundings(scan: Volume, click: np.ndarray, reach_mm: float) -> tuple[Box
 def _by_network(
     probability: np.ndarray, distance_mm: np.ndarray, inside: np.ndarray, threshold: float
 ) -> tuple[np.ndarray | None, str]:
-    near = np.where(distance_mm <= NEAR_MM, probability, 0)
+    near = np.where(inside & (distance_mm <= NEAR_MM), probability, 0)
     peak = float(near.max())
     if peak < LEAST_PROBABILITY:
         return None, ""

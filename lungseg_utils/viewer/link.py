@@ -64,6 +64,7 @@ class Link:
             self.rows[key] = list_row(self.session.scan, mark.voxels, kind="prediction")
         return self.rows[key] | {
             "number": number,
+            "peak": mark.peak,
             "kept": mark.is_kept,
             "certain": mark.is_certain,
             "confidence": None if mark.is_by_hand else round(mark.confidence, 3),
@@ -90,10 +91,8 @@ def act(session: Session, content: dict[str, Any]) -> str:
     kind = content["kind"]
     if kind == "threshold":
         session.threshold = content["value"]
-    elif kind == "keep":
-        session.keep(content["number"])
-    elif kind == "drop":
-        session.drop(content["number"])
+    elif kind in ("keep", "drop"):
+        return _decide(session, content["peak"], kind == "keep")
     elif kind == "add":
         session.add(content["place"])
     elif kind == "brush":
@@ -107,6 +106,15 @@ def act(session: Session, content: dict[str, Any]) -> str:
         shown = folder.relative_to(home()) if folder.is_relative_to(home()) else folder
         return f"saved in {shown.as_posix()}: " + ", ".join(path.name for path in files)
     return ""
+
+
+def _decide(session: Session, peak: int, is_kept: bool) -> str:
+    """Keep or drop the mark at the voxel `peak`: numbers change on the way with the threshold."""
+    for number, mark in enumerate(session.marks, 1):
+        if np.isin(peak, mark.voxels):
+            (session.keep if is_kept else session.drop)(number)
+            return ""
+    return "that mark is no longer there"
 
 
 def _pack(parts: list[np.ndarray]) -> bytes:

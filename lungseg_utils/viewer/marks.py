@@ -25,10 +25,13 @@ class Edit:
 
 @dataclass(frozen=True)
 class State:
-    """All that was decided by hand; `decisions` are (a voxel of a mark, whether it is kept)."""
+    """All that was decided by hand; `decisions` are (ascending voxels, whether they are kept).
+
+    Of the decisions on any of a mark's voxels the last one holds.
+    """
 
     threshold: float
-    decisions: tuple[tuple[int, bool], ...] = ()
+    decisions: tuple[tuple[np.ndarray, bool], ...] = ()
     edits: tuple[Edit, ...] = ()
 
     def __post_init__(self) -> None:
@@ -96,11 +99,8 @@ class Candidates:
         values = self.probability.ravel()[voxels]
         peak = int(voxels[values.argmax()])
         is_certain = is_by_hand or self._peak_behind(peak, peaks) >= self.min_peak
-        is_kept = is_certain
-        for anchor, decision in state.decisions:
-            place = np.searchsorted(voxels, anchor)
-            if place < len(voxels) and voxels[place] == anchor:
-                is_kept = decision
+        decided = (is_kept for on, is_kept in state.decisions[::-1] if _share(on, voxels))
+        is_kept = next(decided, is_certain)
         return Mark(voxels, peak, float(values.max()), is_by_hand, is_certain, is_kept)
 
     def _components(self, voxels: np.ndarray) -> list[np.ndarray]:
@@ -143,3 +143,11 @@ class Candidates:
             near = np.floor(working) + np.arange(2)
             corners.append(near.clip(0, size - 1).astype(int))
         return float(peaks[np.ix_(*corners)].max())
+
+
+def _share(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two ascending arrays share a value."""
+    few, many = sorted((one, other), key=len)
+    if not len(few) or few[0] > many[-1] or few[-1] < many[0]:
+        return False
+    return bool((np.searchsorted(many, few, "right") > np.searchsorted(many, few)).any())

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungseg_utils.prediction import Segmentation, measure_tumours
-from lungseg_utils.runtime import LungsegError, require_writable, resolve
+from lungseg_utils.runtime import LungsegError
 from lungseg_utils.viewer.growing import segment_at
 from lungseg_utils.viewer.marks import Candidates, Edit, Mark, State
+from lungseg_utils.viewer.saving import default_targets, refuse_the_scan
 from lungseg_utils.viewer.strokes import stroke_voxels
 from lungseg_utils.viewer.truth import Truth
 from lungseg_utils.volume import Volume, write_mask
@@ -117,7 +118,7 @@ class Session:
                 "number", f"there is no mark {number}", f"Give one from 1 to {len(self._marks)}"
             )
         state = self._states[-1]
-        decision = (self._marks[number - 1].peak, is_kept)
+        decision = (self._marks[number - 1].voxels, is_kept)
         verb = "kept" if is_kept else "dropped"
         self._enter(
             replace(state, decisions=(*state.decisions, decision)), f"mark {number} is {verb}"
@@ -163,11 +164,9 @@ class Session:
 
     def _edit(self, edit: Edit, message: str) -> None:
         state = self._states[-1]
-        decisions = tuple(
-            (anchor, is_kept)
-            for anchor, is_kept in state.decisions
-            if is_kept or not edit.is_paint or not np.isin(anchor, edit.voxels)
-        )  # what is painted over is no longer dropped
+        decisions = state.decisions
+        if edit.is_paint:  # what is painted over is no longer dropped
+            decisions = (*decisions, (edit.voxels, True))
         self._enter(State(state.threshold, decisions, (*state.edits, edit)), message)
 
     def _enter(self, state: State, message: str) -> None:
@@ -217,14 +216,11 @@ class Session:
         """Write the corrected mask on the scan's own grid; return the files.
 
         `path` ends in .nii or .nii.gz, or in .dcm for a DICOM SEG, which needs a scan that was a
-        DICOM series. Without it both are written to `folder`, the latter where it can be.
+        DICOM series. Without it both are written to `folder`, the latter where it can be; what is
+        replaced there is a mask of the same scan. Raises LungsegError for the scan's own file.
         """
-        if path:
-            targets = [Path(path)]
-        else:
-            folder = require_writable(resolve(self.folder, "runs/corrected"))
-            endings = (".nii.gz", ".dcm") if self.scan.slices else (".nii.gz",)
-            targets = [folder / f"{self.scan.name}_corrected{ending}" for ending in endings]
+        targets = [Path(path)] if path else default_targets(self.folder, self.scan)
+        refuse_the_scan(targets, self.scan)
         for target in targets:
             if target.suffix.lower() == ".dcm":
                 from lungseg_utils.volume.dicom_seg import write_segmentation

@@ -20,7 +20,7 @@ Object.assign(Viewer.prototype, {
 
   _toggle() {
     const row = this.state.rows[this.selected];
-    if (row?.kept !== undefined) this.ask({ kind: row.kept ? "drop" : "keep", number: row.number });
+    if (row?.kept !== undefined) this.ask({ kind: row.kept ? "drop" : "keep", peak: row.peak });
   },
 
   _wheel(event) {

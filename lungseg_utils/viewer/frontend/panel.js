@@ -93,7 +93,7 @@ function rowOf(row, actions) {
     const box = element("input", "", { type: "checkbox", title: "keep it", "aria-label": `keep ${name}` });
     box.checked = row.kept;
     box.addEventListener("click", (event) => event.stopPropagation());
-    box.addEventListener("change", () => actions.decide(row.number, box.checked));
+    box.addEventListener("change", () => actions.decide(row, box.checked));
     made.append(box);
     made.classList.toggle("lv-is-dropped", !row.kept);
   }

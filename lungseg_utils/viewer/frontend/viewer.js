@@ -144,7 +144,7 @@ class Viewer {
     const { state } = this;
     const actions = {
       show: (row) => this.showRow(state.rows.indexOf(row)),
-      decide: (number, isKept) => this.ask({ kind: isKept ? "keep" : "drop", number }),
+      decide: ({ peak }, isKept) => this.ask({ kind: isKept ? "keep" : "drop", peak }),
     };
     this.list.replaceChildren(...state.rows.map((row) => rowOf(row, actions)));
     if (!state.rows.length) this.list.append(element("p", "", {}, "nothing is marked"));
