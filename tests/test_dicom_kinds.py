@@ -14,7 +14,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     generate_uid,
 )
-from test_dicom import CORONAL, FRAME, change, chest, make_slice, refuse, write_series
+from test_dicom import AXIAL, CORONAL, FRAME, change, chest, make_slice, refuse, write_series
 
 from lungseg_utils import volume
 from lungseg_utils.runtime import LungsegError
@@ -327,6 +327,16 @@ def test_a_segmentation_of_empty_or_missing_elements_is_written(tmp_path, tag, i
     assert not segment(tmp_path).get(tag)
 
 
+@pytest.mark.parametrize("orientation, step", [(AXIAL, (0, 0, 3.0)), (CORONAL, (0, 3.0, 0))])
+def test_a_segmentation_of_slices_without_a_thickness_has_their_distance(
+    tmp_path, orientation, step
+):
+    for path in write_series(tmp_path, orientation=orientation, step=step):
+        without(path, "SliceThickness")
+    (measures,) = segment(tmp_path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert measures.SliceThickness == 3 and list(measures.PixelSpacing) == [0.8, 0.7]
+
+
 @pytest.mark.fault("DICOM SEG from sound or anonymised headers")
 @pytest.mark.parametrize("tag", ["PatientBirthDate", "StudyDate", "StudyTime"])
 @pytest.mark.parametrize("value", ["ANONYMIZED", "00000000", "removed"])
@@ -440,3 +450,98 @@ def test_enhanced_ct_without_its_places_is_refused(tmp_path, tag):
     content = (tmp_path / "one.dcm").read_bytes()
     (tmp_path / "one.dcm").write_bytes(content[:-100])
     refuse(tmp_path, "one.dcm: .*(truncated|cut short)")
+
+
+@pytest.mark.fault("DICOM: sound, but refused for a false cause")
+@pytest.mark.parametrize("tag", ["PatientID", "FrameOfReferenceUID"])
+def test_an_element_that_is_empty_in_some_slices_and_absent_in_others(tmp_path, tag):
+    """Anonymised headers: neither names another patient or place."""
+    for number, path in enumerate(write_series(tmp_path)):
+        change(path, **{tag: ""}) if number % 2 else without(path, tag)
+    assert np.array_equal(volume.read(tmp_path).hu, chest())
+
+
+def pad(path, value, *, stored=None, vr="US", **tags) -> None:
+    """Put the padding `value` into a slice's header, and what is `stored` of it in a corner."""
+    one = dcmread(path)
+    one.add_new("PixelPaddingValue", vr, value)
+    for tag, other in tags.items():
+        one.add_new(tag, vr, other)
+    pixels = np.frombuffer(one.PixelData, "<u2").copy()
+    pixels[:3] = value if stored is None else stored
+    one.PixelData = pixels.tobytes()
+    one.save_as(path)
+
+
+def padded_chest() -> np.ndarray:
+    hu = chest()
+    hu[:, 0, :3] = volume.PADDING_HU
+    return hu
+
+
+@pytest.mark.fault("DICOM: sound, but refused for a false cause")
+@pytest.mark.parametrize(
+    "value, vr, stored, tags",
+    [
+        (63536, "US", 63536, {}),  # -2000 as 16 bits without a sign
+        (65535, "US", 65535, {}),
+        (-2000, "SS", 63536, {}),  # the sign in the header alone
+        (65535, "US", 64000, {"PixelPaddingRangeLimit": 63536}),
+        (63536, "US", 64000, {"PixelPaddingRangeLimit": 65535}),
+    ],
+)
+def test_padding_denser_than_any_ct_number_is_air(tmp_path, capsys, value, vr, stored, tags):
+    for path in write_series(tmp_path):
+        pad(path, value, vr=vr, stored=stored, **tags)
+    assert np.array_equal(volume.read(tmp_path).hu, padded_chest())
+    assert capsys.readouterr().err == ""
+
+
+def test_padding_is_air_whatever_its_numbers_can_hold(tmp_path):
+    for path in write_series(tmp_path):
+        pad(path, 65535)
+        change(path, RescaleIntercept=-1000)  # no number without a sign is -1024 then
+    hu = chest() + 24
+    hu[:, 0, :3] = volume.PADDING_HU
+    assert np.array_equal(volume.read(tmp_path).hu, hu)
+
+
+@pytest.mark.fault("DICOM: sound, but refused for a false cause")
+@pytest.mark.parametrize("group", ["", "UnassignedSharedConvertedAttributesSequence"])
+def test_padding_of_enhanced_ct_is_air(tmp_path, group):
+    hu = chest()
+    hu[:, 0, :3] = 63536 - 1024 - 65536  # stored as 63536
+    enhanced(tmp_path / "one.dcm", hu)
+    one = dcmread(tmp_path / "one.dcm")
+    where = one
+    if group:  # where conversion from single slices puts it
+        where = Dataset()
+        setattr(one.SharedFunctionalGroupsSequence[0], group, [where])
+    where.add_new("PixelPaddingValue", "US", 63536)
+    one.save_as(tmp_path / "one.dcm")
+    assert np.array_equal(volume.read(tmp_path).hu, padded_chest())
+
+
+@pytest.mark.parametrize("value", [0, 24, 1024, 4095])  # stored as air, tissue or metal is
+def test_padding_that_may_be_tissue_is_read_as_it_is(tmp_path, value):
+    for path in write_series(tmp_path):
+        pad(path, value)
+    assert (volume.read(tmp_path).hu[:, 0, :3] == value - 1024).all()
+
+
+@pytest.mark.parametrize("value, vr", [(b"\1\2\3", "OB"), ([63536, 63536], "US"), ("none", "LO")])
+def test_padding_that_is_no_number_is_passed_over(tmp_path, value, vr):
+    for path in write_series(tmp_path):
+        pad(path, value, vr=vr, stored=1024)
+    assert (volume.read(tmp_path).hu[:, 0, :3] == 0).all()
+
+
+@pytest.mark.parametrize("value, vr", [(63536, "US"), (-2000, "SS")])
+def test_padding_below_air_stays_as_it_is(tmp_path, value, vr):
+    """Many scanners write it so: with a sign, and in the header with or without one."""
+    for path in write_series(tmp_path):
+        change(path, PixelRepresentation=1)
+        pad(path, value, vr=vr, stored=63536)
+    hu = chest()
+    hu[:, 0, :3] = -2000 - 1024
+    assert np.array_equal(volume.read(tmp_path).hu, hu)

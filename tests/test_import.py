@@ -546,6 +546,22 @@ def test_pairs_keep_voxels_and_affine(folders, channel, tmp_path):
         assert np.array_equal(written.affine, image.affine)
 
 
+@pytest.mark.parametrize("names", [["a_0000"], ["a_0000", "a_0002"], ["a_0000", "a_0001"]])
+def test_pairs_of_equal_names_that_end_as_a_channel_does(names, tmp_path):
+    expected = []
+    for number, name in enumerate(names):
+        for seed, (part, case) in enumerate((("Tr", name), ("Ts", f"t{name}"))):
+            write_nifti(tmp_path / f"source/images{part}/{case}.nii.gz", chest(2 * number + seed))
+            write_nifti(tmp_path / f"source/labels{part}/{case}.nii.gz", tumour())
+            expected.append((case, part))
+    cases = decathlon.import_set(tmp_path / "source", tmp_path / "out")
+    assert sorted((case.name, case.part) for case in cases) == sorted(expected)
+    written = decathlon.load(tmp_path / "out")
+    labels = [volume.read_label(case.label) for case in (*written.training, *written.test)]
+    assert len(labels) == len(expected)
+    assert all(np.array_equal(label, tumour()) for label in labels)
+
+
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     """A set of four scans and a fifth to test on, in the Decathlon's layout."""
@@ -594,6 +610,43 @@ def test_a_class_of_several_is_a_roi_and_what_a_set_states_is_kept(tmp_path):
     (case,) = decathlon.load(tmp_path / "out_2").training
     assert (case.patient, case.fold, case.is_crop) == ("x", 3, True)
     assert volume.read_label(case.label).sum() == ((tumour() > 0) | (chest() < -900)).sum()
+
+
+@pytest.mark.parametrize("rois", [(), ("tumour",)])
+@pytest.mark.parametrize(
+    "labels, value",
+    [
+        ({"0": "background", "2": "tumour"}, 2),  # as the Decathlon declares it
+        ({"background": 0, "tumour": 2}, 2),  # as nnU-Net does
+        ({"background": 0, "tumour": [1, 2]}, 2),
+        ({"0": "background", "1": "tumour"}, 1),
+    ],
+)
+def test_the_only_class_of_a_set_has_any_value(labels, value, rois, tmp_path):
+    _, _, label = import_one(one_class(tmp_path / "source", labels, value), tmp_path / "out", *rois)
+    assert np.array_equal(label, tumour())
+
+
+@pytest.mark.parametrize("odd", [{"²": "tumour"}, {"tumour": "²"}, {"tumour": ["1", "①"]}])
+def test_a_class_without_a_number_is_passed_over(odd, tmp_path):
+    """Digits that are no decimal number are a name at most."""
+    source = one_class(tmp_path / "source", {"0": "background"} | odd, 1)
+    assert np.array_equal(import_one(source, tmp_path / "out")[2], tumour())
+
+
+def test_a_value_beside_the_only_class_of_1_is_refused(tmp_path):
+    source = one_class(tmp_path / "source", {"0": "background", "1": "tumour"}, 2)
+    refuse(source, tmp_path / "out", "a.nii.gz: not a label of 0 and 1: it holds 2")
+
+
+def one_class(root, labels, value):
+    """Write a set of one case whose tumour has `value`."""
+    write_nifti(root / "imagesTr/a.nii.gz", chest())
+    write_nifti(root / "labelsTr/a.nii.gz", tumour() * np.uint8(value))
+    entry = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
+    content = {"labels": labels, "numTraining": 1, "training": [entry], "test": []}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
 
 
 def test_scans_without_labels_in_imagests_are_test_scans(tmp_path):

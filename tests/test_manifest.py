@@ -368,6 +368,34 @@ def test_a_scheduler_s_variables_name_the_shard():
             scheduler_shard(environment)
 
 
+@pytest.mark.parametrize(
+    "tasks, first, last, step",
+    [
+        ((1, 3, 7), 1, 7, 1),
+        ((1, 2, 4), 1, 4, 1),
+        ((3, 5), 3, 5, 1),  # those of a larger array that failed
+        ((10, 15, 17), 10, 17, 5),
+    ],
+)
+def test_an_array_with_gaps_has_no_shards(tasks, first, last, step):
+    """Two of its tasks would do the same shard, and none another."""
+    names = ("SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_STEP")
+    array = dict(zip(names, map(str, (first, last, step))))
+    array["SLURM_ARRAY_TASK_COUNT"] = str(len(tasks))
+    for task in tasks:
+        with pytest.raises(LungsegError, match="the array has gaps.*--array=1-N"):
+            scheduler_shard({**array, "SLURM_ARRAY_TASK_ID": str(task)})
+
+
+@pytest.mark.parametrize("last", [7, 9])
+def test_an_array_of_steps_need_not_end_on_its_last_number(last):
+    array = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "3"}
+    array |= {"SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MAX": str(last)}
+    for number, task in enumerate((1, 4, 7), 1):
+        found = scheduler_shard({**array, "SLURM_ARRAY_TASK_ID": str(task)})
+        assert found == Shard(number, 3)
+
+
 def test_auto_takes_the_shard_of_the_scheduler(scans, monkeypatch, capsys):
     assert predict(scans, "--shard", "auto") == 1
     assert "--shard auto: JOB_COMPLETION_INDEX is not set" in capsys.readouterr().err

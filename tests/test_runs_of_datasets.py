@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
 from lungseg_utils import checkpoint, cli, phantom
 from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training import crossvalidation, recipe
 
 TINY = {
     "spacing_mm": "8",
@@ -83,6 +85,39 @@ def test_fine_tuned_weights_keep_the_facts_that_change_prediction(
     assert "epoch   2 of 2" in said and "before the first step" not in said
 
 
+def test_a_run_is_resumed_where_the_weights_that_it_started_from_are_gone(
+    command, dataset, weights, tmp_path
+):
+    run_dir = tmp_path / "run"
+    start = ["--weights", weights, *OPTIONS]
+    command("train", dataset, "--run-dir", run_dir, "--epochs", "1", *start)
+    shutil.copytree(run_dir, tmp_path / "copy")
+    command("train", "--run-dir", tmp_path / "copy", "--resume", "--epochs", "2")
+    weights.unlink()
+    said = command("train", "--run-dir", run_dir, "--resume", "--epochs", "2")
+    assert "epoch   2 of 2" in said and "before the first step" not in said
+    (here, facts), (there, expected) = (
+        checkpoint.load_weights(path / "last.pt") for path in (run_dir, tmp_path / "copy")
+    )
+    assert facts == expected and facts["min_peak"] == 0.75
+    assert all((there.state_dict()[name] == one).all() for name, one in here.state_dict().items())
+    assert "gone: no such file" in command(*_resumed(run_dir, "gone", dataset), code=1)
+
+
+def test_hard_examples_need_the_weights_that_the_run_started_from(
+    command, dataset, weights, tmp_path
+):
+    start = ["--weights", weights, *OPTIONS, "-p", "hard_example_share", "0.3"]
+    command("train", dataset, "--run-dir", tmp_path / "run", "--epochs", "1", *start)
+    weights.unlink()
+    said = command("train", "--run-dir", tmp_path / "run", "--resume", "--epochs", "2", code=1)
+    assert f"{weights.name}: no such file" in said
+
+
+def _resumed(run_dir, weights, dataset):
+    return ["train", dataset, "--run-dir", run_dir, "--resume", "--weights", weights, *OPTIONS]
+
+
 def test_the_weights_to_start_from_are_the_best_until_an_epoch_is_better(
     command, dataset, weights, tmp_path
 ):
@@ -137,6 +172,31 @@ def test_folds_that_fail_are_named_and_the_others_are_finished(command, dataset,
     (tmp_path / "cv" / "fold1").unlink()
     said = command(*words)
     assert said.count("epoch   1 of 1") == 1 and "3 scans: mean Dice" in said
+
+
+def test_a_fold_without_memory_is_named_and_the_others_are_finished(
+    command, dataset, tmp_path, monkeypatch
+):
+    def train(sets, folder, settings, **options):
+        if settings["fold"] == 1:
+            raise RuntimeError("CUDA out of memory")
+        return recipe.train(sets, folder, settings, **options)
+
+    monkeypatch.setattr(crossvalidation, "train", train)
+    words = ["crossvalidate", dataset, "--run-dir", tmp_path / "cv", "-p", "epochs", "1", *OPTIONS]
+    said = command(*words, code=1)
+    assert "1 of 3 folds failed: fold 1: " in said and "RuntimeError: CUDA out of memory" in said
+    assert "fold 0: lung_" in said and "fold 2: lung_" in said
+
+
+def test_a_fold_killed_while_its_state_was_written_goes_on_where_it_was(command, dataset, tmp_path):
+    folder = tmp_path / "cv"
+    words = ["crossvalidate", dataset, "--run-dir", folder, "--shard", "1/3", *OPTIONS]
+    command(*words, "-p", "epochs", "1")
+    (folder / "fold0" / "last.pt").replace(folder / "fold0" / "previous.pt")
+    said = command(*words, "-p", "epochs", "2")
+    assert "epoch   2 of 2" in said and "epoch   1" not in said
+    assert not (folder / "fold0" / "earlier-1").exists()
 
 
 def test_masks_of_other_scans_are_refused_before_the_training(command, dataset, tmp_path):

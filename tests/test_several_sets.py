@@ -203,11 +203,23 @@ def test_cases_without_a_tumour_are_counted_in_one_line(crops, tmp_path, capsys)
     ]
 
 
-def test_sets_in_folders_of_one_name_are_told_apart(tmp_path):
-    folders = [write_crops(tmp_path / part / "set", seed=seed) for seed, part in enumerate("abc")]
-    training.train([decathlon.load(one) for one in folders], tmp_path / "run", SETTINGS)
+@pytest.mark.parametrize(
+    "folders, others",
+    [
+        (("set", "set", "set"), {"set 2", "set 3"}),
+        (("lung set", "lung set", "lung set"), {"lung set 2", "lung set 3"}),
+        (("set 2", "set", "set"), {"set", "set 3"}),  # a number that is taken by another folder
+    ],
+)
+def test_sets_in_folders_of_one_name_are_told_apart(tmp_path, folders, others):
+    sets = [
+        decathlon.load(write_crops(tmp_path / part / name, seed=seed))
+        for seed, (part, name) in enumerate(zip("abc", folders))
+    ]
+    training.train(sets, tmp_path / "run", SETTINGS)
     names = json.loads((tmp_path / "run" / "config.json").read_text())["training_cases"]
-    assert {"set 2/lung_001", "set 3/lung_001"} < set(names) and len(set(names)) == len(names) == 8
+    assert {name.split("/")[0] for name in names if "/" in name} == others
+    assert len(set(names)) == len(names) == 8
 
 
 @pytest.mark.parametrize("shares", [[1.0], [0.2, 0.3, 0.5], [0, 0]])

@@ -48,11 +48,15 @@ def scheduler_shard(environment: Mapping[str, str] = os.environ) -> Shard:
         names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
         first = environment.get("SLURM_ARRAY_TASK_MIN", "1")  # an array may begin anywhere
         step = environment.get("SLURM_ARRAY_TASK_STEP", "1")
+        last = environment.get("SLURM_ARRAY_TASK_MAX")
     else:
-        names, first, step = ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"), "0", "1"
+        names, first, step, last = ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"), "0", "1", None
     try:
         index, count = (int(environment[name]) for name in names)
-        return Shard((index - int(first)) // int(step) % count + 1, count)
+        part, beside = divmod(index - int(first), int(step))
+        parts = (int(last) - int(first)) // int(step) + 1 if last else count
+        if parts == count and not beside:
+            return Shard(part + 1, count)
     except KeyError as missing:
         raise LungsegError(
             "--shard auto",
@@ -62,6 +66,11 @@ def scheduler_shard(environment: Mapping[str, str] = os.environ) -> Shard:
     except (ValueError, ZeroDivisionError):
         values = ", ".join(f"{name}={environment[name]}" for name in names)
         raise LungsegError("--shard auto", f"no shard: {values}", "Name it as I/N") from None
+    raise LungsegError(
+        "--shard auto",
+        f"the array has gaps: {count} tasks from {first} to {last}, steps of {step}",
+        "Submit it as --array=1-N, or name the shard as I/N",
+    )
 
 
 def torchrun_process(environment: Mapping[str, str] = os.environ) -> Shard:

@@ -21,6 +21,7 @@ from lungseg_utils.prediction.shards import Shard, torchrun_process
 from lungseg_utils.preprocess.cache import prepare_cases
 from lungseg_utils.runtime import LungsegError, home, printable, progress, require_writable
 from lungseg_utils.training.recipe import Datasets, train
+from lungseg_utils.training.resume import STATES
 from lungseg_utils.training.run_folder import epochs_done
 
 FOLDS = 5
@@ -105,7 +106,7 @@ class FoldWork:
             self.sets,
             folder,
             {**self.settings, "fold": fold},
-            resume=(folder / "last.pt").exists(),
+            resume=any((folder / state).exists() for state in STATES),
             weights=self.weights,
         )
         rows = predict_files(
@@ -138,7 +139,16 @@ def _here(work: FoldWork, folds: Sequence[int]) -> Outcomes:
             outcome: list[str] | Exception = work(fold)
         except LungsegError as error:
             outcome = error
+        except Exception as error:
+            if torchrun_process().count > 1:  # the other processes are in the middle of the fold
+                raise
+            outcome = _named(work, fold, error)
         yield fold, outcome
+
+
+def _named(work: FoldWork, fold: int, error: Exception) -> LungsegError:
+    """Return an error of any kind as one of the fold; without its frames, which hold memory."""
+    return LungsegError(work.run_dir / f"fold{fold}", f"{type(error).__name__}: {error}")
 
 
 def _on_ray(work: FoldWork, folds: Sequence[int]) -> Outcomes:
@@ -162,8 +172,7 @@ def _begin(work: FoldWork, home_of_all: str) -> Callable[[int], list[str]]:
         except LungsegError:
             raise
         except Exception as error:
-            kind = type(error).__name__
-            raise LungsegError(work.run_dir / f"fold{fold}", f"{kind}: {error}") from None
+            raise _named(work, fold, error) from None
 
     return do
 

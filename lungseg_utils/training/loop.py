@@ -20,8 +20,8 @@ from lungseg_utils.training.batches import epoch_batches
 from lungseg_utils.training.distributed import average_buffers
 from lungseg_utils.training.losses import make_loss
 from lungseg_utils.training.network import whole_batch_loss
-from lungseg_utils.training.resume import has_begun, restore, restore_if_same
-from lungseg_utils.training.run import Run, read_start, start_run
+from lungseg_utils.training.resume import has_begun, read_start_of, restore, restore_if_same
+from lungseg_utils.training.run import Run, start_run
 from lungseg_utils.training.run_folder import alone_in, begin_folder, save, save_start
 from lungseg_utils.training.schedule import learning_rate_at
 from lungseg_utils.training.step import (
@@ -96,7 +96,7 @@ def fit(
         )
     start: dict = {}
     if weights is not None:
-        model, start = read_start(weights, config)
+        model, start = read_start_of(run_dir, weights, config, resume)
     run = start_run(config, device, model)
     run.describe(training, validation, start)
     if recipe is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lungseg_utils.preprocess.cache import prepare_cases
 from lungseg_utils.runtime import LungsegError, file_error, require_writable, warn
 from lungseg_utils.training.distributed import start_accelerator
 from lungseg_utils.training.loop import fit
-from lungseg_utils.training.run import read_start
+from lungseg_utils.training.resume import read_start_of
 
 Datasets = decathlon.Dataset | Sequence[decathlon.Dataset]
 
@@ -44,7 +45,7 @@ def train(
     config = training_config(settings)
     _check_shares(sets, config)
     if weights is not None:
-        read_start(weights, config)  # whether they fit is known before the scans are prepared
+        read_start_of(run_dir, weights, config, resume)  # whether they fit is known first
     accelerator = start_accelerator(settings["device"])
     prepared = None
     failure = None
@@ -155,8 +156,8 @@ def _names_of(sets: Sequence[decathlon.Dataset]) -> list[str]:
     names: list[str] = []
     for dataset in sets:
         folder = dataset.root.resolve().name
-        taken = sum(name.split(" ")[0] == folder for name in names)
-        names.append(f"{folder} {taken + 1}" if taken else folder)
+        numbered = (f"{folder} {number}" for number in count(2))
+        names.append(next(name for name in chain([folder], numbered) if name not in names))
     return names
 
 

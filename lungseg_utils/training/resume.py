@@ -15,7 +15,8 @@ from accelerate.utils import gather_object
 from lungseg_utils import checkpoint, parameters
 from lungseg_utils.parameters import TrainingConfig
 from lungseg_utils.runtime import LungsegError, warn
-from lungseg_utils.training.run import Run
+from lungseg_utils.segunet import SegUNet
+from lungseg_utils.training.run import Run, read_start
 from lungseg_utils.training.run_folder import facts_of
 
 STATES = ("last.pt", "previous.pt")
@@ -23,6 +24,24 @@ STATES = ("last.pt", "previous.pt")
 
 class OtherSettingsError(LungsegError):
     """A run in the folder that was made with other settings than those to go on with."""
+
+
+def read_start_of(
+    run_dir: Path, weights: str | Path, config: TrainingConfig, resume: bool | str
+) -> tuple[SegUNet | None, dict]:
+    """Return the weights to start from and their facts.
+
+    Of a run to resume their file may be gone: its state holds the network, and config.json the
+    facts. Only hard examples are found with the first weights again.
+    """
+    path = checkpoint.find(weights)
+    has_state = any((run_dir / name).exists() for name in STATES)
+    if resume is True and has_state and not path.exists() and not config.hard_example_share:
+        with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
+            noted = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+            if noted["recipe"]["weights"] == str(path.resolve()):
+                return None, {**noted["prediction"], "digest": noted["started_from"]}
+    return read_start(weights, config)
 
 
 def restore_if_same(run: Run, run_dir: Path) -> None:

@@ -13,19 +13,30 @@ ENHANCED = (
     "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image Storage
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image Storage
 )
+PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 PLACES = {  # functional group -> the elements of it that a single slice holds itself
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "UnassignedSharedConvertedAttributesSequence": PADDING,  # converted from single slices
 }
-OF_ALL = ("PatientID", "FrameOfReferenceUID", "SOPClassUID", "Modality", "Rows", "Columns")
+OF_ALL = (
+    "PatientID",
+    "FrameOfReferenceUID",
+    "SOPClassUID",
+    "Modality",
+    "Rows",
+    "Columns",
+    *PADDING,
+)
 
 
 def frames_of(path: Path, dataset: Dataset) -> list[Dataset]:
     """Return a header a slice of `dataset`: its own, or that of each frame of an enhanced CT.
 
-    The header of a frame holds its place and rescale; its pixels stay with those of its file.
+    The header of a frame holds its place, rescale and padding; its pixels stay with those of its
+    file.
     """
     if dataset.get("SOPClassUID") not in ENHANCED:
         return [dataset]

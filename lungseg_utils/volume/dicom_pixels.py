@@ -14,7 +14,10 @@ from lungseg_utils.runtime import LungsegError
 from lungseg_utils.volume.dicom_files import ONE_SERIES
 from lungseg_utils.volume.dicom_headers import read_file
 from lungseg_utils.volume.dicom_stack import Slice
+from lungseg_utils.volume.intensity import PADDING_HU
 from lungseg_utils.volume.stream import AGAIN
+
+HIGHEST_HU = 3071  # that 12 bits hold
 
 CODECS = {  # word in a transfer syntax's name -> what pip installs for it
     "JPEG 2000": "pylibjpeg pylibjpeg-openjpeg",  # High-Throughput, too
@@ -62,7 +65,26 @@ def read_pixels(one: Slice) -> tuple[np.ndarray, tuple[float, float]]:
     pixels = decode(one, dataset, decoder)
     if one.file is one.dataset:
         del dataset.PixelData  # the dataset lives on with its series
-    return pixels, scaling
+    return _without_padding(one, pixels, scaling), scaling
+
+
+def _without_padding(one: Slice, pixels: np.ndarray, scaling: tuple[float, float]) -> np.ndarray:
+    """Return `pixels` with their padding as air, where it would be denser than any CT number.
+
+    So is a negative one in numbers without a sign: 63536 for -2000. What may be tissue stays, and
+    what is below air already is padding to all that follows.
+    """
+    try:
+        value = int(one.dataset.PixelPaddingValue)
+        limit = int(one.dataset.get("PixelPaddingRangeLimit") or value)
+        low, high = np.sort(np.array([value, limit]).astype(pixels.dtype))  # with its sign or none
+    except Exception:
+        return pixels
+    slope, intercept = scaling
+    if min(low * slope, high * slope) + intercept <= HIGHEST_HU:
+        return pixels
+    is_padding = (low <= pixels) & (pixels <= high)
+    return np.where(is_padding, (PADDING_HU - intercept) / slope, pixels)
 
 
 def find_decoder(path: Path, syntax: UID) -> Decoder:

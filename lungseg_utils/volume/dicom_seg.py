@@ -16,6 +16,7 @@ from lungseg_utils.runtime import LungsegError, warn, writing
 from lungseg_utils.volume.dicom_files import CT_IMAGE
 from lungseg_utils.volume.dicom_frames import frames_of
 from lungseg_utils.volume.dicom_headers import LARGE_BYTES, read_file
+from lungseg_utils.volume.grid import spacing_of
 from lungseg_utils.volume.scan import Volume
 
 MAY_BE_EMPTY = {  # Type 2 elements, copied from the source where they are valid
@@ -126,7 +127,7 @@ def _read_sources(like: Volume) -> list[Dataset]:
                 "Take the NIfTI mask, or fix the headers",
             )
         source.SOPClassUID = source.get("SOPClassUID") or CT_IMAGE
-        source.SliceThickness = source.get("SliceThickness") or like.spacing_mm[0]
+        source.SliceThickness = source.get("SliceThickness") or spacing_of(like.grid.affine)[2]
         source.Modality = source.get("Modality") or "CT"
         _share_places(source)
         emptied |= _fill(path, source)

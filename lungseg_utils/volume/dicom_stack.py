@@ -127,7 +127,7 @@ def fit(one: Slice, other: Slice) -> bool:
 
 
 def _is_of_one_scan(one: Slice, other: Slice) -> bool:
-    return all(one.dataset.get(tag) == other.dataset.get(tag) for tag in ONE_EACH)
+    return all((one.dataset.get(tag) or "") == (other.dataset.get(tag) or "") for tag in ONE_EACH)
 
 
 def levels_of(slices: list[Slice]) -> list[list[Slice]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lungseg_utils.decathlon import dataset as datasets
@@ -79,9 +79,9 @@ def _classes_of(content: dict) -> dict[str, list[int]]:
     labels = content.get("labels")
     classes = {}
     for key, value in (labels if isinstance(labels, dict) else {}).items():
-        name, numbers = (value, key) if str(key).isdigit() else (key, value)
+        name, numbers = (value, key) if str(key).isdecimal() else (key, value)
         numbers = numbers if isinstance(numbers, list) else [numbers]
-        if all(str(number).isdigit() for number in numbers) and str(name) != "ignore":
+        if all(str(number).isdecimal() for number in numbers) and str(name) != "ignore":
             classes[str(name)] = [int(number) for number in numbers]
     return {name: numbers for name, numbers in classes.items() if numbers != [0]}
 
@@ -92,7 +92,8 @@ def _outlines_of(
     if len(classes) > 1:
         outlines = [of_label(label, name, values) for name, values in classes.items()]
     else:
-        outlines = [of_label(label, next(iter(classes), stem(label)))]
+        name, values = next(iter(classes.items()), (stem(label), []))
+        outlines = [of_label(label, name, values if values != [1] else ())]
     return select(label, outlines, wanted)
 
 
@@ -103,8 +104,8 @@ def _of_pairs(source: Path, folders: Iterable[str], wanted: Sequence[str]) -> li
         raise LungsegError(
             "--roi", f"the masks in {labels} hold one ROI each, without a name", "Leave it out"
         )
-    scans = _by_name(images, is_scan=True)
     masks = _by_name(labels)
+    scans = _by_name(images, masks)
     faults = [
         LungsegError(
             path,
@@ -124,8 +125,8 @@ def _of_pairs(source: Path, folders: Iterable[str], wanted: Sequence[str]) -> li
     datasets.raise_faults(source, faults)
     cases = [Case(name, path, (of_label(masks[name], name),)) for name, path in scans.items()]
     if "imagesTs" in folders:
-        tests = _by_name(source / "imagesTs", is_scan=True)
         known = _by_name(source / "labelsTs") if "labelsTs" in folders else {}
+        tests = _by_name(source / "imagesTs", known)
         for name, path in tests.items():
             outlines = (of_label(known[name], name),) if name in known else ()
             cases.append(Case(name, path, outlines, part="Ts"))
@@ -140,8 +141,11 @@ def _the_one(source: Path, folders: Iterable[str], names: tuple[str, ...]) -> Pa
     return source / found[0]
 
 
-def _by_name(folder: Path, *, is_scan: bool = False) -> dict[str, Path]:
-    """Return the NIfTI files in `folder` by their case, nnU-Net's CASE of CASE_0000."""
+def _by_name(folder: Path, masks: Mapping[str, Path] | None = None) -> dict[str, Path]:
+    """Return the NIfTI files in `folder` by their case.
+
+    Scans come with their `masks`; one without a mask of its whole name is nnU-Net's CASE_0000.
+    """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
@@ -151,7 +155,8 @@ def _by_name(folder: Path, *, is_scan: bool = False) -> dict[str, Path]:
             continue
         name = stem(path)
         case = name.removesuffix(FIRST)
-        if is_scan and case and not exists_beside(path, case + SECOND):
+        is_whole = masks is None or name in masks
+        if not is_whole and case and not exists_beside(path, case + SECOND):
             name = case
         if name in found:
             raise LungsegError(path, f"is called as {found[name].name} is", "Keep one of the two")
