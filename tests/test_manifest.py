@@ -330,6 +330,14 @@ def test_shards_that_share_a_report_leave_the_rows_of_all_in_it(scans):
     assert sorted(names) == sorted(NAMES)
 
 
+def test_a_report_of_its_own_has_a_shard_s_rows_alone(scans):
+    reports = [scans.parent / f"report{number}.jsonl" for number in (1, 2)]
+    for number, report in enumerate(reports, start=1):
+        assert predict(scans, "--shard", f"{number}/2", "--json", report) == 0
+    lines = [line for report in reports for line in report.read_text().splitlines()]
+    assert sorted(json.loads(line)["name"] for line in lines) == sorted(NAMES)
+
+
 def test_a_stale_row_of_one_shard_gives_way_to_the_later_of_another(scans, capsys):
     assert predict(scans, "--shard", "1/1", "--threshold", "0.4") == 0
     assert predict(scans, "--skip-done") == 0

@@ -132,7 +132,7 @@ def _predict_all(planned: Sequence[Job], options: Options, share: Share) -> Iter
             yield from _predict_here(todo, scans, options, predictor, ledger)
     ledger.close()
     if share.report:
-        ledger.write_report(share.report, planned)
+        ledger.write_report(share.report, shared, planned)
     raise_all(ledger.failures, len(jobs))
 
 

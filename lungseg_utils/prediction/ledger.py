@@ -92,12 +92,24 @@ class Ledger:
         }
         return [rows[mask] for mask in masks if states[mask] == "done"]
 
-    def write_report(self, path: str | Path, jobs: Sequence[Job]) -> None:
-        """Write what `--json` asks for: a line for each of `jobs` that is done.
+    def write_report(self, path: str | Path, own: Sequence[Job], planned: Sequence[Job]) -> None:
+        """Write what `--json` asks for: a line for each of this shard's `own` jobs that is done.
 
-        Of several processes that write one report the last writes the rows of all.
+        Those of other shards of what is `planned` stay where they share the report.
         """
         with manifest.locked(self.path.parent) if self.path else contextlib.nullcontext():
-            lines = [json.dumps({name: row[name] for name in REPORTED}) for row in self.done(jobs)]
+            masks = {job.mask.name for job in own} | _masks_in(Path(path))
+            rows = [row for row in self.done(planned) if row["mask"] in masks]
+            lines = [json.dumps({name: row[name] for name in REPORTED}) for row in rows]
             with writing(path) as partial:
                 partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _masks_in(report: Path) -> set[str]:
+    """Return the masks that an earlier report has a line for."""
+    masks = set()
+    if report.is_file():
+        for line in report.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # no line of a report
+                masks.add(json.loads(line)["mask"])
+    return masks
