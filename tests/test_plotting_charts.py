@@ -3,6 +3,7 @@
 import pytest
 
 from lungseg_utils import plotting
+from lungseg_utils.plotting.style import png
 from lungseg_utils.plotting.charts import wilson_interval
 from lungseg_utils.segunet import SegUNet
 
@@ -49,6 +50,16 @@ def test_volumes_keep_cases_where_nothing_was_predicted():
     assert [text.get_text() for text in axes.texts] == ["Dice 0.00", "Dice 0.80"]
     nothing = {"case": "c", "dice": 1.0, "volume_ml_true": 0.0, "volume_ml_pred": 0.0}
     plotting.plot_volumes([nothing])  # no tumour at all is no error
+
+
+def test_a_case_of_any_name_is_drawn():
+    rows = [
+        {"case": name, "volume_ml_true": 3, "volume_ml_pred": 2, "dice": 0.5}
+        for name in ("$x_{$", "caf\udce9")  # a formula that ends nowhere; a byte that is no UTF-8
+    ]
+    figure = plotting.plot_volumes(rows)
+    assert png(figure, 50)
+    assert "$x_{$" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
 def test_fingerprint_takes_cases_without_a_label():

@@ -17,6 +17,7 @@ from lungseg_utils.plotting.style import (
     Figure,
     new_figure,
 )
+from lungseg_utils.runtime import printable
 
 # From the least to the most in Task06_Lung, the set that others are drawn beside.
 TASK06_SLICE_MM = (0.625, 2.5)
@@ -212,9 +213,8 @@ def plot_volumes(rows: list[dict]) -> Figure:
         xlim=(border_ml, max(positive_ml) * 1.6),
         xlabel="tumour volume in a case (mL)",
         ylim=(-0.6, len(rows) - 0.4),
-        yticks=places,
-        yticklabels=[row["case"] for row in rows],
     )
+    axes.set_yticks(places, [printable(row["case"]) for row in rows], parse_math=False)
     _plain_ticks(axes.xaxis)
     figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -86,7 +86,7 @@ def set_aside(run_dir: Path) -> None:
     if not any(path.suffix in (".pt", ".safetensors") for path in earlier):
         return  # stopped before its first epoch was whole
     suffixes = [path.name.removeprefix("earlier-") for path in run_dir.glob("earlier-*")]
-    taken = [int(suffix) for suffix in suffixes if suffix.isdigit()]
+    taken = [int(suffix) for suffix in suffixes if suffix.isdecimal()]
     folder = run_dir / f"earlier-{1 + max(taken, default=0)}"
     folder.mkdir()
     for path in earlier:
