@@ -3,8 +3,8 @@
 import pytest
 
 from lungseg_utils import plotting
-from lungseg_utils.plotting.style import png
 from lungseg_utils.plotting.charts import wilson_interval
+from lungseg_utils.plotting.style import png
 from lungseg_utils.segunet import SegUNet
 
 # --- charts --------------------------------------------------------------------------------------
