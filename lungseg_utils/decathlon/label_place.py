@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from lungseg_utils.components import Box
 from lungseg_utils.volume import Volume
@@ -77,13 +76,15 @@ def _mirrored(ct: Volume, label: np.ndarray, box: Box, axis: int) -> Contrast:
 
 def _contrast(ct: Volume, label: np.ndarray, box: Box) -> Contrast:
     """Return the contrast of `label`, looked at in `box` and a margin."""
+    from scipy.ndimage import distance_transform_edt
+
     margins = [int(np.ceil(SHELL_MM[1] / side)) for side in ct.spacing_mm]
     wider = tuple(
         slice(max(0, side.start - margin), side.stop + margin) for side, margin in zip(box, margins)
     )
     hu = ct.hu[wider]
     marked = label[wider] > 0
-    distance_mm = ndimage.distance_transform_edt(~marked, sampling=ct.spacing_mm)
+    distance_mm = distance_transform_edt(~marked, sampling=ct.spacing_mm)
     inside = hu[marked]
     shell = hu[(distance_mm > SHELL_MM[0]) & (distance_mm <= SHELL_MM[1])]
     lung = shell[shell < LUNG_BELOW_HU]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from lungseg_utils import parameters
@@ -112,6 +113,8 @@ def _predict_all(planned: Sequence[Job], options: Options, share: Share) -> Iter
         scans = None
         if not share.ray and not share.skip_done:  # it reads while the network is made ready
             scans = read_ahead(reader, jobs, read)
+            for late in ("scipy.ndimage", "scipy.spatial"):  # imported while the network works
+                reader.submit(import_module, late)
         if share.ray:
             _, facts = load_networks(options.checkpoint or SHIPPED)
         else:
