@@ -60,10 +60,16 @@ def torchrun(folder: Path, name: str, *options: str, **environment: str) -> subp
             **environment,
         },
     )
-    watch = threading.Timer(PATIENCE_S, os.killpg, (process.pid, signal.SIGKILL))
+    watch = threading.Timer(PATIENCE_S, kill_group, [process])
     watch.daemon = True
     watch.start()
     return process
+
+
+def kill_group(process: subprocess.Popen) -> None:
+    """Kill a training that has not ended, and all that it has started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def finish(*processes: subprocess.Popen) -> str:
