@@ -95,7 +95,7 @@ def _unfinished(folder: Path) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError):
         epochs = json.loads((folder / "config.json").read_text(encoding="utf-8"))["epochs"]
         done = epochs_done(folder)
-        if done < epochs:
+        if 0 < done < epochs:  # 0: a copy without its history, or weights to start from
             return f", stopped after {done} of {epochs} epochs: notebook 04 goes on with it"
     return ""
 

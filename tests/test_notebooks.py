@@ -39,7 +39,8 @@ HEADINGS = [
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 TAGS = {"parameters", "nbval-ignore-output", "raises-exception"}
 MACHINE = re.compile(
-    r"(?<![\w.])/(?:home|Users|root|tmp|private|var|mnt|opt|work\w*)/\w|[A-Z]:\\\\|\b0x[0-9a-f]{6,}\b"
+    r"(?<![\w.])/(?:home|Users|root|tmp|private|var|mnt|opt|work\w*)/\w"
+    r"|[A-Z]:\\\\|\b0x[0-9a-f]{6,}\b"
 )
 
 

@@ -78,7 +78,7 @@ def _without_padding(one: Slice, pixels: np.ndarray, scaling: tuple[float, float
         value = int(one.dataset.PixelPaddingValue)
         limit = int(one.dataset.get("PixelPaddingRangeLimit") or value)
         low, high = np.sort(np.array([value, limit]).astype(pixels.dtype))  # with its sign or none
-    except Exception:
+    except (AttributeError, TypeError, ValueError, OverflowError):  # none, or no number
         return pixels
     slope, intercept = scaling
     if min(low * slope, high * slope) + intercept <= HIGHEST_HU:

@@ -153,7 +153,8 @@ class Stream:
                     return b""
             try:
                 piece = self.decoder.decompress(data, count)
-            except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub calls it an instance
+            # the stub calls this class an instance
+            except igzip_lib.IsalError as error:  # type: ignore[misc]
                 raise LungsegError(
                     self.path, f"damaged: the gzip data do not hold together ({error})", AGAIN
                 ) from error
