@@ -231,7 +231,33 @@ def test_a_central_tumour_lies_partly_in_the_mediastinum_and_is_hardly_brighter(
             deep = canvas.interpolate(spared) < -4
             assert not (label & deep).any(), "heart, great vessels and spine"
     assert 0.3 < np.mean(inside) < 0.85 and min(inside) > 0.2
-    assert abs(np.median(brighter)) < 25
+    assert -45 < np.median(brighter) < 25
+
+
+def test_some_central_tumours_grow_as_a_sleeve_round_large_tubes_near_them():
+    grid = cube(40, 1.0)
+    canvas = lung_canvas(grid)
+    lesion = Lesion("central", "solid", "round", 8.0)  # a radius of 12 mm
+    tubes = np.array([[0.0, 0, 0, 30, 0, 0, 2, 2], [0, 8, 0, 0, 28, 0, 1, 1]])  # one is thin
+    shape = tumour_painting.draw_shape(np.random.default_rng(0), canvas, lesion)
+    along_tube, along_thin_one, beyond = (40 + 16, 40, 40), (40, 40 + 17, 40), (40 + 20, 40, 40)
+    start = [side.start for side in shape.box]
+    for rng in _seeds(8):
+        trees = replace(NO_TREES, veins=tubes)
+        spread = tumour_painting._spread(rng, canvas, lesion, shape, trees)
+        grown = [
+            spread.body[tuple(np.subtract(p, start))] for p in (along_tube, along_thin_one, beyond)
+        ]
+        assert grown[0] < 0 < grown[1] and grown[2] > 0
+        alone = tumour_painting._spread(rng, canvas, lesion, shape, NO_TREES)
+        assert np.array_equal(alone.body < 0, shape.body < 0)
+
+
+def test_a_central_tumour_is_dense_all_through_or_hollow():
+    rng = np.random.default_rng(3)
+    drawn = [tumours.draw_lesion(rng, "broad") for _ in range(2000)]
+    textures = {lesion.texture for lesion in drawn if lesion.site == "central"}
+    assert "cavitated" in textures and not textures & set(tumours.FAINT)
 
 
 @pytest.mark.parametrize("draw", [0.2, 0.7])

@@ -7,7 +7,15 @@ import numpy as np
 from lungseg_utils.components import label_components
 from lungseg_utils.phantom.anatomy import Anatomy
 from lungseg_utils.phantom.anatomy.thorax import spine
-from lungseg_utils.phantom.fields import Box, Canvas, coverage, intersection, noise
+from lungseg_utils.phantom.fields import (
+    Box,
+    Canvas,
+    coverage,
+    intersection,
+    noise,
+    round_cone,
+    smooth_union,
+)
 from lungseg_utils.phantom.person import Person
 from lungseg_utils.phantom.trees import Trees, rasterise
 from lungseg_utils.phantom.tumours import Lesion
@@ -18,6 +26,7 @@ OUTLINE_MM = 0.3
 SEEN_HU = (100, 260)
 WALL_MM = 2.5  # a tumour's cavity has a wall all round
 LARGE_TUBE_MM = 1.2  # radius of the vessels and bronchi that may run on through a tumour
+SPREAD_SHARE = 0.4  # of the central tumours: they spread along the tubes that they close round
 LUMPS = {"round": 0.06, "lobulated": 0.24, "spiculated": 0.13}  # in radii
 
 
@@ -86,6 +95,8 @@ def paint_lesion(
     shape = draw_shape(rng, canvas, lesion)
     if shape is None:
         return None
+    if lesion.site == "central" and rng.random() < SPREAD_SHARE:
+        shape = _spread(rng, canvas, lesion, shape, trees)
     r, box = lesion.radius_mm, shape.box
     room = coverage(_room(rng, canvas, lesion, anatomy, box), canvas.edge_mm)
     soft_mm = rng.uniform(0.6, 4.2)
@@ -108,6 +119,26 @@ def paint_lesion(
     if lesion.site == "central":
         _spare_tubes(rng, canvas, anatomy.person, trees, box, cover)
     return box, _largest_part(outline)
+
+
+def _spread(
+    rng: np.random.Generator, canvas: Canvas, lesion: Lesion, shape: Shape, trees: Trees
+) -> Shape:
+    """Return the shape of a tumour that also grows as a sleeve round the large tubes near it."""
+    r = lesion.radius_mm
+    centre = np.array(lesion.centre_mm)
+    mesh = canvas.fine.mesh(shape.box)
+    sleeve_mm = rng.uniform(0.15, 0.4) * r
+    tubes = np.concatenate([trees.vessels, trees.airways])
+    middle = (tubes[:, :3] + tubes[:, 3:6]) / 2
+    near = np.linalg.norm(middle - centre, axis=1) < 1.5 * r
+    body = shape.body
+    for tube in tubes[near & (tubes[:, 7] > LARGE_TUBE_MM)]:
+        sleeve = round_cone(mesh, tube[:3], tube[3:6], tube[6:] + sleeve_mm)
+        body = smooth_union(body, sleeve, 0.2 * r)
+    ball = np.sqrt(sum((axis - place) ** 2 for axis, place in zip(mesh, centre.astype(np.float32))))
+    body = intersection(body, ball - np.float32(1.5 * r))
+    return Shape(shape.box, body, np.minimum(body, shape.whole))
 
 
 def _room(
@@ -161,7 +192,8 @@ def _paint_inside(
     """Paint necrosis, calcification or a cavity into a solid lesion."""
     r, box = lesion.radius_mm, shape.box
     wall_mm = rng.uniform(2, 4) if lesion.texture == "thin-walled" else rng.uniform(0.2, 0.5) * r
-    depth = shape.whole + np.maximum(wall_mm + 0.2 * r * grain, WALL_MM)
+    uneven_mm = rng.uniform(0.2, 0.5) * r if lesion.site == "central" else 0.2 * r
+    depth = shape.whole + np.maximum(wall_mm + uneven_mm * grain, WALL_MM)
     inner = np.clip(0.5 - depth / (canvas.edge_mm + 2), 0, 1) * cover
     if lesion.texture == "necrotic":
         canvas.blend(box, inner, rng.uniform(0, 25))

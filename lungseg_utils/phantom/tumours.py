@@ -82,7 +82,9 @@ def draw_lesion(rng: np.random.Generator, mix: str = "task06", *, first: bool = 
     texture = str(rng.choice(TEXTURES, p=TEXTURE_SHARES[mix][int(large)]))
     if volume_ml < SMALL_ML:
         site = SITE_OF_SMALL.get(site, site)
-    if (mix == "easy" or site == "central") and texture in FAINT:
+    if site == "central" and texture in FAINT:
+        texture = "cavitated"
+    elif mix == "easy" and texture in FAINT:
         texture = "solid"
     return Lesion(site, texture, str(rng.choice(MARGINS, p=[0.3, 0.4, 0.3])), volume_ml)
 
