@@ -19,6 +19,7 @@ FLOORS = (
     ("phantom", "decathlon"),
     ("preprocess",),
     ("patches",),
+    ("architecture",),
     ("segunet",),
     ("acceleration",),
     ("checkpoint",),
