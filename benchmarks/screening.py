@@ -1,4 +1,4 @@
-"""Measure false marks: weights on synthetic chests without a tumour, as a screening would show.
+"""Measure false positives: weights on synthetic chests without a tumour, as a screening would show.
 
     python benchmarks/screening.py [--checkpoint FILE] [--scans 30] [--seed 700000] [--tier full]
 

@@ -307,7 +307,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def hands(browser, lab):
-    """A viewer on a scan with tumours found and missed, and a false mark."""
+    """A viewer on a scan with tumours found and missed, and a false positive."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in (READER, SESSION)]

@@ -133,7 +133,7 @@ def test_an_error_map_tells_found_false_and_missed_apart(hu, mask):
     voxel_ml = 1.5e-3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         f"found ({3 * 6 * 6 * voxel_ml:.1f} mL)",
-        f"false alarm ({3 * 6 * 4 * voxel_ml:.1f} mL)",
+        f"false positive ({3 * 6 * 4 * voxel_ml:.1f} mL)",
         f"missed ({3 * 6 * 4 * voxel_ml:.1f} mL)",
     ]
     overlay = figure.axes[0].images[1].get_array()

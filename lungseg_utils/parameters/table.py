@@ -131,7 +131,9 @@ OPTIONS = {
         "", "folder of a set with its dataset.json; empty: the synthetic quick set"
     ),
     "run_dir": Parameter("", "folder of the training run; empty: runs/quick"),
-    "checkpoint": Parameter("", "weights to predict with; empty: the best ones of the run"),
+    "checkpoint": Parameter(
+        "", "weights; empty: the best of the run, with ct_path alone the shipped ones"
+    ),
     "ct_path": Parameter(
         "", "NIfTI file or DICOM folder of a chest CT; empty: a phantom test case"
     ),

@@ -79,14 +79,14 @@ def show_error_map(
     field_mm: float | None = None,
     title: str = "",
 ) -> Figure:
-    """Draw in three planes what was found, what is a false alarm and what was missed, in mL.
+    """Draw in three planes what was found, what is a false positive and what was missed, in mL.
 
     The arguments are those of `show_planes`.
     """
     array, spacing_mm = array_and_spacing(volume, spacing_mm)
     truth = np.asarray(mask) != 0
     found = np.asarray(prediction) != 0
-    parts = {"found": truth & found, "false alarm": found & ~truth, "missed": truth & ~found}
+    parts = {"found": truth & found, "false positive": found & ~truth, "missed": truth & ~found}
     centre = centre or centre_of(truth, found, shape=array.shape)
     figure = show_planes(
         volume,

@@ -21,7 +21,7 @@ BLUE, VERMILION, PURPLE, BLACK = "#0072B2", "#D55E00", "#CC79A7", "#000000"
 
 TRUTH_COLOUR, TRUTH_LINE = SKY, "solid"
 PREDICTION_COLOUR, PREDICTION_LINE = ORANGE, "dashed"
-ERROR_COLOURS = {"found": SKY, "false alarm": VERMILION, "missed": YELLOW}
+ERROR_COLOURS = {"found": SKY, "false positive": VERMILION, "missed": YELLOW}
 
 GREYS = 128  # of 256: nobody can tell neighbours apart; more make a CT's file larger
 

@@ -65,7 +65,7 @@ def add_hard_examples(
 
 
 def find_hard_examples(label: np.ndarray, marked: np.ndarray) -> list[np.ndarray]:
-    """Return the voxels (n, 3) of each lesion marked less than half, and of each false mark."""
+    """Return the voxels (n, 3) of each lesion marked less than half, and of each false positive."""
 
     def share(voxels: np.ndarray, mask: np.ndarray) -> float:
         return float((mask[tuple(voxels.T)] > 0).mean())
