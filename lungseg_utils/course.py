@@ -10,8 +10,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
+from accelerate.utils import patch_environment
 
 from lungseg_utils import checkpoint, decathlon, parameters, phantom
 from lungseg_utils.clock import clock
@@ -135,7 +137,7 @@ def run_course(settings: Mapping | None = None, out: str | Path = "build/course"
     run_dir = resolve(chosen.get("run_dir", ""), str(out / "run"))
     chosen["run_dir"] = str(run_dir)
     started = time.perf_counter()
-    with _environment(LUNGSEG_FIGURES=str(out / "figures")):
+    with patch_environment(LUNGSEG_FIGURES=out / "figures"):  # which the kernels inherit
         for number, (notebook, names) in enumerate(taken.items(), 1):
             values = {name: chosen[name] for name in chosen.keys() & names}
             place = f"{number} of {len(taken)}"
@@ -216,18 +218,6 @@ def _remove_earlier(out: Path, notebooks: list[Path]) -> None:
         path.unlink(missing_ok=True)
     if (out / "run").is_dir():
         set_aside(out / "run")
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Set environment variables, which the kernels inherit, while the block runs."""
-    before = os.environ.copy()
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def short(path: Path) -> str:
