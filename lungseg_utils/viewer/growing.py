@@ -45,8 +45,7 @@ def segment_at(
     region, how = _by_network(probability[box], distance_mm, inside, threshold)
     if region is None or region.sum() * np.prod(scan.spacing_mm) < SMALLEST_LESION_MM3:
         region, how = _by_density(scan, box, click, inside)
-    corner = [side.start for side in box]
-    voxels = np.argwhere(region) + corner
+    voxels = np.argwhere(region) + [side.start for side in box]
     return np.sort(np.ravel_multi_index(tuple(voxels.T), scan.hu.shape)), how
 
 
@@ -60,8 +59,7 @@ def _surroundings(scan: Volume, click: np.ndarray, reach_mm: float) -> tuple[Box
         (np.arange(side.start, side.stop) - at) * mm
         for side, at, mm in zip(box, click, scan.spacing_mm)
     ]
-    squares = [np.square(axis) for axis in np.ix_(*axes)]
-    return box, np.sqrt(sum(squares))  # type: ignore[return-value]
+    return box, np.sqrt(sum(np.square(axis) for axis in np.ix_(*axes)))  # type: ignore[return-value]
 
 
 def _by_network(
@@ -94,14 +92,12 @@ def _by_density(
             "Click on the tumour itself, or paint it with the brush",
         )
     low, high = (seed + LUNG_HU) / 2, max(DENSEST_HU, seed + 100)
-    alike = (smooth >= low) & (smooth <= high) & inside
-    alike = _holding(alike, at)
+    alike = _holding((smooth >= low) & (smooth <= high) & inside, at)
     depth_mm = distance_transform_edt(alike, sampling=scan.spacing_mm)
     middle, radius_mm = _climb(depth_mm, at)
     core = _holding(depth_mm >= VESSEL_SHARE * radius_mm, middle)
     grown_mm = distance_transform_edt(~core, sampling=scan.spacing_mm)
-    region = alike & (grown_mm <= VESSEL_SHARE * radius_mm)
-    region = _holding(region, middle)
+    region = _holding(alike & (grown_mm <= VESSEL_SHARE * radius_mm), middle)
     return region, f"region growing, from {low:.0f} to {high:.0f} HU"
 
 

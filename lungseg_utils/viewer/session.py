@@ -130,12 +130,11 @@ class Session:
         The network's own probability there is cut lower; where it saw nothing, voxels of about the
         same HU are joined, within `reach_mm`.
         """
-        threshold = self.threshold
         voxels, how = segment_at(
-            self.scan, self.probability, place, threshold=threshold, reach_mm=reach_mm
+            self.scan, self.probability, place, threshold=self.threshold, reach_mm=reach_mm
         )
-        volume_ml = len(voxels) * self._voxel_ml
-        self._edit(Edit(voxels, is_paint=True), f"{volume_ml:.2f} mL added by {how}")
+        message = f"{len(voxels) * self._voxel_ml:.2f} mL added by {how}"
+        self._edit(Edit(voxels, is_paint=True), message)
         return how
 
     def brush(
