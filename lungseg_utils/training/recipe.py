@@ -177,12 +177,13 @@ def _require_unseen(
 
 def training_config(settings: Mapping) -> TrainingConfig:
     """Return what training needs of `settings`; what they leave out has its default."""
-    chosen: dict[str, Any] = {}
-    for field in dataclasses.fields(TrainingConfig):
-        if field.name in settings:
-            value = settings[field.name]
-            chosen[field.name] = tuple(value) if isinstance(value, list) else value
-    return TrainingConfig(**chosen)
+    chosen = {
+        field.name: settings[field.name]
+        for field in dataclasses.fields(TrainingConfig)
+        if field.name in settings
+    }
+    lists = {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
+    return TrainingConfig(**chosen | lists)
 
 
 def unseen_cases(
