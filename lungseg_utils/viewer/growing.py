@@ -16,8 +16,6 @@ LUNG_HU = -850
 DENSEST_HU = 200  # bone and contrast agent are above
 VESSEL_SHARE = 0.5  # of the tumour's radius: what is thinner is cut off
 
-Region = tuple[np.ndarray, str]  # bool (D, H, W) on the whole scan, and how it was found
-
 
 def segment_at(
     scan: Volume,
@@ -59,7 +57,8 @@ def _surroundings(scan: Volume, click: np.ndarray, reach_mm: float) -> tuple[Box
         (np.arange(side.start, side.stop) - at) * mm
         for side, at, mm in zip(box, click, scan.spacing_mm)
     ]
-    return box, np.sqrt(sum(np.square(axis) for axis in np.ix_(*axes)))  # type: ignore[return-value]
+    squares = [np.square(axis) for axis in np.ix_(*axes)]
+    return box, np.sqrt(sum(squares))  # type: ignore[return-value]
 
 
 def _by_network(
