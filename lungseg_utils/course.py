@@ -32,7 +32,7 @@ from lungseg_utils.training.run_folder import epochs_done
 
 INPUTS = ("dataset_dir", "checkpoint", "ct_path")
 TABLES = ("metrics.csv", "summary.json")
-VALIDATION_SEED = 4000  # of cases that the quick set does not hold
+VALIDATION_SEEDS = range(4000, 4009)  # of cases that the quick set does not hold
 
 
 def ensure_dataset(dataset_dir: str = "") -> decathlon.Dataset:
@@ -102,14 +102,14 @@ def _unfinished(folder: Path) -> str:
     return ""
 
 
-def more_to_validate(dataset_dir: str, spacing_mm: float, count: int = 9) -> list[Prepared]:
+def more_to_validate(dataset_dir: str, spacing_mm: float) -> list[Prepared]:
     """Return more synthetic scans, prepared, to validate a training on the synthetic quick set.
 
     Its fold has three, which say little. None for another set.
     """
     if dataset_dir:
         return []
-    scans = [phantom.make_case(seed) for seed in range(VALIDATION_SEED, VALIDATION_SEED + count)]
+    scans = [phantom.make_case(seed) for seed in VALIDATION_SEEDS]
     return [prepare(scan, label=label, spacing_mm=spacing_mm) for scan, label in scans]
 
 
