@@ -48,12 +48,11 @@ def list_components(mask: np.ndarray) -> list[np.ndarray]:
     numbers = label_components(mask[box])
     boxes = cc3d.statistics(numbers)["bounding_boxes"]
     offset = [side.start for side in box]
-    components = []
-    for number in range(1, int(numbers.max()) + 1):
-        own = boxes[number]
-        voxels = np.argwhere(numbers[own] == number)
-        components.append(voxels + [side.start for side in own] + offset)
-    return components
+    return [
+        np.argwhere(numbers[own] == number) + [side.start for side in own] + offset
+        for number, own in enumerate(boxes)
+        if number
+    ]
 
 
 def drop_small(
@@ -61,8 +60,6 @@ def drop_small(
 ) -> None:
     """Remove lesions below `smallest_mm3` from `mask`, in place."""
     inside = mask[bounding_box(mask)]
-    if not inside.size:
-        return
     numbers = label_components(inside)
     sizes_mm3 = np.bincount(numbers.ravel()) * float(np.prod(spacing_mm))
     is_small = sizes_mm3 < smallest_mm3
@@ -75,10 +72,14 @@ def drop_below_peak(probability: np.ndarray, threshold: float, min_peak: float) 
     A lesion is a component of what reaches `threshold`. A tumour is certain somewhere, as a rule
     in its middle; a vessel taken for one seldom is.
     """
+    is_uncertain = component_peaks(probability, threshold) < min_peak
+    probability[is_uncertain & (probability >= threshold)] = 0
+
+
+def component_peaks(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """Return at each voxel that reaches `threshold` the peak of its component; 0 elsewhere."""
     numbers = label_components((probability >= threshold).astype(np.uint8))
     marked = numbers > 0
     peaks = np.zeros(int(numbers.max(initial=0)) + 1, np.float32)
     np.maximum.at(peaks, numbers[marked], probability[marked])
-    is_uncertain = peaks < min_peak
-    is_uncertain[0] = False
-    probability[is_uncertain[numbers]] = 0
+    return peaks[numbers]

@@ -10,8 +10,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
+from accelerate.utils import patch_environment
 
 from lungseg_utils import checkpoint, decathlon, parameters, phantom
 from lungseg_utils.clock import clock
@@ -30,7 +32,7 @@ from lungseg_utils.training.run_folder import epochs_done
 
 INPUTS = ("dataset_dir", "checkpoint", "ct_path")
 TABLES = ("metrics.csv", "summary.json")
-VALIDATION_SEED = 4000  # of cases that the quick set does not hold
+VALIDATION_SEEDS = range(4000, 4009)  # of cases that the quick set does not hold
 
 
 def ensure_dataset(dataset_dir: str = "") -> decathlon.Dataset:
@@ -100,14 +102,14 @@ def _unfinished(folder: Path) -> str:
     return ""
 
 
-def more_to_validate(dataset_dir: str, spacing_mm: float, count: int = 9) -> list[Prepared]:
+def more_to_validate(dataset_dir: str, spacing_mm: float) -> list[Prepared]:
     """Return more synthetic scans, prepared, to validate a training on the synthetic quick set.
 
     Its fold has three, which say little. None for another set.
     """
     if dataset_dir:
         return []
-    scans = [phantom.make_case(seed) for seed in range(VALIDATION_SEED, VALIDATION_SEED + count)]
+    scans = [phantom.make_case(seed) for seed in VALIDATION_SEEDS]
     return [prepare(scan, label=label, spacing_mm=spacing_mm) for scan, label in scans]
 
 
@@ -135,7 +137,7 @@ def run_course(settings: Mapping | None = None, out: str | Path = "build/course"
     run_dir = resolve(chosen.get("run_dir", ""), str(out / "run"))
     chosen["run_dir"] = str(run_dir)
     started = time.perf_counter()
-    with _environment(LUNGSEG_FIGURES=str(out / "figures")):
+    with patch_environment(LUNGSEG_FIGURES=out / "figures"):  # which the kernels inherit
         for number, (notebook, names) in enumerate(taken.items(), 1):
             values = {name: chosen[name] for name in chosen.keys() & names}
             place = f"{number} of {len(taken)}"
@@ -216,18 +218,6 @@ def _remove_earlier(out: Path, notebooks: list[Path]) -> None:
         path.unlink(missing_ok=True)
     if (out / "run").is_dir():
         set_aside(out / "run")
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Set environment variables, which the kernels inherit, while the block runs."""
-    before = os.environ.copy()
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def short(path: Path) -> str:

@@ -81,7 +81,7 @@ def test_empty_masks_have_stated_results(truth, prediction, expected):
     ("truth", "prediction"),
     [
         (ball((12, 20, 20), 9), ball((11, 22, 21), 8)),
-        (ball((12, 20, 20), 9), ball((12, 20, 20), 9) | ball((4, 6, 36), 4)),  # a far false positive
+        (ball((12, 20, 20), 9), ball((12, 20, 20), 9) | ball((4, 6, 36), 4)),  # a false positive
         (ball((0, 0, 10), 9), ball((1, 3, 12), 7)),  # cut by the edge of the scan
         (
             np.random.default_rng(0).random((12, 13, 14)) < 0.3,

@@ -1,6 +1,7 @@
 """A session decides, a widget shows it; the same calls work where nobody can move anything."""
 
 import asyncio
+import zlib
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -27,13 +28,7 @@ from lungseg_utils.runtime import LungsegError
 from lungseg_utils.segunet import SegUNet
 from lungseg_utils.viewer.growing import segment_at
 from lungseg_utils.viewer.link import Link
-from lungseg_utils.viewer.packing import (
-    LEVELS_HU,
-    grey_levels,
-    pack_runs,
-    pack_slices,
-    unpack_runs,
-)
+from lungseg_utils.viewer.packing import LEVELS_HU, grey_levels, pack_runs, pack_slices
 from lungseg_utils.viewer.strokes import stroke_voxels
 from lungseg_utils.volume import Volume
 from lungseg_utils.volume.grid import CANONICAL, grid_of
@@ -412,6 +407,15 @@ def test_a_set_that_a_killed_run_or_a_hand_left_incomplete_is_extended_again(
 
 
 # --- what the front end is sent, and sends back ---------------------------------------------------
+
+
+def unpack_runs(packed):
+    """Return the flat indices that `pack_runs` packed, as the front end reads them."""
+    if not packed:
+        return np.zeros(0, int)
+    gaps, lengths = np.frombuffer(zlib.decompress(packed), "<u4").reshape(-1, 2).T.astype(int)
+    ends = np.cumsum(gaps + lengths)
+    return np.concatenate([np.arange(end - n, end) for end, n in zip(ends, lengths)])
 
 
 def test_runs_come_back_as_they_were_packed():

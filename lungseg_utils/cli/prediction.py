@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from lungseg_utils.cli.options import (
     Commands,
     add_command,
@@ -124,9 +126,9 @@ def predict(options: argparse.Namespace) -> None:
     for row in rows:
         volumes = [tumour["volume_ml"] for tumour in row["tumours"]]
         count = "1 tumour" if len(volumes) == 1 else f"{len(volumes)} tumours"
-        _print_above_progress(
-            f"{printable(row['name'])}: {count}, {sum(volumes):.1f} mL, {row['seconds']:.1f} s"
-        )
+        line = f"{printable(row['name'])}: {count}, {sum(volumes):.1f} mL, {row['seconds']:.1f} s"
+        with tqdm.external_write_mode(file=sys.stdout):  # above the progress bar
+            print(line, flush=True)
 
 
 def status(options: argparse.Namespace) -> int:
@@ -170,10 +172,3 @@ def _describe_device(device: torch.device) -> str:
 
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return f"{device}{name}"
-
-
-def _print_above_progress(line: str) -> None:
-    from tqdm import tqdm
-
-    with tqdm.external_write_mode(file=sys.stdout):
-        print(line, flush=True)

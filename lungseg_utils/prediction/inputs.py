@@ -109,12 +109,13 @@ def _scans_of_dataset(root: str) -> list[Scan]:
     if nnunet.is_raw_layout(root, content):
         return [Scan(nnunet.case_of(file), file) for file in nnunet.list_images(root, content)]
     dataset = decathlon.load(root)
-    scans = []
-    for case in dataset.test or dataset.training:
-        is_named_by_file = case.id == volume.stem(case.image)
-        name = nnunet.case_of(case.image) if is_named_by_file else case.id
-        scans.append(Scan(name, os.fspath(case.image)))
-    return scans
+    return [
+        Scan(
+            nnunet.case_of(case.image) if case.id == volume.stem(case.image) else case.id,
+            os.fspath(case.image),
+        )
+        for case in dataset.test or dataset.training
+    ]
 
 
 def _name_by_folder(scans: list[Scan], paths: Sequence[str]) -> list[Scan]:

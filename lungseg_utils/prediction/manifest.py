@@ -70,13 +70,8 @@ def read_manifests(folder: Path) -> Rows:
 
 def add_row(path: Path, row: Row) -> None:
     """Append one row to a manifest that grows, in one piece."""
-    line = (json.dumps(row) + "\n").encode()
-    with locked(path.parent):
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(descriptor, line)
-        finally:
-            os.close(descriptor)
+    with locked(path.parent), open(path, "ab", buffering=0) as file:
+        file.write((json.dumps(row) + "\n").encode())
 
 
 def complete(path: Path, rows: Rows) -> None:
@@ -122,9 +117,8 @@ def refuse_other_scans(folder: Path, jobs: Iterable[Job]) -> None:
     for job in jobs:
         row = rows.get(job.mask.name, {})
         is_kept = row.get("status") == "done" and job.mask.is_file()
-        if not is_kept or row["path"] == os.path.abspath(job.scan.source):
-            continue
-        if os.path.lexists(row["path"]) and _has_changed(job.scan.source, row):
+        is_other = is_kept and row["path"] != os.path.abspath(job.scan.source)
+        if is_other and os.path.lexists(row["path"]) and _has_changed(job.scan.source, row):
             raise LungsegError(
                 job.mask,
                 f"the mask of another scan, {row['path']}, and not of {job.scan.source}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +153,8 @@ class Predictor:
     ) -> Tensor:
         """Predict the windows of `image` (D, H, W) that hold any of `region`, and blend them."""
         shape = image.shape
-        pooling = self._pooling()
+        # the voxels a side (d, h, w) that the networks pool into one
+        pooling = np.lcm.reduce([np.prod(model.pools, axis=0) for model in self.models]).tolist()
         voxels = features / (self.width * self.precision.itemsize)
         if window is None:
             window = fit_window(shape, pooling, overlap, voxels)
@@ -178,14 +178,6 @@ class Predictor:
         probability = total / weights.clamp_(min=1e-6)
         probability = probability[tuple(slice(0, size) for size in shape)]
         return probability * torch.from_numpy(np.array(region)).to(self.device)
-
-    def _pooling(self) -> list[int]:
-        """Return the voxels a side (d, h, w) that the networks pool into one."""
-        sides = []
-        for axis in range(3):
-            each = [math.prod(pool[axis] for pool in model.pools) for model in self.models]
-            sides.append(math.lcm(*each))
-        return sides
 
     def _mean_probability(self, batch: Tensor) -> Tensor:
         """Return the mean over networks and mirrorings, (B, d, h, w), one network after another."""

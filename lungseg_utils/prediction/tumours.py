@@ -65,9 +65,8 @@ def highest_probability(voxels: np.ndarray, segmentation: Segmentation) -> float
     assert prepared.aligned is not None and prepared.scan is not None
     to_aligned = np.linalg.inv(prepared.aligned.affine) @ prepared.scan.affine
     places = voxels @ to_aligned[:3, :3].T + to_aligned[:3, 3]
-    block = (
-        segmentation.probability.float()
-    )  # (D, H, W): each axis in turn goes to the aligned grid
+    block = segmentation.probability.float()  # (D, H, W)
+    # each axis in turn goes to the aligned grid
     for axis, side in enumerate(prepared.box):
         places[:, axis] -= side.start
         size = side.stop - side.start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -45,16 +46,14 @@ def window_positions(
     cover everything. Windows start at multiples of `multiple`, so that all of them pool the same
     voxels together; `shape` less `window` has to be one as well.
     """
-    along_d, along_h, along_w = (
+    along = (
         _along_axis(size, side, overlap, step) for size, side, step in zip(shape, window, multiple)
     )
-    windows = []
-    for d, own_d in along_d:
-        for h, own_h in along_h:
-            for w, own_w in along_w:
-                if region[own_d, own_h, own_w].any():
-                    windows.append((d, h, w))
-    return windows
+    return [
+        (d, h, w)
+        for (d, own_d), (h, own_h), (w, own_w) in product(*along)
+        if region[own_d, own_h, own_w].any()
+    ]
 
 
 def _along_axis(size: int, side: int, overlap: float, step: int) -> list[tuple[slice, slice]]:
@@ -66,8 +65,8 @@ def _along_axis(size: int, side: int, overlap: float, step: int) -> list[tuple[s
     halfway = (starts[1:] + starts[:-1] + side) // 2
     borders = [0, *halfway.tolist(), size]
     return [
-        (slice(start, start + side), slice(borders[number], borders[number + 1]))
-        for number, start in enumerate(starts.tolist())
+        (slice(start, start + side), slice(first, last))
+        for start, (first, last) in zip(starts.tolist(), pairwise(borders))
     ]
 
 

@@ -63,8 +63,7 @@ class Watch:
         """Leave the curves, if there are any, and no bar."""
         from IPython.display import HTML, Image
 
-        is_drawn = bool(self.curves)
-        last = Image(self.picture.read_bytes(), width=WIDTH) if is_drawn else HTML("")
+        last = Image(self.picture.read_bytes(), width=WIDTH) if self.curves else HTML("")
         self.handle.update(last)
 
 

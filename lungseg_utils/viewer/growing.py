@@ -16,8 +16,6 @@ LUNG_HU = -850
 DENSEST_HU = 200  # bone and contrast agent are above
 VESSEL_SHARE = 0.5  # of the tumour's radius: what is thinner is cut off
 
-Region = tuple[np.ndarray, str]  # bool (D, H, W) on the whole scan, and how it was found
-
 
 def segment_at(
     scan: Volume,
@@ -45,8 +43,7 @@ def segment_at(
     region, how = _by_network(probability[box], distance_mm, inside, threshold)
     if region is None or region.sum() * np.prod(scan.spacing_mm) < SMALLEST_LESION_MM3:
         region, how = _by_density(scan, box, click, inside)
-    corner = [side.start for side in box]
-    voxels = np.argwhere(region) + corner
+    voxels = np.argwhere(region) + [side.start for side in box]
     return np.sort(np.ravel_multi_index(tuple(voxels.T), scan.hu.shape)), how
 
 
@@ -94,14 +91,12 @@ def _by_density(
             "Click on the tumour itself, or paint it with the brush",
         )
     low, high = (seed + LUNG_HU) / 2, max(DENSEST_HU, seed + 100)
-    alike = (smooth >= low) & (smooth <= high) & inside
-    alike = _holding(alike, at)
+    alike = _holding((smooth >= low) & (smooth <= high) & inside, at)
     depth_mm = distance_transform_edt(alike, sampling=scan.spacing_mm)
     middle, radius_mm = _climb(depth_mm, at)
     core = _holding(depth_mm >= VESSEL_SHARE * radius_mm, middle)
     grown_mm = distance_transform_edt(~core, sampling=scan.spacing_mm)
-    region = alike & (grown_mm <= VESSEL_SHARE * radius_mm)
-    region = _holding(region, middle)
+    region = _holding(alike & (grown_mm <= VESSEL_SHARE * radius_mm), middle)
     return region, f"region growing, from {low:.0f} to {high:.0f} HU"
 
 

@@ -12,13 +12,8 @@ from lungseg_utils.viewer.session import Session
 from lungseg_utils.viewer.widget import MOST_ROWS, ScanView, list_row, scan_traits
 
 
-def session_view(session: Session) -> ScanView:
-    """Return a widget that shows a session and lets the reader decide."""
-    return Link(session).view
-
-
 class Link:
-    """A session and one widget that shows it."""
+    """A session and one widget, `view`, that shows it and lets the reader decide."""
 
     def __init__(self, session: Session):
         self.session = session

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lungseg_utils.components import SMALLEST_LESION_MM3, label_components
+from lungseg_utils.components import SMALLEST_LESION_MM3, component_peaks, label_components
 from lungseg_utils.prediction import Segmentation
 from lungseg_utils.runtime import LungsegError
 from lungseg_utils.viewer.truth import box_of
@@ -120,12 +120,7 @@ class Candidates:
         """Return, on the working grid, the peak of the component that each voxel belongs to."""
         if self.segmentation is None or self.min_peak <= threshold:
             return None
-        probability = self.segmentation.probability.float().cpu().numpy()
-        numbers = label_components((probability >= threshold).astype(np.uint8))
-        peaks = np.zeros(int(numbers.max(initial=0)) + 1, np.float32)
-        marked = numbers > 0
-        np.maximum.at(peaks, numbers[marked], probability[marked])
-        return peaks[numbers]
+        return component_peaks(self.segmentation.probability.float().cpu().numpy(), threshold)
 
     def _peak_behind(self, voxel: int, peaks: np.ndarray | None) -> float:
         """Return the working grid's peak behind a voxel of the scan: of the eight round it."""

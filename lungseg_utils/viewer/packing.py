@@ -70,12 +70,3 @@ def run_ends(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return where, in ascending flat indices (n,) of at least one, each run begins and ends."""
     last = np.append(np.flatnonzero(np.diff(voxels) != 1), len(voxels) - 1)
     return np.append(0, last[:-1] + 1), last
-
-
-def unpack_runs(packed: bytes) -> np.ndarray:
-    """Return the flat indices that `pack_runs` packed."""
-    if not packed:
-        return np.zeros(0, np.int64)
-    gaps, lengths = np.frombuffer(zlib.decompress(packed), "<u4").reshape(-1, 2).T.astype(np.int64)
-    ends = np.cumsum(gaps + lengths)
-    return np.concatenate([np.arange(end - n, end) for end, n in zip(ends, lengths)])

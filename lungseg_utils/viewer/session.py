@@ -35,6 +35,8 @@ class Session:
     begins with nothing. Marks that nowhere reach `min_peak` are listed, but not kept unless asked
     for. With a `truth` (D, H, W) everything is scored. `folder` is where `save` writes: by default
     runs/corrected.
+
+    probability: float32 (D, H, W). marks: what is marked, kept or not, as it is numbered from 1 on.
     """
 
     def __init__(
@@ -60,11 +62,12 @@ class Session:
         if truth is not None:
             self._require_shape(truth)
         self.truth = None if truth is None else Truth(truth, scan.spacing_mm)
-        probability = np.ascontiguousarray(found, np.float32)
-        self._candidates = Candidates(probability, scan.spacing_mm, min_peak, segmentation)
+        self.probability = np.ascontiguousarray(found, np.float32)
+        self._candidates = Candidates(self.probability, scan.spacing_mm, min_peak, segmentation)
         self._states = [State(float(threshold))]
         self._mask = np.zeros(scan.hu.shape, np.uint8)
-        self._marks: list[Mark] = []
+        self._voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
+        self.marks: list[Mark] = []
         self._mark()
 
     def _require_shape(self, array: np.ndarray | Segmentation | None) -> None:
@@ -75,16 +78,6 @@ class Session:
                 f"the scan has the shape {self.scan.hu.shape}, what was found {shape}",
                 "Give arrays (D, H, W) on the grid of the scan",
             )
-
-    @property
-    def probability(self) -> np.ndarray:
-        """Return the probabilities, float32 (D, H, W)."""
-        return self._candidates.probability
-
-    @property
-    def marks(self) -> list[Mark]:
-        """Return what is marked, kept or not, as it is numbered from 1 on."""
-        return self._marks
 
     @property
     def mask(self) -> np.ndarray:
@@ -113,12 +106,12 @@ class Session:
         self._decide(number, False)
 
     def _decide(self, number: int, is_kept: bool) -> None:
-        if not 1 <= number <= len(self._marks):
+        if not 1 <= number <= len(self.marks):
             raise LungsegError(
-                "number", f"there is no mark {number}", f"Give one from 1 to {len(self._marks)}"
+                "number", f"there is no mark {number}", f"Give one from 1 to {len(self.marks)}"
             )
         state = self._states[-1]
-        decision = (self._marks[number - 1].voxels, is_kept)
+        decision = (self.marks[number - 1].voxels, is_kept)
         verb = "kept" if is_kept else "dropped"
         self._enter(
             replace(state, decisions=(*state.decisions, decision)), f"mark {number} is {verb}"
@@ -130,12 +123,11 @@ class Session:
         The network's own probability there is cut lower; where it saw nothing, voxels of about the
         same HU are joined, within `reach_mm`.
         """
-        threshold = self.threshold
         voxels, how = segment_at(
-            self.scan, self.probability, place, threshold=threshold, reach_mm=reach_mm
+            self.scan, self.probability, place, threshold=self.threshold, reach_mm=reach_mm
         )
-        volume_ml = len(voxels) * self._voxel_ml
-        self._edit(Edit(voxels, is_paint=True), f"{volume_ml:.2f} mL added by {how}")
+        message = f"{len(voxels) * self._voxel_ml:.2f} mL added by {how}"
+        self._edit(Edit(voxels, is_paint=True), message)
         return how
 
     def brush(
@@ -174,10 +166,10 @@ class Session:
         self._refresh(message)
 
     def _mark(self) -> None:
-        for mark in self._marks:
+        for mark in self.marks:
             self._mask.ravel()[mark.voxels] = 0
-        self._marks = self._candidates.marks(self._states[-1])
-        for mark in self._marks:
+        self.marks = self._candidates.marks(self._states[-1])
+        for mark in self.marks:
             self._mask.ravel()[mark.voxels] = mark.is_kept
 
     def _refresh(self, message: str) -> None:
@@ -190,16 +182,12 @@ class Session:
         """Call `listener` after every change."""
         self._listeners.append(listener)
 
-    @property
-    def _voxel_ml(self) -> float:
-        return float(np.prod(self.scan.spacing_mm)) / 1000
-
     def scores(self) -> dict[str, float | int]:
         """Return `tumours` and `volume_ml` of what is kept; with a truth, how right it is too.
 
         dice, lesions_true, lesions_found and false_positives are those of notebook 05.
         """
-        kept = [mark.voxels for mark in self._marks if mark.is_kept]
+        kept = [mark.voxels for mark in self.marks if mark.is_kept]
         volume_ml = round(sum(map(len, kept)) * self._voxel_ml, 2)
         scores: dict[str, float | int] = {"tumours": len(kept), "volume_ml": volume_ml}
         return scores | (self.truth.scores(self._mask, kept) if self.truth else {})

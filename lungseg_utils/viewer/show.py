@@ -45,9 +45,9 @@ def show_session(session: Session, *, interactive: bool | None = None) -> DOMWid
             title += f", Dice {scores['dice']:.2f}"
         truth = session.truth.mask if session.truth else None
         return show_planes(session.scan, truth, session.mask, title=title)
-    from lungseg_utils.viewer.link import session_view
+    from lungseg_utils.viewer.link import Link
 
-    return session_view(session)
+    return Link(session).view
 
 
 def solid(

@@ -46,9 +46,11 @@ class Truth:
 
     def missed(self, mask: np.ndarray) -> list[tuple[int, int, int]]:
         """Return the middles of the tumours of which `mask` covers too little to count as found."""
-        least = [MINIMUM_OVERLAP * len(part) for part in self.parts]
-        covered = [mask.ravel()[part].sum() for part in self.parts]
-        return [m for m, n, enough in zip(self.middles, covered, least) if n < enough]
+        return [
+            middle
+            for middle, part in zip(self.middles, self.parts)
+            if mask.ravel()[part].sum() < MINIMUM_OVERLAP * len(part)
+        ]
 
     def scores(self, mask: np.ndarray, kept: Sequence[np.ndarray]) -> dict[str, float | int]:
         """Return dice, lesions_true, lesions_found and false_positives, as notebook 05 has them.
