@@ -5,8 +5,6 @@ lists here. Every member is judged before a byte is written, and the files are t
 module, never by tarfile.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tarfile

@@ -1,7 +1,5 @@
 """Check a dataset from its first brace to its last voxel, and report every fault at once."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterable

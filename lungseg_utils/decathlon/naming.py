@@ -1,7 +1,5 @@
 """Name the cases of a set that keeps a folder for each patient, all files of one name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path

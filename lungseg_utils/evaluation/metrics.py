@@ -1,7 +1,5 @@
 """What one predicted mask is worth: overlap, borders and whole lesions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """How patches are varied: turned and scaled, and seen as by another scanner."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

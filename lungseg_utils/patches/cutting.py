@@ -1,7 +1,5 @@
 """How patches are cut out of cases: a whole batch at a time, on the device."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

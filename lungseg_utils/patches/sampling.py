@@ -1,7 +1,5 @@
 """Which patches a batch holds: drawn from cases and sets, cut, varied."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

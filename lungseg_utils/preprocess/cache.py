@@ -1,7 +1,5 @@
 """Prepared scans on disk: made once, memory-mapped, made again when what they depend on changes."""
 
-from __future__ import annotations
-
 import errno
 import glob
 import hashlib

@@ -1,7 +1,5 @@
 """Frames of 0 HU, with which tools pad by default: they enclose the air round the patient."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

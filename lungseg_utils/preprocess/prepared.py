@@ -4,8 +4,6 @@ scan → along the patient's axes → the lungs' box → cubic voxels → clippe
 mask or probabilities on those voxels → the scan's own grid (`Prepared.back`)
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

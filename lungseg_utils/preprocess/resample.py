@@ -1,7 +1,5 @@
 """Resampling as three small matrix products, one an axis: fast, no aliasing, exact borders."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

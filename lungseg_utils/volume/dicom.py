@@ -1,7 +1,5 @@
 """A folder of DICOM files -> one CT series in Hounsfield units, sorted by position and checked."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

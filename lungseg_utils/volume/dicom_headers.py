@@ -1,7 +1,5 @@
 """One DICOM file -> its dataset: with or without the Part 10 header, never more than it has."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

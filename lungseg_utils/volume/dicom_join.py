@@ -1,7 +1,5 @@
 """Slices of one stack of which some lost the UID of their series, as anonymisers leave them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

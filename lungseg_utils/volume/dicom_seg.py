@@ -1,7 +1,5 @@
 """A mask as a DICOM SEG that refers to the CT series it was drawn on, for PACS and viewers."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """CT slices -> one stack: sorted by position, all of one shape and plane, evenly spaced."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

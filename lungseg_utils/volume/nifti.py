@@ -1,7 +1,5 @@
 """NIfTI files, read once and whole into memory and written back on their own grid."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The checked reader of CT scans and labels, and the writer that puts masks back on their grid."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The ROIs of a DICOM RTSTRUCT or SEG: listed from its header, read as masks on a scan's grid."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What is drawn on a scan, whatever the file, and which of it was asked for."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Folders of patients: scan and masks told apart by their content, DICOM or NIfTI."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

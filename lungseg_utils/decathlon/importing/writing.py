@@ -1,7 +1,5 @@
 """Write the cases of a folder as a set in Decathlon layout; dataset.json last, then checked."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter

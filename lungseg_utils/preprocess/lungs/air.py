@@ -1,7 +1,5 @@
 """The air inside the body: what no side of the scan reaches, or a narrow field of view opens."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Small operations on the coarse masks (D, H, W) in which the lungs are searched."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lungseg_utils.components import add_neighbours

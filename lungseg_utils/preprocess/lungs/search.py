@@ -1,7 +1,5 @@
 """The search for the lungs on a coarse copy of a scan, and the region round them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
