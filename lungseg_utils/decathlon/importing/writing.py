@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def _write_cases(source: Path, out: Path, cases: Sequence[Case]) -> list[Importe
     for case in progress(cases, "importing", total=len(cases)):
         try:
             scan = volume.read(case.scan, series=case.series or None)
-            mask = _read_mask(case, scan)
+            drawn = (outline.read(scan) for outline in case.outlines)
+            mask = reduce(np.bitwise_or, drawn) if case.outlines else None
         except LungsegError as fault:
             faults.append(fault)
             continue
@@ -124,15 +126,6 @@ def _write_cases(source: Path, out: Path, cases: Sequence[Case]) -> list[Importe
         imported.append(Imported(case.name, case.part, rois, millilitres))
     raise_faults(source, faults)
     return imported
-
-
-def _read_mask(case: Case, scan: volume.Volume) -> np.ndarray | None:
-    """Return the union of what was chosen on a scan, None where nothing is drawn."""
-    mask = None
-    for outline in case.outlines:
-        one = outline.read(scan)
-        mask = one if mask is None else mask | one
-    return mask
 
 
 def _file_of(case: Case) -> str:
