@@ -72,9 +72,7 @@ def read_file(path: Path, *, defer_size: int | None = None) -> Dataset | None:
             header.file_meta.TransferSyntaxUID = _found_syntax(header)
         header.fileobj_type = _File  # what is read later is read through it too
         return header
-    except LungsegError:
-        raise
-    except OSError:
+    except (LungsegError, OSError):
         raise
     except Exception as error:
         raise LungsegError(
