@@ -42,9 +42,8 @@ def cut_patches(
         # patches stay inside the scan where it is large enough: air beside the box is no anatomy
         high = extent - 1 - low
         nearest = np.clip(wanted, low, np.maximum(low, high))
-        centre: np.ndarray = np.where(high > low, nearest, (extent - 1) / 2)
-        if case.is_crop:
-            centre = wanted
+        inside = np.where(high > low, nearest, (extent - 1) / 2)
+        centre = wanted if case.is_crop else inside
         if matrices is None:
             centre = np.floor(centre - low + 0.5) + low  # whole voxels
         reach = np.ceil(np.abs(turns[number]) @ (size / 2)) + 1  # half the box of the turned patch
