@@ -73,7 +73,10 @@ class CachedPreparation:
         """Return `case`, memory-mapped."""
         sources = [path for path in (case.image, case.label) if path]
         is_crop = getattr(case, "is_crop", False)
-        digest = _digest_of_files(sources)
+        try:
+            digest = _digest(*(path.read_bytes() for path in sources))
+        except OSError as error:
+            raise file_error(error.filename or case.image, error) from error
         name = f"{case.id}-{digest}{'-crop' if is_crop else ''}.safetensors"
         path = self.folder / name
         if path.exists():
@@ -96,7 +99,11 @@ def _prepare_on_ray(cases: Sequence[Case], prepare_one: CachedPreparation) -> No
     def begin() -> Callable[[Case], str]:
         return lambda case: prepare_one(case).name  # the arrays stay in the cache
 
-    largest_first = sorted(cases, key=_size, reverse=True)
+    largest_first = sorted(
+        cases,
+        key=lambda case: case.image.stat().st_size if case.image.is_file() else 0,
+        reverse=True,
+    )
     results = progress(work_on_ray(largest_first, begin), "preparing scans", total=len(cases))
     failures = {
         case.id: str(outcome) or "each process that prepared it died"
@@ -106,10 +113,6 @@ def _prepare_on_ray(cases: Sequence[Case], prepare_one: CachedPreparation) -> No
     if failures:
         causes = "; ".join(f"{name}: {cause}" for name, cause in sorted(failures.items()))
         raise LungsegError(f"{len(failures)} of {len(cases)} scans", causes)
-
-
-def _size(case: Case) -> int:
-    return case.image.stat().st_size if case.image.is_file() else 0
 
 
 def _remove_stale(path: Path, case_id: str, sources: Sequence[Path]) -> bool:
@@ -190,14 +193,6 @@ def _sources_of(path: Path) -> list[str] | None:
 
 def _resolved(paths: Sequence[Path]) -> list[str]:
     return [str(path.resolve()) for path in paths]
-
-
-def _digest_of_files(paths: Sequence[Path]) -> str:
-    """Return a hash of the contents of `paths`."""
-    try:
-        return _digest(*(path.read_bytes() for path in paths))
-    except OSError as error:
-        raise file_error(error.filename or paths[0], error) from error
 
 
 def _digest(*contents: bytes) -> str:
