@@ -45,9 +45,8 @@ def import_set(
     source = Path(source)
     out = Path(out)
     _refuse_filled(out)
-    cases = find_cases(source, rois)
-    if crops:
-        cases = [replace(case, is_crop=True) for case in cases]
+    found = find_cases(source, rois)
+    cases = [replace(case, is_crop=crops or case.is_crop) for case in found]
     _refuse_repeats(source, cases)
     with _undone_on_failure(out):
         for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
@@ -135,14 +134,13 @@ def _file_of(case: Case) -> str:
 
 def describe(name: str, cases: Sequence[Case]) -> dict[str, Any]:
     """Return the content of the dataset.json of `cases`."""
-    training = []
-    for case in cases:
-        if case.part == "Tr":
-            entry: dict[str, Any] = {
-                kind: f"./{kind}sTr/{_file_of(case)}" for kind in ("image", "label")
-            }
-            entry |= {"patient": case.patient} if case.patient else {}
-            training.append(entry if case.fold is None else entry | {"fold": case.fold})
+    training: list[dict[str, Any]] = [
+        {kind: f"./{kind}sTr/{_file_of(case)}" for kind in ("image", "label")}
+        | ({"patient": case.patient} if case.patient else {})
+        | ({} if case.fold is None else {"fold": case.fold})
+        for case in cases
+        if case.part == "Tr"
+    ]
     test = [f"./imagesTs/{_file_of(case)}" for case in cases if case.part == "Ts"]
     crops = {"crops": True} if any(case.is_crop for case in cases) else {}
     return {
