@@ -75,14 +75,12 @@ def _stack(cases: Sequence[TrainingCase], boxes: Sequence[tuple[slice, ...]]) ->
     channels = 3 if any(case.is_crop for case in cases) else 2
     extent = np.max(sides, axis=0).tolist()
     both = torch.zeros((len(cases), channels, *extent), device=cases[0].hu.device)
-    both[:, 0] = PADDING_HU
     for pair, case, box, shape in zip(both, cases, boxes, sides):
         inside = tuple(slice(side) for side in shape)
-        pair[0][inside] = case.hu[box]
+        pair[0][inside] = case.hu[box] - PADDING_HU
         pair[1][inside] = case.label[box]
         if case.is_crop:
             pair[2][inside] = 1
-    both[:, 0] -= PADDING_HU
     return both
 
 
