@@ -1,7 +1,5 @@
 """Load a dataset in Decathlon layout; every fault of its dataset.json is reported at once."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

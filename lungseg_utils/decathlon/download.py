@@ -5,8 +5,6 @@ If-Range), looks neither at free space nor at content type, and extracts with ta
 into the final place. For 8.5 GB that is too little, and the standard library has all it takes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The entries of a dataset.json -> cases; what is wrong or odd is noted on the way."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass, field

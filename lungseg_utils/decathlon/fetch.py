@@ -1,7 +1,5 @@
 """Fetch one large file over HTTP, resumed by Range and If-Range, until its md5 is right."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Look at every voxel of a dataset once: what each scan is like, and what is wrong or odd."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

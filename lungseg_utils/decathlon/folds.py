@@ -1,7 +1,5 @@
 """Split a dataset for cross-validation by patient: its own folds, nnU-Net's or seeded ones."""
 
-from __future__ import annotations
-
 import random
 
 from lungseg_utils.decathlon.dataset import Case, Dataset

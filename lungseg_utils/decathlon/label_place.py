@@ -3,8 +3,6 @@
 A tumour stands out from the lung round it, ground glass too: 320 real ones by 100 HU or more each.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

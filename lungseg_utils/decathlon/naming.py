@@ -1,7 +1,5 @@
 """Name the cases of a set that keeps a folder for each patient, all files of one name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +15,15 @@ def names_by_folder(root: Path, cases: Sequence[Case]) -> dict[Path, Case]:
     where folders do not tell the cases apart either.
     """
     by_image = {case.image: case for case in cases}
-    images = list(by_image)
-    if _are_unique([case.id for case in by_image.values()]) or any(
-        image.parent.name in FOLDERS for image in images
-    ):
+    stems = [case.id for case in by_image.values()]
+    if _are_unique(stems) or any(image.parent.name in FOLDERS for image in by_image):
         return {}
-    folders = [image.parent.relative_to(root).parts for image in images]
-    for names, patients in _candidates(folders, [case.id for case in by_image.values()]):
+    folders = [image.parent.relative_to(root).parts for image in by_image]
+    for names, patients in _candidates(folders, stems):
         if all(names) and _are_unique(names):
             return {
-                image: _renamed(by_image[image], name, patient)
-                for image, name, patient in zip(images, names, patients, strict=True)
+                image: replace(case, id=name, patient=_stated_patient(case) or patient)
+                for (image, case), name, patient in zip(by_image.items(), names, patients)
             }
     return {}
 
@@ -49,6 +45,5 @@ def _are_unique(names: list[str]) -> bool:
     return len({name.casefold() for name in names}) == len(names)
 
 
-def _renamed(case: Case, name: str, patient: str) -> Case:
-    stated = "" if case.patient == case.id else case.patient
-    return replace(case, id=name, patient=stated or patient)
+def _stated_patient(case: Case) -> str:
+    return "" if case.patient == case.id else case.patient

@@ -4,8 +4,6 @@ Version 2 declares `channel_names` and `file_ending` in dataset.json and lists n
 lists cases without the channel's number, as the Decathlon does. labelsTr holds CASE.nii.gz.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Find and parse a dataset.json, whatever it really holds."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """Ask a server for a file, over http and https only; read it, and break off cleanly."""
 
-from __future__ import annotations
-
 import http.client
 import urllib.error
 import urllib.request

@@ -1,14 +1,12 @@
 """What one predicted mask is worth: overlap, borders and whole lesions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from lungseg_utils import runtime
-from lungseg_utils.components import bounding_box, label_components
+from lungseg_utils.components import add_neighbours, bounding_box, label_components
 
 COLUMNS = (
     "dice",
@@ -162,13 +160,8 @@ def _border_distances(
 def _border_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return the points (n, 3) in mm of the voxels that have a face on the outside."""
     padded = np.pad(mask, 1)  # beyond the scan is outside
-    inner = np.ones_like(mask)
-    for axis in range(mask.ndim):
-        for start in (0, 2):
-            window = [slice(1, -1)] * mask.ndim
-            window[axis] = slice(start, start + mask.shape[axis])
-            inner &= padded[tuple(window)]
-    return np.argwhere(mask & ~inner) * np.asarray(spacing_mm, float)
+    border = padded & add_neighbours(~padded)
+    return (np.argwhere(border) - 1) * np.asarray(spacing_mm, float)
 
 
 def _surface_dice(

@@ -12,8 +12,6 @@ is empty, Dice and surface Dice are 0 and HD95 is not defined (NaN): it is left 
 and the summary counts how often.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """What many scans say together: means with bootstrap intervals, differences between methods."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

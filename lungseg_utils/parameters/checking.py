@@ -1,7 +1,5 @@
 """The one check of parameters: of values, of YAML files and of notebooks."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Mapping, MutableMapping

@@ -1,7 +1,5 @@
 """What one parameter may be, and how a value from outside is brought to its kind."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import os

@@ -4,8 +4,6 @@ Command line, YAML files and the notebooks' cells follow from these declarations
 is a line here, and one where it is used; `python -m lungseg_utils.parameters` prints the rest.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

@@ -1,7 +1,5 @@
 """How patches are varied: turned and scaled, and seen as by another scanner."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,9 +88,7 @@ def vary_intensity(hu: Tensor, augmentation: Augmentation, rng: Rng) -> Tensor:
 
 def _vary_kernel(hu: Tensor, augmentation: Augmentation, rng: Rng) -> Tensor:
     """Blur some of the patches (B, d, h, w), along one axis or all, and sharpen others."""
-    chosen = []
-    sigmas = []
-    shares = []  # of the patch itself; the rest is its smoothed copy
+    varied = []  # number, sigmas, and share of the patch itself; the rest is its smoothed copy
     for number in range(len(hu)):
         draw = rng.random()
         if draw < augmentation.blur:
@@ -105,10 +101,9 @@ def _vary_kernel(hu: Tensor, augmentation: Augmentation, rng: Rng) -> Tensor:
             share = 1.3 + 0.7 * rng.random()
         else:
             continue
-        chosen.append(number)
-        sigmas.append([sigma if axis in axes else 0.0 for axis in range(3)])
-        shares.append(share)
-    if chosen:
+        varied.append((number, [sigma if axis in axes else 0.0 for axis in range(3)], share))
+    if varied:
+        chosen, sigmas, shares = map(list, zip(*varied))
         share_of_each = _column(shares, hu)
         smoothed = _smooth(hu[chosen], sigmas)
         hu[chosen] = share_of_each * hu[chosen] + (1 - share_of_each) * smoothed

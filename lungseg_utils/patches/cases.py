@@ -1,7 +1,5 @@
 """A case to train on: its voxels on the device, and where patches of it may be centred."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass, field
 

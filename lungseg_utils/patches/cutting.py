@@ -1,7 +1,5 @@
 """How patches are cut out of cases: a whole batch at a time, on the device."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -44,9 +42,8 @@ def cut_patches(
         # patches stay inside the scan where it is large enough: air beside the box is no anatomy
         high = extent - 1 - low
         nearest = np.clip(wanted, low, np.maximum(low, high))
-        centre: np.ndarray = np.where(high > low, nearest, (extent - 1) / 2)
-        if case.is_crop:
-            centre = wanted
+        inside = np.where(high > low, nearest, (extent - 1) / 2)
+        centre = wanted if case.is_crop else inside
         if matrices is None:
             centre = np.floor(centre - low + 0.5) + low  # whole voxels
         reach = np.ceil(np.abs(turns[number]) @ (size / 2)) + 1  # half the box of the turned patch
@@ -78,14 +75,12 @@ def _stack(cases: Sequence[TrainingCase], boxes: Sequence[tuple[slice, ...]]) ->
     channels = 3 if any(case.is_crop for case in cases) else 2
     extent = np.max(sides, axis=0).tolist()
     both = torch.zeros((len(cases), channels, *extent), device=cases[0].hu.device)
-    both[:, 0] = PADDING_HU
     for pair, case, box, shape in zip(both, cases, boxes, sides):
         inside = tuple(slice(side) for side in shape)
-        pair[0][inside] = case.hu[box]
+        pair[0][inside] = case.hu[box] - PADDING_HU
         pair[1][inside] = case.label[box]
         if case.is_crop:
             pair[2][inside] = 1
-    both[:, 0] -= PADDING_HU
     return both
 
 

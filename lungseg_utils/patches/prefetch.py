@@ -1,7 +1,5 @@
 """Batches drawn ahead: on a GPU the next one is drawn beside the network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 

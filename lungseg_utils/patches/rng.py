@@ -1,7 +1,5 @@
 """Random numbers for patches: a torch generator behind the words of Python's `random`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar
 

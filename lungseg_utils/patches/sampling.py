@@ -1,7 +1,5 @@
 """Which patches a batch holds: drawn from cases and sets, cut, varied."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,11 +78,13 @@ def _sets_of(
     """Return the cases of each set, with the share of the patches up to and with it."""
     if not shares or all(case.set_number == 0 for case in cases):
         return [(1.0, list(cases))]
-    sets = []
-    for number in range(len(shares)):
-        own = [case for case in cases if case.set_number == number]
-        sets.append((sum(shares[: number + 1]) / sum(shares), own))
-    return sets
+    return [
+        (
+            sum(shares[: number + 1]) / sum(shares),
+            [case for case in cases if case.set_number == number],
+        )
+        for number in range(len(shares))
+    ]
 
 
 def _draw_centres(

@@ -1,7 +1,5 @@
 """One picture a mask: every tumour in three planes, with its volume and its axial diameters."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -83,13 +83,11 @@ def show_slice(
     mask: np.ndarray | None = None,
     prediction: np.ndarray | None = None,
     window_hu: Window = LUNG_WINDOW_HU,
-    opacity: float = 0.0,
     axes: Axes | None = None,
 ) -> Figure:
     """Draw one slice, with the outlines of `mask` (solid) and `prediction` (dashed), (D, H, W).
 
-    `volume` is a `volume.Volume`, a `preprocess.Prepared`, or an array in HU with `spacing_mm`;
-    `opacity` fills the outlines.
+    `volume` is a `volume.Volume`, a `preprocess.Prepared`, or an array in HU with `spacing_mm`.
     """
     array, spacing_mm = array_and_spacing(volume, spacing_mm)
     cut = PLANES[plane]
@@ -118,7 +116,7 @@ def show_slice(
         if outlined is not None:
             section = np.asarray(outlined).take(index, axis=cut.across)
             axes.plot([], [], color=colour, ls=line, lw=2, label=name)  # for a legend
-            _outline(axes, section, pixel_mm, colour, line, opacity)
+            _outline(axes, section, pixel_mm, colour, line)
     _annotate(axes, cut, width)
     number = f"{index + 1} of {array.shape[cut.across]}"
     axes.set_title(f"{plane.capitalize()} {number}, {window_text(window_hu)}", fontsize=10)
@@ -126,20 +124,13 @@ def show_slice(
 
 
 def _outline(
-    axes: Axes,
-    section: np.ndarray,
-    pixel_mm: tuple[float, float],
-    colour: str,
-    line: str,
-    opacity: float,
+    axes: Axes, section: np.ndarray, pixel_mm: tuple[float, float], colour: str, line: str
 ) -> None:
     """Draw the border round the marked pixels of `section` (rows, columns), along their edges."""
     if not section.any():
         return
     padded = np.pad(section != 0, 1).astype(float)  # an outline closes at the edge of the scan
     y, x = ((np.arange(n) - 0.5) * mm for n, mm in zip(padded.shape, pixel_mm))
-    if opacity:
-        axes.contourf(x, y, padded, levels=[0.5, 1.5], colors=[colour], alpha=opacity)
     drawn = axes.contour(
         x, y, padded, levels=[0.5], colors=[colour], linestyles=[line], linewidths=1.6
     )

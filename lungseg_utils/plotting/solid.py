@@ -9,7 +9,12 @@ from matplotlib.patches import Patch
 from lungseg_utils.components import bounding_box
 from lungseg_utils.plotting.style import PREDICTION_COLOUR, TRUTH_COLOUR, Figure, new_figure
 
-LUNG_COLOUR = "#8A99A8"
+# per body: its colour, and how opaque it is seen from the front and at its rim (1 and 1: solid)
+STYLES = {
+    "lungs": ("#8A99A8", 0.10, 0.55),
+    "truth": (TRUTH_COLOUR, 1, 1),
+    "prediction": (PREDICTION_COLOUR, 0.2, 0.7),
+}
 # from above, from the viewer's side, from the viewer's left
 LIGHT = np.array([0.8, -0.45, -0.4], np.float32)
 
@@ -66,13 +71,7 @@ def render(grids: dict[str, np.ndarray], degrees: float) -> np.ndarray:
     Every body is a surface where its grid passes one half; light falls by Lambert's law. A glass
     body is faint where we look straight at it and strong at its rim.
     """
-    # per body: its colour, and how opaque it is seen from the front and at its rim (1 and 1: solid)
-    styles = {
-        "lungs": (LUNG_COLOUR, 0.10, 0.55),
-        "truth": (TRUTH_COLOUR, 1, 1),
-        "prediction": (PREDICTION_COLOUR, 0.2, 0.7),
-    }
-    bodies = [_body(_turn(grid, degrees), *styles[name][1:]) for name, grid in grids.items()]
+    bodies = [_body(_turn(grid, degrees), *STYLES[name][1:]) for name, grid in grids.items()]
     total = sum(alpha for alpha, _ in bodies)
     alpha = np.clip(total, 0, 1)
     passed = np.cumprod(1 - alpha, axis=1)  # the light that is left behind each step of the ray
@@ -82,7 +81,7 @@ def render(grids: dict[str, np.ndarray], degrees: float) -> np.ndarray:
         passed[:, -1, :, None], 3, axis=2
     )  # white where no body is: (D, columns, 3)
     for name, (body_alpha, shade) in zip(grids, bodies):
-        colour = np.array(to_rgb(styles[name][0]), np.float32)
+        colour = np.array(to_rgb(STYLES[name][0]), np.float32)
         picture += (seen * body_alpha * shade).sum(axis=1)[..., None] * colour
     return np.clip(picture, 0, 1)
 
@@ -145,9 +144,8 @@ def _turn(grid: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def _name_bodies(figure: Figure, names: list[str]) -> None:
-    colours = {"truth": TRUTH_COLOUR, "prediction": PREDICTION_COLOUR}
     handles = [
-        Patch(color=colours[name], label=name, alpha=0.6 if name == "prediction" else 1)
+        Patch(color=STYLES[name][0], label=name, alpha=0.6 if name == "prediction" else 1)
         for name in names
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))

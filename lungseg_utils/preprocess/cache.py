@@ -1,7 +1,5 @@
 """Prepared scans on disk: made once, memory-mapped, made again when what they depend on changes."""
 
-from __future__ import annotations
-
 import errno
 import glob
 import hashlib
@@ -10,11 +8,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
 
 from lungseg_utils import volume
+from lungseg_utils.decathlon import Case
 from lungseg_utils.on_ray import work_on_ray
 from lungseg_utils.preprocess.lungs import MARGIN_MM
 from lungseg_utils.preprocess.prepared import CLIP_HU, Prepared, prepare
@@ -31,27 +31,8 @@ from lungseg_utils.runtime import (
 CACHE_VERSION = 6  # raise it whenever preparing the same scan results in other voxels
 
 
-class CaseFiles(Protocol):
-    """A case as the cache needs it: a name, a scan and, for training, its label.
-
-    It may have `is_crop`: its scan is a piece of a chest.
-    """
-
-    @property
-    def id(self) -> str:
-        """Return its name."""
-
-    @property
-    def image(self) -> Path:
-        """Return where its scan lies."""
-
-    @property
-    def label(self) -> Path | None:
-        """Return where its label lies, if it has one."""
-
-
 def prepare_cases(
-    cases: Sequence[CaseFiles],
+    cases: Sequence[Case],
     *,
     spacing_mm: float = 3.0,
     folder: str | Path | None = None,
@@ -60,6 +41,7 @@ def prepare_cases(
 ) -> list[Prepared]:
     """Prepare `cases` through the cache under `folder` (default `data/processed`), memory-mapped.
 
+    A case is one of a set, or anything else that names its `id`, `image` and `label`.
     A file of the cache is named by the case and a hash of its content; its folder by a hash of the
     parameters. Files that are damaged or belong to an earlier version of the scan are made again,
     with a warning. Sets whose cases have the same names share the folder: each file knows where its
@@ -87,11 +69,14 @@ class CachedPreparation:
         self.spacing_mm = spacing_mm
         self.changed: list[str] = []
 
-    def __call__(self, case: CaseFiles) -> Prepared:
+    def __call__(self, case: Case) -> Prepared:
         """Return `case`, memory-mapped."""
         sources = [path for path in (case.image, case.label) if path]
         is_crop = getattr(case, "is_crop", False)
-        digest = _digest_of_files(sources)
+        try:
+            digest = _digest(*(path.read_bytes() for path in sources))
+        except OSError as error:
+            raise file_error(error.filename or case.image, error) from error
         name = f"{case.id}-{digest}{'-crop' if is_crop else ''}.safetensors"
         path = self.folder / name
         if path.exists():
@@ -108,13 +93,17 @@ class CachedPreparation:
         return load(path) or prepared
 
 
-def _prepare_on_ray(cases: Sequence[CaseFiles], prepare_one: CachedPreparation) -> None:
+def _prepare_on_ray(cases: Sequence[Case], prepare_one: CachedPreparation) -> None:
     """Fill the cache by the workers of a Ray cluster; raise the failures as one error."""
 
-    def begin() -> Callable[[CaseFiles], str]:
+    def begin() -> Callable[[Case], str]:
         return lambda case: prepare_one(case).name  # the arrays stay in the cache
 
-    largest_first = sorted(cases, key=_size, reverse=True)
+    largest_first = sorted(
+        cases,
+        key=lambda case: case.image.stat().st_size if case.image.is_file() else 0,
+        reverse=True,
+    )
     results = progress(work_on_ray(largest_first, begin), "preparing scans", total=len(cases))
     failures = {
         case.id: str(outcome) or "each process that prepared it died"
@@ -124,10 +113,6 @@ def _prepare_on_ray(cases: Sequence[CaseFiles], prepare_one: CachedPreparation) 
     if failures:
         causes = "; ".join(f"{name}: {cause}" for name, cause in sorted(failures.items()))
         raise LungsegError(f"{len(failures)} of {len(cases)} scans", causes)
-
-
-def _size(case: CaseFiles) -> int:
-    return case.image.stat().st_size if case.image.is_file() else 0
 
 
 def _remove_stale(path: Path, case_id: str, sources: Sequence[Path]) -> bool:
@@ -143,11 +128,7 @@ def _remove_stale(path: Path, case_id: str, sources: Sequence[Path]) -> bool:
 
 def save(path: Path, prepared: Prepared, sources: Sequence[Path] = ()) -> None:
     """Write one prepared scan whole: plain tensors and a line of JSON, nothing executable."""
-    from safetensors.numpy import save as to_bytes
-
-    arrays = {"hu": prepared.hu, "region": prepared.region, "lungs": prepared.lungs}
-    if prepared.label is not None:
-        arrays["label"] = prepared.label
+    arrays = {name: getattr(prepared, name) for name in ("hu", "region", "lungs", "label")}
     facts = {
         "name": prepared.name,
         "box": [[side.start, side.stop] for side in prepared.box],
@@ -155,17 +136,15 @@ def save(path: Path, prepared: Prepared, sources: Sequence[Path] = ()) -> None:
         "sources": _resolved(sources),
         "is_crop": prepared.is_crop,
     }
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    stored = {name: np.ascontiguousarray(part) for name, part in arrays.items() if part is not None}
     # not save_file, which leaves a file of another name behind when it is killed
-    content = to_bytes(arrays, {"facts": json.dumps(facts)})
+    content = to_bytes(stored, {"facts": json.dumps(facts)})
     with writing(path) as partial:
         partial.write_bytes(content)
 
 
 def load(path: Path) -> Prepared | None:
     """Map a file of the cache into memory in one piece, one open file a case; None if damaged."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         content = np.memmap(path, np.uint8, "r")
         with safe_open(path, framework="numpy") as file:  # checks the header and the sizes
@@ -205,8 +184,6 @@ def _map_arrays(content: np.ndarray) -> dict[str, np.ndarray]:
 
 def _sources_of(path: Path) -> list[str] | None:
     """Return the scan and label that a file of the cache was made from; None if it names none."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="numpy") as file:
             return json.loads(file.metadata()["facts"])["sources"]
@@ -216,14 +193,6 @@ def _sources_of(path: Path) -> list[str] | None:
 
 def _resolved(paths: Sequence[Path]) -> list[str]:
     return [str(path.resolve()) for path in paths]
-
-
-def _digest_of_files(paths: Sequence[Path]) -> str:
-    """Return a hash of the contents of `paths`."""
-    try:
-        return _digest(*(path.read_bytes() for path in paths))
-    except OSError as error:
-        raise file_error(error.filename or paths[0], error) from error
 
 
 def _digest(*contents: bytes) -> str:

@@ -1,7 +1,5 @@
 """Scans whose axes are oblique to the patient's: the network has learnt on axis-aligned chests."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

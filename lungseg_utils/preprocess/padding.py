@@ -1,12 +1,10 @@
 """Frames of 0 HU, with which tools pad by default: they enclose the air round the patient."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
 
-from lungseg_utils.components import FACE_NEIGHBOURS, label_components
+from lungseg_utils.components import FACE_NEIGHBOURS, add_neighbours, label_components
 from lungseg_utils.runtime import warn
 from lungseg_utils.volume import PADDING_HU, Volume
 
@@ -22,7 +20,7 @@ def without_frame(volume: Volume) -> Volume:
     A frame are voxels of 0 HU that reach the sides of the scan in one piece: whole planes, or the
     corners that a turn or a round field of view leaves.
     """
-    if not _reaches_a_side(volume.hu):
+    if not any(np.mean(side == 0) > FRAME_SHARE for side in _sides(volume.hu)):
         return volume
     frame = _frame(volume.hu)
     if not _is_scan(volume.hu[~frame]):
@@ -48,12 +46,8 @@ def _sides(array: np.ndarray) -> list[np.ndarray]:
     return [np.take(array, end, axis) for axis in range(3) for end in (0, -1)]
 
 
-def _reaches_a_side(hu: np.ndarray) -> bool:
-    return any(np.mean(side == 0) > FRAME_SHARE for side in _sides(hu))
-
-
 def _frame(hu: np.ndarray) -> np.ndarray:
-    """Mark the voxels of 0 HU that reach a side of the scan, and what was blended with them."""
+    """Mark the voxels of 0 HU that reach a side, and what a resampling has blended with them."""
     parts = label_components(hu == 0, neighbours=FACE_NEIGHBOURS)
     touching = np.zeros(int(parts.max()) + 1, bool)
     for side in _sides(parts):
@@ -61,27 +55,11 @@ def _frame(hu: np.ndarray) -> np.ndarray:
         touching[numbers[counts > FRAME_SHARE * side.size]] = True
     touching[0] = False
     frame = touching[parts]
-    return _with_blended(frame, hu)
-
-
-def _with_blended(frame: np.ndarray, hu: np.ndarray) -> np.ndarray:
-    """Add to `frame` the voxels that a resampling has blended of it and of what lay beside it."""
     for _ in range(MOST_BLENDED):
-        near = _grow(frame)
+        near = add_neighbours(frame)
         beside = hu[near & ~frame]
-        beyond = hu[_grow(near) & ~near]
+        beyond = hu[add_neighbours(near) & ~near]
         if not beyond.size or not 0.9 * np.median(beyond) < np.median(beside) < 0:
             break
         frame = near
     return frame
-
-
-def _grow(mask: np.ndarray) -> np.ndarray:
-    """Dilate by one voxel along each axis."""
-    grown = mask.copy()
-    for axis in range(3):
-        source = np.moveaxis(mask, axis, 0)
-        target = np.moveaxis(grown, axis, 0)
-        target[1:] |= source[:-1]
-        target[:-1] |= source[1:]
-    return grown

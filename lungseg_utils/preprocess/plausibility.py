@@ -1,7 +1,5 @@
 """Whether the lungs that were found can be a human's: their size tells of wrong voxel sizes."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lungseg_utils.components import bounding_box

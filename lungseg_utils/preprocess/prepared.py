@@ -4,8 +4,6 @@ scan → along the patient's axes → the lungs' box → cubic voxels → clippe
 mask or probabilities on those voxels → the scan's own grid (`Prepared.back`)
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +18,7 @@ from lungseg_utils.preprocess.plausibility import check_lungs
 from lungseg_utils.preprocess.resample import resample, resampled_slabs
 from lungseg_utils.runtime import LungsegError, warn
 from lungseg_utils.volume import Volume
+from lungseg_utils.volume.grid import triple
 from lungseg_utils.volume.plausibility import check_geometry
 
 LARGEST_MM = (2500, 1000, 1000)  # (D, H, W): the length of a table, the width of a gantry
@@ -73,12 +72,6 @@ def normalise(hu: Tensor) -> Tensor:
     return (hu.clamp(low, high) - (high + low) / 2) / ((high - low) / 2)
 
 
-def working_shape(extent_mm: np.ndarray, spacing_mm: float) -> tuple[int, int, int]:
-    """Return how many voxels of about `spacing_mm` fill each side of `extent_mm`, at least one."""
-    depth, height, width = np.maximum(1, np.round(np.asarray(extent_mm) / spacing_mm)).astype(int)
-    return int(depth), int(height), int(width)
-
-
 def prepare(
     volume: Volume,
     *,
@@ -99,18 +92,17 @@ def prepare(
         check_geometry(volume)
     volume = without_frame(volume)
     aligned = align(volume)
-    if label is not None:
-        label = _align_label(label, aligned, volume)
+    if label is not None and aligned is not volume:
+        label = (align(replace(volume, hu=label * np.int16(1000))).hu >= 500).astype(np.uint8)
     lungs = whole_crop(aligned) if is_crop else find_lungs(aligned)
     if not is_crop:
         check_lungs(aligned, lungs)
     box = lungs.box
     extent_mm = np.array([side.stop - side.start for side in box]) * aligned.spacing_mm
-    shape = working_shape(extent_mm, spacing_mm)
+    shape = triple(max(1, round(float(side) / spacing_mm)) for side in extent_mm)
     hu = resample(aligned.hu[box], shape, device).clamp_(*CLIP_HU).round_().to(torch.int16)
     if label is not None:
         label = _resample_label(label, box, shape, device, volume.name)
-    true_mm = [float(side) for side in extent_mm / shape]
     return Prepared(
         name=volume.name,
         hu=hu.cpu().numpy(),
@@ -118,7 +110,7 @@ def prepare(
         lungs=lungs.on_grid(lungs.lungs, shape).astype(np.uint8),
         label=label,
         box=box,
-        spacing_mm=(true_mm[0], true_mm[1], true_mm[2]),
+        spacing_mm=triple(float(side) for side in extent_mm / shape),
         aligned=aligned,
         scan=volume,
         is_crop=is_crop,
@@ -141,14 +133,6 @@ def _check(volume: Volume, label: np.ndarray | None) -> None:
             f"{written} mm large, which no CT is",
             "Check the voxel sizes and their unit in the header",
         )
-
-
-def _align_label(label: np.ndarray, aligned: Volume, volume: Volume) -> np.ndarray:
-    """Return `label` on the grid of the axis-aligned scan."""
-    if aligned is volume:
-        return label
-    drawn = align(replace(volume, hu=label * np.int16(1000)))
-    return (drawn.hu >= 500).astype(np.uint8)
 
 
 def _resample_label(

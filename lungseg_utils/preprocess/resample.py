@@ -1,7 +1,5 @@
 """Resampling as three small matrix products, one an axis: fast, no aliasing, exact borders."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -24,8 +22,6 @@ def axis_weights(size_in: int, size_out: int) -> Tensor:
         scale, 1.0
     )
     weights = (1 - distance).clamp(min=0)
-    outside = weights.sum(1) == 0  # cannot happen between the borders, only by rounding on them
-    weights[outside, 0] = 1
     return (weights / weights.sum(1, keepdim=True)).float()
 
 

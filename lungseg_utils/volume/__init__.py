@@ -2,10 +2,10 @@
 
 from lungseg_utils.volume.grid import CANONICAL
 from lungseg_utils.volume.intensity import PADDING_HU
+from lungseg_utils.volume.nifti import read_label
 from lungseg_utils.volume.reader import (
     read,
     read_header,
-    read_label,
     stem,
     write_map,
     write_mask,

@@ -1,14 +1,11 @@
 """A folder of DICOM files -> one CT series in Hounsfield units, sorted by position and checked."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 
 from lungseg_utils.runtime import LungsegError, warn
 from lungseg_utils.volume.dicom_files import ONE_SERIES, choose, find_series, warn_of_class
-from lungseg_utils.volume.dicom_frames import frames_of
 from lungseg_utils.volume.dicom_join import join_nameless
 from lungseg_utils.volume.dicom_pixels import read_pixels
 from lungseg_utils.volume.dicom_stack import (
@@ -16,8 +13,8 @@ from lungseg_utils.volume.dicom_stack import (
     distances,
     levels_of,
     make_affine,
-    make_slice,
     run_spacings,
+    slices_of,
     sort_slices,
 )
 from lungseg_utils.volume.grid import grid_of, spacing_of
@@ -78,11 +75,7 @@ def _find_slices(folder: Path, series: str | int | None) -> list[Slice]:
     """Return the slices of the series that is asked for, from the feet upwards."""
     files = choose(folder, join_nameless(find_series(folder)), series).files
     warn_of_class(folder, files)
-    slices = [
-        make_slice(path, header, dataset, frame)
-        for path, dataset in files
-        for frame, header in enumerate(frames_of(path, dataset))
-    ]
+    slices = slices_of(files)
     for unit in sorted({str(one.dataset.get("RescaleType") or "") for one in slices}):
         check_rescale_type(folder, unit)
     return sort_slices(slices)

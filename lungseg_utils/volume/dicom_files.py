@@ -1,7 +1,5 @@
 """The DICOM files under a folder: separated from junk, grouped into series; one CT is chosen."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Enhanced multi-frame CT: the frames of one file, each as the dataset of a single slice."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydicom import Dataset

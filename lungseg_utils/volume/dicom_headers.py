@@ -1,7 +1,5 @@
 """One DICOM file -> its dataset: with or without the Part 10 header, never more than it has."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct
@@ -25,6 +23,10 @@ MOST_DEFLATED_BYTES = 1 << 20  # deflate makes up to 1032 times as many of them
 START_BYTES = 140  # of a file: a preamble of 128, "DICM" and the head of an element
 FIRST_GROUPS = (2, 8)  # of the File Meta Information, and of a dataset
 VRS = {str(vr).encode() for vr in VR}
+EXPLICIT: dict[tuple, UID] = {  # pydicom's original_encoding -> the transfer syntax
+    (False, True): ExplicitVRLittleEndian,
+    (False, False): ExplicitVRBigEndian,
+}
 
 
 class _File(io.BufferedReader):
@@ -71,12 +73,11 @@ def read_file(path: Path, *, defer_size: int | None = None) -> Dataset | None:
         if not is_part_10 and not ("SOPClassUID" in header or "Modality" in header):
             return None
         if not header.file_meta.get("TransferSyntaxUID"):
-            header.file_meta.TransferSyntaxUID = _found_syntax(header)
+            found = EXPLICIT.get(header.original_encoding, ImplicitVRLittleEndian)
+            header.file_meta.TransferSyntaxUID = found
         header.fileobj_type = _File  # what is read later is read through it too
         return header
-    except LungsegError:
-        raise
-    except OSError:
+    except (LungsegError, OSError):
         raise
     except Exception as error:
         raise LungsegError(
@@ -99,11 +100,3 @@ def _start_of_dataset(beginning: bytes) -> int | None:
         if group in FIRST_GROUPS and element < 0x100 and (head[4:6] in VRS or is_short):
             return start
     return None
-
-
-def _found_syntax(header: Dataset) -> UID:
-    """Return the transfer syntax that a dataset was found to have; its file does not name one."""
-    is_implicit, is_little_endian = header.original_encoding
-    if is_implicit:
-        return ImplicitVRLittleEndian
-    return ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian

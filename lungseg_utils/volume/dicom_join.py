@@ -1,7 +1,5 @@
 """Slices of one stack of which some lost the UID of their series, as anonymisers leave them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +7,7 @@ from pydicom import Dataset
 
 from lungseg_utils.runtime import LungsegError, warn
 from lungseg_utils.volume.dicom_files import Series
-from lungseg_utils.volume.dicom_frames import frames_of
-from lungseg_utils.volume.dicom_stack import Slice, distances, fit, make_slice
+from lungseg_utils.volume.dicom_stack import distances, fit, slices_of
 
 ONE_EACH = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "SeriesNumber")
 EVEN = (
@@ -45,7 +42,7 @@ def _fit(named: Series, nameless: Series) -> bool:
     if _facts(named.files[0][1]) != _facts(nameless.files[0][1]):
         return False
     try:
-        slices = [*_slices_of(named), *_slices_of(nameless)]
+        slices = slices_of(named.files + nameless.files)
     except LungsegError:
         return False  # whoever reads it says what is wrong with it
     if not all(fit(one, slices[0]) for one in slices):
@@ -56,11 +53,3 @@ def _fit(named: Series, nameless: Series) -> bool:
 
 def _facts(header: Dataset) -> list[str]:
     return [str(header.get(tag) or "") for tag in ONE_EACH]
-
-
-def _slices_of(series: Series) -> list[Slice]:
-    return [
-        make_slice(path, header, dataset, frame)
-        for path, dataset in series.files
-        for frame, header in enumerate(frames_of(path, dataset))
-    ]

@@ -1,7 +1,5 @@
 """The pixels of one DICOM slice, compressed or not, and their slope and intercept to HU."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A mask as a DICOM SEG that refers to the CT series it was drawn on, for PACS and viewers."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 
@@ -20,14 +18,14 @@ from lungseg_utils.volume.grid import spacing_of
 from lungseg_utils.volume.scan import Volume
 
 MAY_BE_EMPTY = {  # Type 2 elements, copied from the source where they are valid
-    "PatientID": "LO",
-    "PatientName": "PN",
-    "PatientBirthDate": "DA",
-    "PatientSex": "CS",
-    "StudyID": "SH",
-    "StudyDate": "DA",
-    "StudyTime": "TM",
-    "AccessionNumber": "SH",
+    "PatientID": str,
+    "PatientName": str,
+    "PatientBirthDate": DA,
+    "PatientSex": str,
+    "StudyID": str,
+    "StudyDate": DA,
+    "StudyTime": TM,
+    "AccessionNumber": str,
 }
 NEEDED = (  # from the source
     "SOPInstanceUID",
@@ -35,8 +33,6 @@ NEEDED = (  # from the source
     "StudyInstanceUID",
     "FrameOfReferenceUID",
 )
-
-
 SEXES = ("M", "F", "O", "")  # as the standard has them
 
 
@@ -172,19 +168,16 @@ def _fill(path: Path, source: Dataset) -> set[str]:
                 "Take the NIfTI mask, or fix the headers",
             ) from None
     source.SpecificCharacterSet = "ISO_IR 192"
-    invalid = {tag for tag, vr in MAY_BE_EMPTY.items() if not _is_valid(vr, texts[tag])}
+    invalid = {tag for tag, kind in MAY_BE_EMPTY.items() if not _is_valid(kind, texts[tag])}
     for tag, text in texts.items():
         setattr(source, tag, "" if tag in invalid else text)
     return invalid
 
 
-def _is_valid(vr: str, value: str) -> bool:
-    """Return whether a date or a time is one; of other elements nothing is asked."""
+def _is_valid(kind: type, value: str) -> bool:
+    """Return whether a date or a time is one; any text is a text."""
     try:
-        if vr == "DA":
-            DA(value)
-        elif vr == "TM":
-            TM(value)
+        kind(value)
     except (ValueError, OverflowError):
         return False
     return True

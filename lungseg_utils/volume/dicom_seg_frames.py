@@ -1,7 +1,5 @@
 """The frames of a DICOM SEG -> a mask of the slices that it was drawn on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """CT slices -> one stack: sorted by position, all of one shape and plane, evenly spaced."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 from pydicom import Dataset
 
 from lungseg_utils.runtime import LungsegError, warn
+from lungseg_utils.volume.dicom_frames import frames_of
 from lungseg_utils.volume.grid import check_affine
 from lungseg_utils.volume.stream import AGAIN
 
@@ -62,6 +61,15 @@ def make_slice(path: Path, dataset: Dataset, file: Dataset, frame: int) -> Slice
     return Slice(path, dataset, position, directions, pixel_mm, shape, thickness_mm, file, frame)
 
 
+def slices_of(files: Iterable[tuple[Path, Dataset]]) -> list[Slice]:
+    """Return the slices in `files` of a series, one a file or one a frame."""
+    return [
+        make_slice(path, header, dataset, frame)
+        for path, dataset in files
+        for frame, header in enumerate(frames_of(path, dataset))
+    ]
+
+
 def sort_slices(slices: list[Slice]) -> list[Slice]:
     """Sort slices along their common normal, and refuse what is not one stack."""
     stack = _without_strays(slices)
@@ -81,23 +89,18 @@ def _without_strays(slices: list[Slice]) -> list[Slice]:
         names = ", ".join(one.path.name for one in scouts)
         warn(f"{scouts[0].path.parent}: {names} of another plane (a scout?) is left out")
         slices = [one for one in slices if _is_parallel(one, usual)]
-    for one in slices:
-        if not fit(one, usual):
-            raise LungsegError(
-                one.path,
-                f"its shape, pixel size or orientation differs from that of {usual.path.name} "
-                "and most others",
-                "Keep the slices of one stack",
-            )
-    usual = _commonest(slices, _is_of_one_scan)
-    for one in slices:
-        if not _is_of_one_scan(one, usual):
-            raise LungsegError(
-                one.path,
-                f"its patient or frame of reference is another than that of {usual.path.name} "
-                "and most others",
-                "Keep the slices of one scan",
-            )
+    for are_alike, difference, whole in (
+        (fit, "shape, pixel size or orientation differs from", "stack"),
+        (_is_of_one_scan, "patient or frame of reference is another than", "scan"),
+    ):
+        usual = _commonest(slices, are_alike)
+        for one in slices:
+            if not are_alike(one, usual):
+                raise LungsegError(
+                    one.path,
+                    f"its {difference} that of {usual.path.name} and most others",
+                    f"Keep the slices of one {whole}",
+                )
     return slices
 
 

@@ -1,7 +1,5 @@
 """How voxels lie in a file and in the patient: the stored grid, and the way to (D, H, W)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

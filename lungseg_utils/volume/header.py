@@ -1,7 +1,5 @@
 """A NIfTI header: read, doubted, and turned into a grid, a voxel type and a scaling."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

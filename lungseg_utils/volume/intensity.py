@@ -1,7 +1,5 @@
 """From stored numbers to HU, block by block, and the doubts whether they are Hounsfield units."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

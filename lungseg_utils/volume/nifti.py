@@ -1,7 +1,5 @@
 """NIfTI files, read once and whole into memory and written back on their own grid."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -34,11 +32,16 @@ def read_hu(path: Path) -> tuple[np.ndarray, Header]:
         return writer.finish(), header
 
 
-def read_binary(path: Path, like: Volume | None = None, values: Sequence[int] = ()) -> np.ndarray:
-    """Read a label as (D, H, W) uint8 of 0 and 1; its own affine turns it to the axes of `like`.
+def read_label(
+    path: str | Path, *, like: Volume | None = None, values: Sequence[int] = ()
+) -> np.ndarray:
+    """Read a tumour label as (D, H, W) uint8 of 0 and 1, on the grid of `like` if that is given.
 
-    Of a label of several classes `values` are those that become 1.
+    A label stored along other axes is turned by its own affine. Of a label of several classes
+    `values` are those that become 1. Raises LungsegError for one that lies elsewhere or holds
+    other values.
     """
+    path = Path(path)
     with Stream(path) as stream:
         header = read_header(stream, towards=None if like is None else like.affine)
         if like is not None:

@@ -1,7 +1,5 @@
 """Where a NIfTI header puts its voxels: sform or qform, in millimetres, checked."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

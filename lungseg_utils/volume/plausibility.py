@@ -1,7 +1,5 @@
 """Whether a scan's voxel sizes and axes can be true: what the body in it shows of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

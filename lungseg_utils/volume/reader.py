@@ -1,9 +1,6 @@
 """The checked reader of CT scans and labels, and the writer that puts masks back on their grid."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,18 +33,6 @@ def read(path: str | Path, *, series: str | int | None = None) -> Volume:
         raise LungsegError(path, *header.HALF_OF_A_PAIR)
     hu, own = nifti.read_hu(path)
     return Volume(hu, own.spacing_mm, own.grid.canonical_affine, stem(path), path, own.grid)
-
-
-def read_label(
-    path: str | Path, *, like: Volume | None = None, values: Sequence[int] = ()
-) -> np.ndarray:
-    """Read a tumour label as (D, H, W) uint8 of 0 and 1, on the grid of `like` if that is given.
-
-    A label stored along other axes is turned by its own affine. Of a label of several classes
-    `values` are those that become 1. Raises LungsegError for one that lies elsewhere or holds
-    other values.
-    """
-    return nifti.read_binary(Path(path), like, values)
 
 
 def read_header(path: str | Path) -> header.Header:

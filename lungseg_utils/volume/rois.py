@@ -1,7 +1,5 @@
 """The ROIs of a DICOM RTSTRUCT or SEG: listed from its header, read as masks on a scan's grid."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,9 +76,11 @@ def _of_rtstruct(path: Path, header: Dataset) -> list[Roi]:
     drawn_on: dict[str, set[str]] = {}  # series, by their frame of reference
     for frame in header.get("ReferencedFrameOfReferenceSequence") or []:
         series = drawn_on.setdefault(str(frame.get("FrameOfReferenceUID") or ""), set())
-        for study in frame.get("RTReferencedStudySequence") or []:
-            for one in study.get("RTReferencedSeriesSequence") or []:
-                series.add(str(one.SeriesInstanceUID))
+        series.update(
+            str(one.SeriesInstanceUID)
+            for study in frame.get("RTReferencedStudySequence") or []
+            for one in study.get("RTReferencedSeriesSequence") or []
+        )
     rois = []
     for one in header.StructureSetROISequence:
         frame_uid = str(one.get("ReferencedFrameOfReferenceUID") or "")

@@ -1,7 +1,5 @@
 """Contours of an RTSTRUCT -> a mask of slices: the pixels whose centres lie inside."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A CT in memory: its voxels in HU, and where they lie in the patient."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which layout a folder of outlined scans has, and the cases in it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is drawn on a scan, whatever the file, and which of it was asked for."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,11 +50,7 @@ def of_roi(roi: Roi) -> Outline:
 
 def of_label(path: Path, name: str, values: Sequence[int] = ()) -> Outline:
     """Return the outline of a NIfTI label; `values` are those of its class."""
-    return Outline(name, path, partial(_read_label, path, tuple(values)))
-
-
-def _read_label(path: Path, values: tuple[int, ...], scan: volume.Volume) -> np.ndarray:
-    return volume.read_label(path, like=scan, values=values)
+    return Outline(name, path, lambda scan: volume.read_label(path, like=scan, values=values))
 
 
 def select(subject: Path, outlines: Sequence[Outline], wanted: Sequence[str]) -> list[Outline]:

@@ -1,7 +1,5 @@
 """The scans of a patient and what is drawn on each: its cases, and what they are called."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Sequence

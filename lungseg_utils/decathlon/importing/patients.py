@@ -1,7 +1,5 @@
 """Folders of patients: scan and masks told apart by their content, DICOM or NIfTI."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,9 +102,8 @@ def _is_visible_nifti(path: Path) -> bool:
 def _is_mask(path: Path) -> bool:
     """Return whether a NIfTI file holds 0 and 1 alone, or is stored in bytes, as no CT is."""
     try:
-        if volume.read_header(path).dtype == np.uint8:
-            return True
-        volume.read_label(path)
+        if volume.read_header(path).dtype != np.uint8:
+            volume.read_label(path)
         return True
     except LungsegError:
         return False  # whoever reads it as a scan says what is wrong with it

@@ -1,13 +1,12 @@
 """Write the cases of a folder as a set in Decathlon layout; dataset.json last, then checked."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,8 @@ def import_set(
     source = Path(source)
     out = Path(out)
     _refuse_filled(out)
-    cases = find_cases(source, rois)
-    if crops:
-        cases = [replace(case, is_crop=True) for case in cases]
+    found = find_cases(source, rois)
+    cases = [replace(case, is_crop=crops or case.is_crop) for case in found]
     _refuse_repeats(source, cases)
     with _undone_on_failure(out):
         for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
@@ -111,7 +109,8 @@ def _write_cases(source: Path, out: Path, cases: Sequence[Case]) -> list[Importe
     for case in progress(cases, "importing", total=len(cases)):
         try:
             scan = volume.read(case.scan, series=case.series or None)
-            mask = _read_mask(case, scan)
+            drawn = (outline.read(scan) for outline in case.outlines)
+            mask = reduce(np.bitwise_or, drawn) if case.outlines else None
         except LungsegError as fault:
             faults.append(fault)
             continue
@@ -128,15 +127,6 @@ def _write_cases(source: Path, out: Path, cases: Sequence[Case]) -> list[Importe
     return imported
 
 
-def _read_mask(case: Case, scan: volume.Volume) -> np.ndarray | None:
-    """Return the union of what was chosen on a scan, None where nothing is drawn."""
-    mask = None
-    for outline in case.outlines:
-        one = outline.read(scan)
-        mask = one if mask is None else mask | one
-    return mask
-
-
 def _file_of(case: Case) -> str:
     """Return the file name of a case; a backslash would be read as a folder's end."""
     return f"{case.name.replace(chr(92), '_')}.nii.gz"
@@ -144,14 +134,13 @@ def _file_of(case: Case) -> str:
 
 def describe(name: str, cases: Sequence[Case]) -> dict[str, Any]:
     """Return the content of the dataset.json of `cases`."""
-    training = []
-    for case in cases:
-        if case.part == "Tr":
-            entry: dict[str, Any] = {
-                kind: f"./{kind}sTr/{_file_of(case)}" for kind in ("image", "label")
-            }
-            entry |= {"patient": case.patient} if case.patient else {}
-            training.append(entry if case.fold is None else entry | {"fold": case.fold})
+    training: list[dict[str, Any]] = [
+        {kind: f"./{kind}sTr/{_file_of(case)}" for kind in ("image", "label")}
+        | ({"patient": case.patient} if case.patient else {})
+        | ({} if case.fold is None else {"fold": case.fold})
+        for case in cases
+        if case.part == "Tr"
+    ]
     test = [f"./imagesTs/{_file_of(case)}" for case in cases if case.part == "Ts"]
     crops = {"crops": True} if any(case.is_crop for case in cases) else {}
     return {

@@ -1,7 +1,5 @@
 """What lies below the lungs and is not searched: organs beside gas, organs under their bases."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lungseg_utils.components import FACE_NEIGHBOURS, label_components

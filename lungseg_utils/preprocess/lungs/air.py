@@ -1,7 +1,5 @@
 """The air inside the body: what no side of the scan reaches, or a narrow field of view opens."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,11 +77,9 @@ def is_cut_in_front(trunk: np.ndarray) -> bool:
 def _outside(air: np.ndarray) -> np.ndarray:
     """Mark the air of a volume or slice that reaches one of its sides; top and bottom are none."""
     parts = label_components(air, neighbours=FACE_NEIGHBOURS if air.ndim == 3 else 4)
-    is_outside = np.zeros(int(parts.max(initial=0)) + 1, bool)
-    for side in (parts[..., 0, :], parts[..., -1, :], parts[..., 0], parts[..., -1]):
-        is_outside[np.unique(side)] = True
-    is_outside[0] = False
-    return is_outside[parts]
+    sides = (parts[..., 0, :], parts[..., -1, :], parts[..., 0], parts[..., -1])
+    outside = np.unique(np.concatenate([side.ravel() for side in sides]))
+    return np.isin(parts, outside[outside > 0])
 
 
 def _cut_lungs(found: Air) -> np.ndarray:

@@ -1,7 +1,5 @@
 """The search for the lungs on a coarse copy of a scan, and the region round them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +25,7 @@ from lungseg_utils.preprocess.lungs.tissue import (
 from lungseg_utils.preprocess.padding import without_frame
 from lungseg_utils.runtime import warn
 from lungseg_utils.volume import Volume
+from lungseg_utils.volume.grid import triple
 
 COARSE_MM = 4.0  # fine enough to tell the lungs, coarse enough to take a tenth of a second
 BODY_ABOVE_HU = -200
@@ -72,8 +71,7 @@ def find_lungs(volume: Volume) -> LungRegion:
     warning.
     """
     volume = without_frame(volume)
-    depth, height, width = (max(1, round(COARSE_MM / side)) for side in volume.spacing_mm)
-    step = (depth, height, width)
+    step = triple(max(1, round(COARSE_MM / side)) for side in volume.spacing_mm)
     coarse = block_means(volume.hu, step)
     coarse_mm = np.array(volume.spacing_mm) * step
     voxel_ml = float(np.prod(coarse_mm)) / 1000
@@ -101,8 +99,7 @@ def find_lungs(volume: Volume) -> LungRegion:
 
 def whole_crop(volume: Volume) -> LungRegion:
     """Return all of a piece of a chest as the region: tumours may lie anywhere in it."""
-    depth, height, width = volume.hu.shape
-    whole = (slice(0, depth), slice(0, height), slice(0, width))
+    whole = triple(slice(0, size) for size in volume.hu.shape)
     return LungRegion(
         whole, volume.hu < AIR_BELOW_HU, np.ones(volume.hu.shape, bool), (1, 1, 1), found=False
     )
@@ -144,8 +141,7 @@ def _whole_scan(
         )
         region = ~grow(gas, ROUND_GAS_MM / coarse_mm)
     warn(f"{volume.name}: no lungs found; {searched}")
-    depth, height, width = volume.hu.shape
-    whole = (slice(0, depth), slice(0, height), slice(0, width))
+    whole = triple(slice(0, size) for size in volume.hu.shape)
     return LungRegion(whole, coarse < AIR_BELOW_HU, region, step, found=False)
 
 
@@ -158,7 +154,8 @@ def _box_on_scan(
     reach = max(body_middle - width.start, width.stop - 1 - body_middle)
     first = int(max(0, body_middle - reach))
     last = int(np.ceil(body_middle + reach))
-    sides = []
-    for side, scale, size in zip((depth, height, slice(first, last + 1)), step, volume.hu.shape):
-        sides.append(slice(side.start * scale, min(size, side.stop * scale)))
-    return sides[0], sides[1], sides[2]
+    box = (depth, height, slice(first, last + 1))
+    return triple(
+        slice(side.start * scale, min(size, side.stop * scale))
+        for side, scale, size in zip(box, step, volume.hu.shape)
+    )

@@ -3,8 +3,6 @@
 Masks and `coarse` (HU) are (D, H, W), on the coarse grid; `voxel_ml` is the size of its voxels.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from lungseg_utils.components import FACE_NEIGHBOURS, bounding_box, label_components
