@@ -3,8 +3,6 @@
 Nothing here changes what is computed beyond rounding, and nobody needs it to understand the rest.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable
 from typing import Any

@@ -5,8 +5,6 @@ training run is a torch zip archive, read with its checksums verified and with n
 and plain values allowed in it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

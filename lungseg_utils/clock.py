@@ -1,7 +1,5 @@
 """A clock on the terminal, for work that tells nothing of how far it is."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator

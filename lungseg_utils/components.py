@@ -3,8 +3,6 @@
 Two voxels of a lesion touch by a face, an edge or a corner: 26 neighbours. Masks are (D, H, W).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Run the notebooks, and make what each of them needs of the earlier ones."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

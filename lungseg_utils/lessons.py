@@ -1,7 +1,5 @@
 """The files of the course, in a clone or in an installation, and a copy of them to work in."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whether anybody is there who sees what moves: a widget, a bar, a curve that grows."""
 
-from __future__ import annotations
-
 import os
 
 

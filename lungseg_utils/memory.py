@@ -1,7 +1,5 @@
 """How the C library deals with memory that is freed."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 

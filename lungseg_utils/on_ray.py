@@ -7,8 +7,6 @@ worker is tried again alone, so that it takes no other with it.
 Ray is an extra (`pip install lungseg[ray]`) and is imported only where it is used.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -7,8 +7,6 @@ al., 2019; Abdollahi et al., 2020). Two switches give the parents: `skip="none"`
 `upsample="transpose"` is U-Net.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

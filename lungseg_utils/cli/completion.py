@@ -3,8 +3,6 @@
 What an argument takes is told from its metavar, so that a new option needs nothing more.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from typing import Any

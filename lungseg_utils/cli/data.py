@@ -1,7 +1,5 @@
 """The commands that make, import, fetch, check and prepare datasets."""
 
-from __future__ import annotations
-
 import argparse
 import json
 

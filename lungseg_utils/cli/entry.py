@@ -4,8 +4,6 @@ Exit codes: 0 done; 1 a bad input or a failure, printed as `error: FILE: cause. 
 usage; 130 interrupted.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

@@ -1,7 +1,5 @@
 """The commands that train the network and evaluate it; `prediction` has those that predict."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The command that runs the whole course."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 

@@ -3,8 +3,6 @@
 Voxels count as points, and a voxel's smallest side is added, so that a single voxel has its size.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a scan that fails is reported as; the others go on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lungseg_utils.on_ray import WorkerDiedError

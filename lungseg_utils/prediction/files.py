@@ -1,7 +1,5 @@
 """From files to files: one scan is read while another is segmented and a third is written."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """What may be segmented: files, folders, patients' folders, datasets, archives and patterns."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """The rows of a run: kept in memory and, where masks go into a folder, in its manifest."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -5,8 +5,6 @@
 then end within a line or hold two of one scan; at the end of the run it is written again, whole.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

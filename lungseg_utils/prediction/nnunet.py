@@ -1,7 +1,5 @@
 """What scans in the raw layout of nnU-Net are called, and which of them are segmented."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

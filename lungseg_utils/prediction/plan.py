@@ -1,7 +1,5 @@
 """What is to be predicted: the scans of the inputs, and where the results of each one go."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

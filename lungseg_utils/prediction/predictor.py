@@ -1,7 +1,5 @@
 """A network made ready for many scans, and the whole way from a scan to its mask."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

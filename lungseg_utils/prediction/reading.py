@@ -1,7 +1,5 @@
 """Read a scan of any kind, and keep the warnings that belong to it."""
 
-from __future__ import annotations
-
 import contextlib
 import platform
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The lines of JSON that lie in a folder of masks, and which files they say are results."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """One scan: segmented, and its results written while the next one is segmented."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Which scans of a run one job of an array does, or one process of `torchrun`."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

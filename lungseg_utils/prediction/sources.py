@@ -1,7 +1,5 @@
 """Whether a scan's file or folder still holds what was segmented."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator

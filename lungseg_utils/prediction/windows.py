@@ -1,7 +1,5 @@
 """Where the windows stand and how they are blended."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise, product
 

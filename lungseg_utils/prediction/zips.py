@@ -4,8 +4,6 @@ What a member is called never decides where it is written: the files get numbers
 new folder. Every member is judged before a byte is written.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import stat

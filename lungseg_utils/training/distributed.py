@@ -6,8 +6,6 @@ loss is that of the whole batch, and each process draws its own patches. A singl
 without a launcher, does none of this.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import time

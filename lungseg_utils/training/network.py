@@ -1,7 +1,5 @@
 """A network as training runs it: in the device's fastest precision, with deep supervision."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any

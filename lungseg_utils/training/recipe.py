@@ -1,7 +1,5 @@
 """From datasets and parameters to a run: split, prepare, train."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence

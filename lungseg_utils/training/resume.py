@@ -1,7 +1,5 @@
 """To continue a run where its folder left it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

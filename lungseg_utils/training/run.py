@@ -1,7 +1,5 @@
 """A run: what moves while it trains, and what it begins with."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math

@@ -5,8 +5,6 @@ updated, and holds in the end a picture of the curves alone. Elsewhere (papermil
 there is the line an epoch and no more.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import sys

@@ -1,7 +1,5 @@
 """Corrected masks as a set to train on: the loop from the reader back to the network."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

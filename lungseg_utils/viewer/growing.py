@@ -1,7 +1,5 @@
 """A tumour from one click: the network's own doubt near it, else what has the same HU."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

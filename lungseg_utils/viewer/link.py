@@ -1,7 +1,5 @@
 """Between a session and its widget: what was decided goes out, what the reader does comes in."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From probabilities, a threshold and corrections by hand to the list of what is marked."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ bone. Each slice is a JPEG that the browser itself decodes, so that 300 slices o
 below 10 MB; a mask is its runs of voxels.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import zlib

@@ -1,7 +1,5 @@
 """Where a corrected mask goes: never over the scan, nor over the mask of another one."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The brush: which voxels a stroke covers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

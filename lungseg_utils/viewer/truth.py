@@ -1,7 +1,5 @@
 """The true tumours of a scan, where they are known, and how right a mask is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The widget: what it is sent. It decides nothing itself."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import zlib
