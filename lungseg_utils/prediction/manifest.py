@@ -68,8 +68,13 @@ def read_manifests(folder: Path) -> Rows:
 
 def add_row(path: Path, row: Row) -> None:
     """Append one row to a manifest that grows, in one piece."""
-    with locked(path.parent), open(path, "ab", buffering=0) as file:
-        file.write((json.dumps(row) + "\n").encode())
+    line = (json.dumps(row) + "\n").encode()
+    with locked(path.parent):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
 
 
 def complete(path: Path, rows: Rows) -> None:
