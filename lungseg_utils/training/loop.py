@@ -1,5 +1,7 @@
 """The training loop: draw a batch, predict, compare, step; after each epoch validate and save."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import time

@@ -1,6 +1,7 @@
 """A network as training runs it: in the device's fastest precision, with deep supervision."""
 
-import contextlib
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,10 +57,13 @@ def predict_all(model: Any, heads: nn.ModuleList, image: Tensor) -> list[Tensor]
     def keep(_block: nn.Module, _inputs: object, output: Tensor) -> None:
         features.insert(0, output)  # the decoder works from the coarsest stage on
 
-    with contextlib.ExitStack() as hooks:
-        for block in model.decoder[1 : 1 + len(heads)]:
-            hooks.enter_context(block.register_forward_hook(keep))
+    blocks = model.decoder[1 : 1 + len(heads)]
+    handles = [block.register_forward_hook(keep) for block in blocks]
+    try:
         logits = model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
     return [logits, *(head(stage) for head, stage in zip(heads, features))]
 
 

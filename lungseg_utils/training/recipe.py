@@ -1,8 +1,10 @@
 """From datasets and parameters to a run: split, prepare, train."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,7 @@ def resume(
     change; others are refused with what differs.
     """
     record = Path(run_dir) / "config.json"
-    recipe = _read_record(record, "recipe", dict, "Train again in another folder")
+    recipe = _read_recipe(record)
     if not recipe and not datasets:
         raise LungsegError(
             record,
@@ -118,16 +120,18 @@ def resume(
     )
 
 
-def _read_record(record: Path, name: str, kind: Callable, remedy: str) -> Any:
-    """Return what a run's config.json has under `name`; an empty `kind` where it has nothing."""
+def _read_recipe(record: Path) -> dict[str, Any]:
+    """Return what `train` noted in a run's config.json; nothing where it did not."""
     try:
-        return kind(json.loads(record.read_text(encoding="utf-8")).get(name, ()))
+        return dict(json.loads(record.read_text(encoding="utf-8")).get("recipe") or {})
     except FileNotFoundError:
-        return kind()
+        return {}
     except OSError as error:
         raise file_error(record, error) from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise LungsegError(record, "damaged: not the settings of a training", remedy) from error
+        raise LungsegError(
+            record, "damaged: not the settings of a training", "Train again in another folder"
+        ) from error
 
 
 def _prepare(
@@ -173,13 +177,12 @@ def _require_unseen(
 
 def training_config(settings: Mapping) -> TrainingConfig:
     """Return what training needs of `settings`; what they leave out has its default."""
-    chosen = {
-        field.name: settings[field.name]
-        for field in dataclasses.fields(TrainingConfig)
-        if field.name in settings
-    }
-    lists = {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
-    return TrainingConfig(**chosen | lists)
+    chosen: dict[str, Any] = {}
+    for field in dataclasses.fields(TrainingConfig):
+        if field.name in settings:
+            value = settings[field.name]
+            chosen[field.name] = tuple(value) if isinstance(value, list) else value
+    return TrainingConfig(**chosen)
 
 
 def unseen_cases(
@@ -194,9 +197,7 @@ def unseen_cases(
         cases = list(decathlon.split(dataset, fold=fold, seed=seed)[1])
     record = Path(run_dir) / "config.json"
     if run_dir and record.is_file():
-        remedy = "Train again, or give a checkpoint instead of the run_dir"
-        trained_on = _read_record(record, "training_cases", set, remedy)
-        seen = sorted(trained_on & {case.id for case in cases})
+        seen = sorted(_trained_on(record) & {case.id for case in cases})
         if seen:
             raise LungsegError(
                 run_dir,
@@ -204,3 +205,15 @@ def unseen_cases(
                 "Give the run_dir of this set and fold, or a checkpoint",
             )
     return cases
+
+
+def _trained_on(record: Path) -> set[str]:
+    """Return the names of the training cases that a run's config.json lists."""
+    try:
+        return set(json.loads(record.read_text(encoding="utf-8")).get("training_cases", []))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise LungsegError(
+            record,
+            "damaged: not the settings of a training",
+            "Train again, or give a checkpoint instead of the run_dir",
+        ) from error

@@ -1,5 +1,7 @@
 """The learning rate of each step."""
 
+from __future__ import annotations
+
 import math
 
 from lungseg_utils.parameters import TrainingConfig

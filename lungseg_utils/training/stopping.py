@@ -1,5 +1,7 @@
 """A training that is stopped by hand: Ctrl-C, SIGTERM, or the stop button of a notebook."""
 
+from __future__ import annotations
+
 import contextlib
 import shlex
 import signal
