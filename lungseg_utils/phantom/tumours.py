@@ -82,7 +82,7 @@ def draw_lesion(rng: np.random.Generator, mix: str = "task06", *, first: bool = 
     texture = str(rng.choice(TEXTURES, p=TEXTURE_SHARES[mix][int(large)]))
     if volume_ml < SMALL_ML:
         site = SITE_OF_SMALL.get(site, site)
-    if site == "central" and texture in FAINT:
+    if site == "central" and texture in FAINT:  # faint among soft tissue nobody could outline it
         texture = "cavitated"
     elif mix == "easy" and texture in FAINT:
         texture = "solid"
