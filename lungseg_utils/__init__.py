@@ -13,5 +13,8 @@ import os
 
 __version__ = "0.1.0"
 
-# Waiting threads sleep instead of spinning, or a busy machine crawls; read when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Waiting threads spin for less than a millisecond, then sleep: spinning on, they make a busy machine
+# crawl. Read when torch is imported.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
