@@ -395,7 +395,9 @@ def test_no_codec_or_broken_data(tmp_path, uid, package):
 
 
 def test_a_single_slice_file_is_refused_by_name(tmp_path):
-    refuse(write_series(tmp_path)[0], "a single DICOM file .give the folder of its series")
+    refuse(
+        write_series(tmp_path)[0], "a single DICOM file .give a scan as the folder of its series"
+    )
 
 
 @pytest.mark.parametrize("empty", [False, True])

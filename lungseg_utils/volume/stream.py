@@ -35,7 +35,7 @@ def describe(start: bytes) -> str:
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         return "a web page"
     if start[128:132] == b"DICM":
-        return "a single DICOM file (give the folder of its series)"
+        return "a single DICOM file (give a scan as the folder of its series; import an outline)"
     for magic, name in LOOKS_LIKE.items():
         if start.startswith(magic):
             return name
