@@ -1,6 +1,9 @@
 """The faster ways: the same functions, gradients and running statistics as torch's own."""
 
 import copy
+import os
+import subprocess
+import sys
 import types
 
 import pytest
@@ -224,3 +227,25 @@ def test_glibc_is_asked_to_keep_what_is_freed(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _name: libc)
     keep_freed_memory()
     assert asked == {-1: 2**31 - 1, -2: 2**28, -4: 0}  # trim threshold, top pad, most mmaps
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, ("passive", "20000")),
+        ({"GOMP_SPINCOUNT": "7"}, ("passive", "7")),
+        ({"OMP_WAIT_POLICY": "active"}, ("active", None)),
+    ],
+)
+def test_how_threads_wait_is_set_before_torch_unless_the_user_has(given, expected):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code = (
+        "import sys, os, lungseg_utils\n"
+        "assert 'torch' not in sys.modules\n"
+        f"print([os.environ.get(name) for name in {names}])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == str(list(expected))
