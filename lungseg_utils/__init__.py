@@ -13,8 +13,8 @@ import os
 
 __version__ = "0.1.0"
 
-# Waiting threads spin for less than a millisecond, then sleep: spinning on, they make a busy machine
-# crawl. Read when torch is imported.
+# Waiting threads spin for less than a millisecond, then sleep: if they spin on, a busy machine
+# crawls. Read when torch is imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
