@@ -24,7 +24,7 @@ from lungseg_utils import phantom
 POLICY, SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 WAYS = {
     "sleep at once": {POLICY: "passive"},
-    "spin shortly, then sleep": {POLICY: "passive", SPINS: "20000"},
+    "spin briefly, then sleep": {POLICY: "passive", SPINS: "20000"},
     "spin on": {POLICY: "active"},
 }
 
