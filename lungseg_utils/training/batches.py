@@ -1,7 +1,5 @@
 """The batches of an epoch: drawn, normalised, and laid out in memory as the network wants them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

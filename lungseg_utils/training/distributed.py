@@ -6,8 +6,6 @@ loss is that of the whole batch, and each process draws its own patches. A singl
 without a launcher, does none of this.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import time
@@ -121,8 +119,6 @@ def whole_batch(accelerator: Accelerator, own: Tensor) -> Tensor:
 @torch.no_grad()
 def average_buffers(accelerator: Accelerator, *modules: nn.Module) -> None:
     """Replace the floating-point buffers of `modules` by their means over the processes."""
-    if accelerator.num_processes == 1:
-        return
     for module in modules:
         for buffer in module.buffers():
             if buffer.is_floating_point():

@@ -1,7 +1,5 @@
 """The training loop: draw a batch, predict, compare, step; after each epoch validate and save."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import time

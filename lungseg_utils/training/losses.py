@@ -1,7 +1,5 @@
 """What training minimises: MONAI's losses on logits, and one for nodules beside masses."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

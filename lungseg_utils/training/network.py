@@ -1,7 +1,6 @@
 """A network as training runs it: in the device's fastest precision, with deep supervision."""
 
-from __future__ import annotations
-
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,13 +56,10 @@ def predict_all(model: Any, heads: nn.ModuleList, image: Tensor) -> list[Tensor]
     def keep(_block: nn.Module, _inputs: object, output: Tensor) -> None:
         features.insert(0, output)  # the decoder works from the coarsest stage on
 
-    blocks = model.decoder[1 : 1 + len(heads)]
-    handles = [block.register_forward_hook(keep) for block in blocks]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for block in model.decoder[1 : 1 + len(heads)]:
+            hooks.enter_context(block.register_forward_hook(keep))
         logits = model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
     return [logits, *(head(stage) for head, stage in zip(heads, features))]
 
 

@@ -1,10 +1,8 @@
 """From datasets and parameters to a run: split, prepare, train."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -102,7 +100,7 @@ def resume(
     change; others are refused with what differs.
     """
     record = Path(run_dir) / "config.json"
-    recipe = _read_recipe(record)
+    recipe = _read_record(record, "recipe", dict, "Train again in another folder")
     if not recipe and not datasets:
         raise LungsegError(
             record,
@@ -120,18 +118,16 @@ def resume(
     )
 
 
-def _read_recipe(record: Path) -> dict[str, Any]:
-    """Return what `train` noted in a run's config.json; nothing where it did not."""
+def _read_record(record: Path, name: str, kind: Callable, remedy: str) -> Any:
+    """Return what a run's config.json has under `name`; an empty `kind` where it has nothing."""
     try:
-        return dict(json.loads(record.read_text(encoding="utf-8")).get("recipe") or {})
+        return kind(json.loads(record.read_text(encoding="utf-8")).get(name, ()))
     except FileNotFoundError:
-        return {}
+        return kind()
     except OSError as error:
         raise file_error(record, error) from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise LungsegError(
-            record, "damaged: not the settings of a training", "Train again in another folder"
-        ) from error
+        raise LungsegError(record, "damaged: not the settings of a training", remedy) from error
 
 
 def _prepare(
@@ -177,12 +173,13 @@ def _require_unseen(
 
 def training_config(settings: Mapping) -> TrainingConfig:
     """Return what training needs of `settings`; what they leave out has its default."""
-    chosen: dict[str, Any] = {}
-    for field in dataclasses.fields(TrainingConfig):
-        if field.name in settings:
-            value = settings[field.name]
-            chosen[field.name] = tuple(value) if isinstance(value, list) else value
-    return TrainingConfig(**chosen)
+    chosen = {
+        field.name: settings[field.name]
+        for field in dataclasses.fields(TrainingConfig)
+        if field.name in settings
+    }
+    lists = {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
+    return TrainingConfig(**chosen | lists)
 
 
 def unseen_cases(
@@ -197,7 +194,9 @@ def unseen_cases(
         cases = list(decathlon.split(dataset, fold=fold, seed=seed)[1])
     record = Path(run_dir) / "config.json"
     if run_dir and record.is_file():
-        seen = sorted(_trained_on(record) & {case.id for case in cases})
+        remedy = "Train again, or give a checkpoint instead of the run_dir"
+        trained_on = _read_record(record, "training_cases", set, remedy)
+        seen = sorted(trained_on & {case.id for case in cases})
         if seen:
             raise LungsegError(
                 run_dir,
@@ -205,15 +204,3 @@ def unseen_cases(
                 "Give the run_dir of this set and fold, or a checkpoint",
             )
     return cases
-
-
-def _trained_on(record: Path) -> set[str]:
-    """Return the names of the training cases that a run's config.json lists."""
-    try:
-        return set(json.loads(record.read_text(encoding="utf-8")).get("training_cases", []))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise LungsegError(
-            record,
-            "damaged: not the settings of a training",
-            "Train again, or give a checkpoint instead of the run_dir",
-        ) from error

@@ -1,7 +1,5 @@
 """What a run leaves for its readers: where it ran, JSON files, curves (PNG and TensorBoard)."""
 
-from __future__ import annotations
-
 import json
 import platform
 import time

@@ -6,8 +6,6 @@ restarts is no prefix, as each node has its own. So the first process invents on
 of the others by a token that only this start of it can have written.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import time

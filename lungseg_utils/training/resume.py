@@ -1,7 +1,5 @@
 """To continue a run where its folder left it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -88,8 +86,7 @@ def restore(run: Run, run_dir: Path) -> None:
     in anything but the number of epochs (and in that too where the schedule depends on it) and of
     processes, when a case has other voxels now, or when both states are damaged.
     """
-    candidates = [run_dir / name for name in STATES]
-    candidates = [path for path in candidates if path.exists()]
+    candidates = [path for name in STATES if (path := run_dir / name).exists()]
     if not candidates:
         warn(f"{run_dir}: no earlier run to resume; starting from the beginning")
         return

@@ -1,7 +1,5 @@
 """A run: what moves while it trains, and what it begins with."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math
@@ -10,6 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,12 +140,10 @@ def read_start(path: str | Path, config: TrainingConfig) -> tuple[SegUNet, dict]
 
 def make_optimiser(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
     """Return AdamW, or nnU-Net's stochastic gradient descent with Nesterov's momentum of 0.99."""
-    weights = network.parameters()
-    rate = config.learning_rate
-    decay = config.weight_decay
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimiser == "sgd":
-        return torch.optim.SGD(weights, rate, momentum=0.99, weight_decay=decay, nesterov=True)
-    return torch.optim.AdamW(weights, rate, weight_decay=decay)
+        return torch.optim.SGD(network.parameters(), momentum=0.99, nesterov=True, **options)
+    return torch.optim.AdamW(network.parameters(), **options)
 
 
 def training_precision(device: torch.device, config: TrainingConfig) -> torch.dtype:

@@ -1,7 +1,5 @@
 """The folder of a run: its state is written whole after every epoch."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import json

@@ -1,7 +1,5 @@
 """The learning rate of each step."""
 
-from __future__ import annotations
-
 import math
 
 from lungseg_utils.parameters import TrainingConfig

@@ -1,7 +1,5 @@
 """What surrounds an optimiser step: learning rate, running mean, and a stop where it diverges."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

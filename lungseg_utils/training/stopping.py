@@ -1,7 +1,5 @@
 """A training that is stopped by hand: Ctrl-C, SIGTERM, or the stop button of a notebook."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import signal

@@ -1,7 +1,5 @@
 """Whole scans in training: how good a network is on those set aside, and where it is wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 

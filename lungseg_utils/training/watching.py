@@ -5,8 +5,6 @@ updated, and holds in the end a picture of the curves alone. Elsewhere (papermil
 there is the line an epoch and no more.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import sys
@@ -63,8 +61,7 @@ class Watch:
         """Leave the curves, if there are any, and no bar."""
         from IPython.display import HTML, Image
 
-        is_drawn = bool(self.curves)
-        last = Image(self.picture.read_bytes(), width=WIDTH) if is_drawn else HTML("")
+        last = Image(self.picture.read_bytes(), width=WIDTH) if self.curves else HTML("")
         self.handle.update(last)
 
 
