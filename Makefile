@@ -56,8 +56,10 @@ $(READY): requirements.lock pyproject.toml
 course: $(READY)
 	$(BIN)/python -m lungseg_utils course --output "$(OUT)"
 
+# The tests share two cores or more; the notebooks share a run, and follow one another.
 test: $(READY)
-	$(BIN)/python -m pytest --nbval
+	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest --nbval notebooks
 
 lint: $(READY)
 	$(BIN)/python -m ruff format --check .
