@@ -56,10 +56,8 @@ $(READY): requirements.lock pyproject.toml
 course: $(READY)
 	$(BIN)/python -m lungseg_utils course --output "$(OUT)"
 
-# The tests share two cores or more; the notebooks share a run, and follow one another.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 tests
-	$(BIN)/python -m pytest --nbval notebooks
+	$(BIN)/python -m pytest --nbval
 
 lint: $(READY)
 	$(BIN)/python -m ruff format --check .

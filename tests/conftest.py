@@ -9,8 +9,6 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they share the cores
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
 VALIDATION = "from lungseg_utils import parameters\n\nsettings = parameters.validate(globals())"
 
 
