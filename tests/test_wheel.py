@@ -21,7 +21,15 @@ BIN = "Scripts" if sys.platform == "win32" else "bin"
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def no_python_path():
+    """Leave PYTHONPATH out: pip would find the package there and install none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def environment(no_python_path, tmp_path_factory):
     """A virtual environment with the wheel in it; all else is that of this Python."""
     pytest.importorskip("setuptools", minversion="77", reason="it builds the wheel")
     folder = tmp_path_factory.mktemp("wheel")
@@ -55,8 +63,7 @@ def run(environment, tmp_path):
     """Run a command of the environment in an empty folder; return what it has printed."""
 
     def run(program, *arguments):
-        kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        kept.pop("LUNGSEG_HOME", None)
+        kept = {name: value for name, value in os.environ.items() if name != "LUNGSEG_HOME"}
         return subprocess.run(
             [environment / BIN / program, *arguments],
             cwd=tmp_path,
