@@ -242,5 +242,5 @@ def plot_worth_of_tumours(rows: Sequence[dict]) -> Figure:
         counts = [int(row["real_tumours"]) for row in points]
         axes.errorbar(counts, mean, (mean - low, high - mean), marker=marker, capsize=3, label=arm)
     axes.set(xlabel="real tumours trained on", ylabel="cross-validated Dice")
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower right")
     return figure
