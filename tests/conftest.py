@@ -5,11 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib as mpl
 import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 VALIDATION = "from lungseg_utils import parameters\n\nsettings = parameters.validate(globals())"
+
+
+@pytest.fixture(autouse=True)
+def own_style():
+    """Let no style of figures that a test sets reach the next test."""
+    with mpl.rc_context():
+        yield
 
 
 @pytest.fixture

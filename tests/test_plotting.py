@@ -223,8 +223,7 @@ def test_few_colours_take_a_picture_without_any_grey_or_colour():
     for shade in ("0.5", "#0072B2"):
         figure = plotting.new_figure(1, 1)
         figure.set_facecolor(shade)
-        with mpl.rc_context({"savefig.facecolor": "auto"}):  # the course's style has white
-            few = pixels(png(figure, dpi=80, few_colours=True))
+        few = pixels(png(figure, dpi=80, few_colours=True))
         assert np.abs(few - np.round(255 * np.array(to_rgb(shade)))).max() <= 1
 
 
@@ -238,8 +237,7 @@ def test_jupyter_shows_a_figure_once_and_pyplot_does_not_keep_it(hu):
 
 
 def test_style_takes_colours_and_line_styles_that_differ():
-    with mpl.rc_context():
-        plotting.use_style()
-        cycle = mpl.rcParams["axes.prop_cycle"].by_key()
+    plotting.use_style()
+    cycle = mpl.rcParams["axes.prop_cycle"].by_key()
     assert len(set(zip(cycle["color"], cycle["linestyle"], strict=True))) == len(cycle["color"])
     assert cycle["color"][:2] == ["#0072B2", "#D55E00"]
