@@ -20,7 +20,9 @@ TORCH += --retries 1 --timeout 15
 CPU_BUILDS := PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL https://download.pytorch.org/whl/cpu"
 endif
 
-.PHONY: help setup course test lint site address notebooks weights real-weights peers lock clean
+.PHONY: help setup course test lint site address notebooks parent weights weights-from-random real-weights \
+	peers lock clean
+.NOTPARALLEL:  # each stage needs the one before
 
 help:
 	@echo "make setup      set up .venv with the exact versions of requirements.lock"
@@ -31,6 +33,7 @@ help:
 	@echo "make address    write git's origin on GitHub into the README's and the notebooks' links"
 	@echo "make notebooks  execute the notebooks again, in place, and strip what git must not hold"
 	@echo "make weights    make the shipped weights of synthetic chests again, hours on a CPU"
+	@echo "make weights-from-random   and their parent before them, from random weights"
 	@echo "make real-weights REAL=folder   and those that have seen real tumours: images/ and masks/ of cubes"
 	@echo "make peers      install nnU-Net and MONAI for benchmarks/ in an environment of their own, build/peers"
 	@echo "make lock       choose the exact versions of requirements.lock again (needs uv)"
@@ -85,27 +88,37 @@ notebooks: $(READY)
 	$(BIN)/python -m nbstripout --keep-output --keep-count --keep-id \
 		--extra-keys "metadata.widgets metadata.language_info metadata.papermill" notebooks/0*.ipynb
 
-# The stages are explained in recipes/README.md.
+# The stages are explained in recipes/README.md. A training that was stopped goes on where it was.
+PARENT ?= recipes/parent.safetensors
 weights: $(READY)
 	$(BIN)/python -m lungseg_utils phantom data/reference --cases 900 --test-cases 10 --seed 9 --tier medium
 	$(BIN)/torchrun --nproc-per-node 2 -m lungseg_utils train data/reference --run-dir runs/reference \
-		-f params/reference.yaml --weights recipes/parent.safetensors
-	$(BIN)/python recipes/average_weights.py recipes/parent.safetensors runs/reference/best.safetensors \
+		-f params/reference.yaml --weights $(PARENT) --resume
+	$(BIN)/python recipes/average_weights.py $(PARENT) runs/reference/best.safetensors \
 		runs/reference/averaged.safetensors --share 0.1
 	$(BIN)/python recipes/choose_min_peak.py runs/reference/averaged.safetensors data/reference \
 		--test-time-mirroring --min-peak 0.98201 --write --half
 
+parent: $(READY)
+	$(BIN)/python -m lungseg_utils phantom data/reference --cases 900 --test-cases 10 --seed 9 --tier medium
+	$(BIN)/torchrun --nproc-per-node 2 -m lungseg_utils train data/reference --run-dir runs/parent \
+		-f params/from_random.yaml --resume
+
+weights-from-random: PARENT := runs/parent/best.safetensors
+weights-from-random: parent weights
+
 # REAL has images/ and masks/ of the same names: 92 mm cubes round tumours. Seeds and shares are those of the card.
 REAL_SETS := data/real_tumours data/rehearsal data/healthy
+SYNTHETIC ?= synthetic
 real-weights: $(READY)
 	$(BIN)/python -m lungseg_utils import "$(REAL)" data/real_tumours --crops
 	$(BIN)/python -m lungseg_utils phantom data/rehearsal --cases 240 --test-cases 0 --seed 11 --tier medium
 	$(BIN)/python -m lungseg_utils phantom data/healthy --cases 100 --test-cases 0 --seed 12 --tier medium --tumours 0
 	$(BIN)/python -m lungseg_utils crossvalidate $(REAL_SETS) --run-dir runs/real_folds \
-		-f params/real.yaml --weights synthetic
+		-f params/real.yaml --weights $(SYNTHETIC)
 	$(BIN)/python -m lungseg_utils train data/rehearsal data/real_tumours data/healthy --run-dir runs/real \
-		-f params/real.yaml -p shares '[0.2, 0.7, 0.1]' --weights synthetic
-	$(BIN)/python recipes/average_weights.py synthetic runs/real_folds/fold0/last.pt runs/real_folds/fold1/last.pt \
+		-f params/real.yaml -p shares '[0.2, 0.7, 0.1]' --weights $(SYNTHETIC) --resume
+	$(BIN)/python recipes/average_weights.py $(SYNTHETIC) runs/real_folds/fold0/last.pt runs/real_folds/fold1/last.pt \
 		runs/real_folds/fold2/last.pt runs/real_folds/fold3/last.pt runs/real_folds/fold4/last.pt runs/real/last.pt \
 		runs/real/averaged.safetensors --share 1
 	$(BIN)/python recipes/move_threshold.py runs/real/averaged.safetensors runs/real/moved.safetensors --threshold 0.4

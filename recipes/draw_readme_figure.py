@@ -16,7 +16,7 @@ from lungseg_utils.plotting.style import Figure, png
 from lungseg_utils.runtime import ROOT, writing
 from lungseg_utils.volume import Volume
 
-SEED = 3010
+SEED = 4_005_004
 CHEST_MARGIN_MM = 22
 TUMOUR_MARGIN_MM = 55
 DEGREES = 20

@@ -46,22 +46,47 @@ def commands_of(target):
     return [shlex.split(line) for line in printed.stdout.replace("\\\n", " ").splitlines()]
 
 
-def test_the_weights_are_made_from_files_that_git_tracks_or_the_commands_have_made():
+def require_tracked_or_made(commands):
+    """Each file that `commands` name is in git, or in a folder that one of them has made."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git clone")
-    tracked = set(listed.stdout.splitlines())
-    commands = commands_of("weights")
-    assert len(commands) == 4
-    made = set()
+    known = set(listed.stdout.splitlines())
     for words in commands:
         assert words[0].startswith(".venv/bin/")  # neither git nor the network
-        made |= {word for flag, word in pairwise(words) if flag in ("phantom", "--run-dir")}
+        known |= {word for flag, word in pairwise(words) if flag in ("phantom", "--run-dir")}
         named = [word for word in words[1:] if "/" in word]
         assert named
         for name in named:
             folders = {path.as_posix() for path in Path(name).parents}
-            assert name in tracked | made or folders & made, name
+            assert name in known or folders & known, name
+
+
+def test_the_weights_are_made_from_files_that_git_tracks_or_the_commands_have_made():
+    commands = commands_of("weights")
+    assert len(commands) == 4
+    require_tracked_or_made(commands)
+
+
+def test_from_random_weights_a_parent_is_trained_first_and_then_taken():
+    commands = commands_of("weights-from-random")
+    assert len(commands) == 6
+    require_tracked_or_made(commands)
+    assert "--weights" not in commands[1]
+    settings = parameters.read(ROOT / "params" / "from_random.yaml")
+    after = parameters.read(ROOT / "params" / "reference.yaml")
+    for name in ("spacing_mm", "channels", "dataset_dir", "fold", "seed"):
+        assert settings[name] == after[name]  # the same network, and the same scans set aside
+    assert "hard_example_share" not in settings  # there are no weights to find them with
+    assert settings["run_dir"] in commands[1]
+    taken = settings["run_dir"] + "/best.safetensors"
+    assert [words.count(taken) for words in commands] == [0, 0, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("target", ["weights", "weights-from-random", "real-weights"])
+def test_a_training_that_was_stopped_goes_on_when_make_is_called_again(target):
+    trainings = [words for words in commands_of(target) if "train" in words]
+    assert trainings and all("--resume" in words for words in trainings)
 
 
 def test_the_parent_weights_are_those_of_the_card_and_fit_the_recipe():
