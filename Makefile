@@ -20,8 +20,8 @@ TORCH += --retries 1 --timeout 15
 CPU_BUILDS := PIP_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL https://download.pytorch.org/whl/cpu"
 endif
 
-.PHONY: help setup course test lint site address notebooks parent weights weights-from-random real-weights \
-	peers lock clean
+.PHONY: help setup course test lint site address notebooks reference-chests parent weights \
+	weights-from-random real-weights peers lock clean
 .NOTPARALLEL:  # each stage needs the one before
 
 help:
@@ -89,27 +89,30 @@ notebooks: $(READY)
 		--extra-keys "metadata.widgets metadata.language_info metadata.papermill" notebooks/0*.ipynb
 
 # The stages are explained in recipes/README.md. A training that was stopped goes on where it was.
-PARENT ?= recipes/parent.safetensors
-weights: $(READY)
-	$(BIN)/python -m lungseg_utils phantom data/reference --cases 900 --test-cases 10 --seed 9 --tier medium
-	$(BIN)/torchrun --nproc-per-node 2 -m lungseg_utils train data/reference --run-dir runs/reference \
+PARENT := recipes/parent.safetensors
+RUN := runs/reference
+weights: reference-chests
+	$(BIN)/torchrun --nproc-per-node 2 -m lungseg_utils train data/reference --run-dir $(RUN) \
 		-f params/reference.yaml --weights $(PARENT) --resume
-	$(BIN)/python recipes/average_weights.py $(PARENT) runs/reference/best.safetensors \
-		runs/reference/averaged.safetensors --share 0.1
-	$(BIN)/python recipes/choose_min_peak.py runs/reference/averaged.safetensors data/reference \
+	$(BIN)/python recipes/average_weights.py $(PARENT) $(RUN)/best.safetensors \
+		$(RUN)/averaged.safetensors --share 0.1
+	$(BIN)/python recipes/choose_min_peak.py $(RUN)/averaged.safetensors data/reference \
 		--test-time-mirroring --min-peak 0.98201 --write --half
 
-parent: $(READY)
+reference-chests: $(READY)
 	$(BIN)/python -m lungseg_utils phantom data/reference --cases 900 --test-cases 10 --seed 9 --tier medium
+
+parent: reference-chests
 	$(BIN)/torchrun --nproc-per-node 2 -m lungseg_utils train data/reference --run-dir runs/parent \
 		-f params/from_random.yaml --resume
 
 weights-from-random: PARENT := runs/parent/best.safetensors
+weights-from-random: RUN := runs/from_random
 weights-from-random: parent weights
 
 # REAL has images/ and masks/ of the same names: 92 mm cubes round tumours. Seeds and shares are those of the card.
 REAL_SETS := data/real_tumours data/rehearsal data/healthy
-SYNTHETIC ?= synthetic
+SYNTHETIC := synthetic
 real-weights: $(READY)
 	$(BIN)/python -m lungseg_utils import "$(REAL)" data/real_tumours --crops
 	$(BIN)/python -m lungseg_utils phantom data/rehearsal --cases 240 --test-cases 0 --seed 11 --tier medium
